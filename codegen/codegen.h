@@ -1,0 +1,51 @@
+/* codegen.h: loop IR -> machine code, through the LLVM 19 C API. The only folder that includes llvm-c.
+ *
+ * A module becomes functions
+ *     void NAME(KdrtContext *cx, void *const *ext, void *arena);   the entry: runs the plan
+ *     void NAME_kN(void *const *bufs, int64_t begin, int64_t end, void *scratch);   one per kernel (local)
+ * The same LLVM module goes to ORC or to an object file, so the two cannot drift. Generated code calls nothing but what
+ * runtime/kdrt/kdrt.def lists.
+ */
+#ifndef KD_CODEGEN_H
+#define KD_CODEGEN_H
+
+#include "ir/loop.h"
+
+typedef struct KdTarget {
+    const char *triple, *cpu, *features; /* LLVM's words; interned */
+    KlMachine machine;                   /* what the schedules may know of it */
+} KdTarget;
+
+/* The machine this runs on, found out once per call (LLVM for CPU and features, /sys for caches). */
+bool kd_target_host(KdContext *cx, KdTarget *t);
+/* By triple and CPU ("x86-64-v3", "cortex-a72", "" = generic); NULL triple: host. false after kd_error. */
+bool kd_target_named(KdContext *cx, const char *triple, const char *cpu, KdTarget *t);
+
+typedef enum KdEmit { KD_EMIT_LLVM, KD_EMIT_ASM, KD_EMIT_OBJ } KdEmit;
+
+typedef struct KdCodegenOptions {
+    int opt;         /* 0..3: codegen level; IR passes are few either way */
+    int jobs;        /* threads that compile; 0: all cores */
+    const char *cache; /* folder of compiled objects, or NULL for none */
+} KdCodegenOptions;
+
+/* Text or bytes of one stage, appended to out. */
+bool kd_codegen(KdContext *cx, const KlModule *m, const KdTarget *t, const KdCodegenOptions *o, KdEmit what, KdStr *out);
+
+typedef void KdEntry(void *kdrt_context, void *const *ext, void *arena);
+
+typedef struct KdJit KdJit;
+typedef struct KdJitStats {
+    int kernels;       /* distinct kernels compiled or loaded */
+    bool from_cache;
+    double seconds;
+    int64_t object_bytes;
+} KdJitStats;
+/* Compiles (or takes from the cache) and loads. NULL after kd_error / raises for our own bugs. */
+KdJit *kd_jit_new(KdContext *cx, const KlModule *m, const KdTarget *t, const KdCodegenOptions *o, KdJitStats *stats);
+KdEntry *kd_jit_entry(KdJit *j);
+void kd_jit_free(KdJit *j);
+/* "$XDG_CACHE_HOME/kdc" or "$HOME/.cache/kdc"; NULL if neither is set. Created on first write. */
+const char *kd_cache_folder(KdContext *cx);
+
+#endif

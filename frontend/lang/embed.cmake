@@ -1,0 +1,18 @@
+# Writes OUT: a C file with every .kd file of FILES as bytes, by its path under models/ ("nets/unet.kd") or
+# its bare name for the prelude ("prelude.kd"). Read through frontend/lang/embedded.h.
+set(text "/* made by embed.cmake: do not edit */\n#include \"frontend/lang/embedded.h\"\n")
+set(rows "")
+set(i 0)
+foreach(file IN LISTS FILES)
+  string(REPLACE "${ROOT}/models/" "" name "${file}")
+  string(REPLACE "${ROOT}/frontend/lang/" "" name "${name}")
+  file(READ "${file}" hex HEX)
+  file(SIZE "${file}" size)
+  string(REGEX REPLACE "(................................)" "\\1\n" hex "${hex}")
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," hex "${hex}")
+  string(APPEND text "static const unsigned char file${i}[] = {\n${hex}0};\n")
+  string(APPEND rows "    {\"${name}\", (const char *)file${i}, ${size}},\n")
+  math(EXPR i "${i} + 1")
+endforeach()
+string(APPEND text "const KdEmbedded kd_embedded[] = {\n${rows}    {0, 0, 0},\n};\n")
+file(WRITE "${OUT}" "${text}")

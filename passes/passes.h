@@ -1,0 +1,146 @@
+/* passes.h: how a program changes. THE interface of this folder.
+ *
+ * Graph passes take a function and give a new one (rebuilt through the builder). After them come analyses
+ * that lay the function out in memory and in kernels:  fuse -> order -> memplan -> lower.
+ * The order of everything is passes.def, run by pipeline.c; the verifier runs after each step.
+ */
+#ifndef KD_PASSES_H
+#define KD_PASSES_H
+
+#include "ir/elem.h"
+#include "ir/ir.h"
+#include "ir/loop.h"
+
+/* ---- graph -> graph ---------------------------------------------------------------------------------- */
+
+KdFunc *kd_pass_autodiff(const KdFunc *f);  /* replaces every `grad` by the nodes that compute it */
+KdFunc *kd_pass_optimizer(const KdFunc *f); /* adam, sgd, rmsprop -> elementwise nodes */
+KdFunc *kd_pass_dce(const KdFunc *f);       /* what no output needs is gone; inputs stay */
+KdFunc *kd_pass_freeze(const KdFunc *f);    /* detach and no-op casts vanish; what frozen weights alone decide is noted for packing */
+
+/* ---- fusion: which values live in memory, and which are computed together ------------------------------ */
+
+typedef enum KdGroupKind {
+    KD_GROUP_MAP,    /* every store has the domain's element count; one loop over the domain */
+    KD_GROUP_ROW,    /* reductions over the trailing part of a domain, and maps over the same domain around them:
+                        outer loop over rows (the kept dims), stages inside; each reduction is row-local */
+    KD_GROUP_ANCHOR, /* a contraction, its prologue (in its operands) and its epilogue (maps of its result) */
+    KD_GROUP_OPAQUE, /* one KD_OPAQUE op (operands may be composed) */
+} KdGroupKind;
+
+typedef struct KdGroup {
+    KdGroupKind kind;
+    KdValue root;          /* the anchor, the opaque op, or the node whose type is the domain */
+    KD_VEC(KdValue) stores; /* members that are written to memory, in topological order */
+    KD_VEC(KdValue) local;  /* row groups: reductions kept per row, in topological order */
+} KdGroup;
+
+/* A value that is neither stored, nor an alias, nor local to the group that asks is computed in place, wherever
+ * it is needed, by composition of element rules. */
+typedef struct KdFusion {
+    const KdFunc *f;
+    bool *stored;     /* by node: has memory of its own (inputs and literals count as stored) */
+    KdValue *alias;   /* by node: a reshape (or the like) of a stored value: whose memory it is; else KD_NONE */
+    int *group;       /* by node: the group that stores it or keeps it local; -1 */
+    KD_VEC(KdGroup) groups; /* in an executable order */
+} KdFusion;
+
+typedef struct KdPassOptions {
+    KlMachine machine;
+    const char *const *skip; /* names of passes to leave out (only those passes.def allows) */
+    int n_skip;
+    bool fuse;               /* false: every node is stored (--skip=fuse) */
+    const char *schedule;    /* forces one schedule by name where it applies, or NULL */
+} KdPassOptions;
+
+KdFusion *kd_fuse(const KdFunc *f, const KdPassOptions *o);
+void kd_print_fusion(KdStr *s, const KdFusion *fu); /* the function, group by group: --emit=fused */
+
+/* ---- memory plan ---------------------------------------------------------------------------------------- */
+
+typedef struct KdMemPlan {
+    KlArg *place;      /* by node, for stored nodes and aliases: where it lives */
+    int64_t arena;     /* bytes, as planned */
+    int64_t naive;     /* bytes if every stored value had its own */
+    /* Externs, in this order: f->inputs, then one per output that does not update an input. */
+    KD_VEC(KlExtern) externs;
+    /* Outputs whose place is not yet where they must end: copied at the end of the step. */
+    struct { KdValue from; KlArg to; } *copies;
+    int n_copies;
+} KdMemPlan;
+
+/* May reorder fu->groups to lower the peak; then assigns places. An output that updates an input is written in place
+ * when nobody reads the old value after that group (the group itself may, at the same element). */
+void kd_order(KdFusion *fu);
+KdMemPlan *kd_memplan(const KdFusion *fu);
+void kd_print_memplan(KdStr *s, const KdFusion *fu, const KdMemPlan *p);
+
+/* ---- lowering -------------------------------------------------------------------------------------------- */
+
+/* What lower.c and the schedules share while one group becomes kernels. */
+typedef struct KdLower {
+    KdContext *cx;
+    const KdFusion *fu;
+    const KdMemPlan *plan;
+    const KdPassOptions *o;
+    KlModule *m;
+    const KdGroup *g;
+    KlKernel *k;  /* the kernel being built, and its builder */
+    KlBuilder b;
+    KdElem e;     /* composes element rules; binds stored values to kernel buffers on first use */
+    struct KdBinding *binding; /* private to lower.c */
+} KdLower;
+
+KlModule *kd_lower(const KdFusion *fu, const KdMemPlan *plan, const KdPassOptions *o);
+
+/* For schedules. A group may become several kernels: begin, build, end; in call order. */
+void kd_lower_begin(KdLower *l, const char *what, int64_t range);
+void kd_lower_end(KdLower *l);
+/* prologue: the element of operand k of node n at idx (loads it, or computes it in place) */
+KlValue kd_lower_operand(KdLower *l, KdValue n, int k, const KlValue *idx);
+/* the kernel's buffer holding stored value v (bound on first use), for explicit vector loads */
+int kd_lower_buffer(KdLower *l, KdValue v);
+/* Is operand k of n stored as it is (so that a schedule may load vectors from kd_lower_buffer directly)? */
+bool kd_lower_is_stored(const KdLower *l, KdValue n, int k);
+/* temporary memory that lives from one kernel of this group to the next (partial sums): buffer in this kernel */
+int kd_lower_temp(KdLower *l, int temp, KlScalar s, int64_t count, KlAccess access);
+/* epilogue: given the anchor's element at idx, computes and writes every store of the group there. Scalar code: put
+ * it into a loop with ->vector set and let the vectoriser widen it. */
+void kd_lower_finish(KdLower *l, KlValue acc, const KlValue *idx);
+
+/* One row a schedule: see passes/schedule/schedule.def. Cost in seconds-like units, smaller wins; < 0: does not apply. */
+typedef double KdScheduleCost(const KdLower *l, const KdGroup *g);
+typedef void KdScheduleBuild(KdLower *l, const KdGroup *g);
+
+/* Widens loops marked `vector`: kernel -> kernel. In vectorize.c. */
+void kl_vectorize(KlKernel *k, const KlMachine *machine);
+/* Repeats loop bodies marked `unroll`: only for full unrolling of short loops; others are left to codegen. */
+void kl_unroll(KlKernel *k);
+
+/* ---- the pipeline ------------------------------------------------------------------------------------------ */
+
+typedef struct KdStage {
+    const char *name; /* as in passes.def */
+    const KdFunc *func;
+    const KdFusion *fusion;
+    const KdMemPlan *plan;
+    const KlModule *loops;
+    double seconds;
+} KdStage;
+
+/* Called after each step, for --print-after, --time-passes and --emit. */
+typedef void KdStageFn(void *user, const KdStage *stage);
+
+typedef struct KdPipelineResult {
+    const KdFunc *grad;  /* after autodiff and optimizer */
+    const KdFunc *final; /* what was fused */
+    const KdFusion *fusion;
+    const KdMemPlan *plan;
+    KlModule *loops;
+} KdPipelineResult;
+
+/* Runs everything in passes.def on f. Raises KD_FAIL_INTERNAL naming the pass when the verifier objects. */
+KdPipelineResult kd_pipeline(const KdFunc *f, const KdPassOptions *o, KdStageFn *observe, void *user);
+const char *const *kd_pass_names(int *n); /* for --skip and --print-after, and their misspellings */
+
+#endif
