@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Runs every test program of build/ and, marked [asan], of build-asan/ (the same sources under AddressSanitizer and
+# UndefinedBehaviorSanitizer), plus tests/*.sh checks. Called by ./run test, which builds first.
+#
+#   tests/run.sh [NAME...]   only programs whose name contains one of NAME
+#
+# A program reports through cmocka; its counts are added up. A program that dies counts as one failure. The last line is
+#   N passed, N failed, N skipped
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Not everything repeats under the sanitizers: what only multiplies work there is listed with its reason.
+not_under_asan='^$'
+
+passed=0 failed=0 skipped=0
+log=$(mktemp -d)
+trap 'rm -rf "$log"' EXIT
+export XDG_CACHE_HOME=$log/cache # tests never see or fill the user's kernel cache
+export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1}
+export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
+
+wanted() { # NAME PATTERNS...
+    local name=$1 p
+    shift
+    [ $# -eq 0 ] && return 0
+    for p in "$@"; do [[ $name == *"$p"* ]] && return 0; done
+    return 1
+}
+
+count() { # LABEL FILE: the sum of cmocka's "[  LABEL  ] N test(s)" lines
+    grep -aoE "\[ +$1 +\] [0-9]+ test\(s\)" "$2" | grep -oE '[0-9]+ test' | awk '{s += $1} END {print s + 0}'
+}
+
+run_one() { # TITLE COMMAND...
+    local title=$1 status p f s start=$SECONDS
+    shift
+    timeout 600 "$@" >"$log/out" 2>&1 </dev/null
+    status=$?
+    p=$(count PASSED "$log/out") f=$(count FAILED "$log/out") s=$(count SKIPPED "$log/out")
+    if [ $status -ne 0 ] && [ "$f" -eq 0 ]; then f=1; fi
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    printf '%-44s %5d passed %3d failed %3d skipped %4d s\n' "$title" "$p" "$f" "$s" $((SECONDS - start))
+    if [ "$f" -gt 0 ] || [ $status -ne 0 ]; then
+        grep -avE '^\[ +(RUN|OK) +\]' "$log/out" | tail -n 60 | sed 's/^/    /'
+    fi
+}
+
+for folder in build build-asan; do
+    mark=""
+    [ $folder = build-asan ] && mark=" [asan]"
+    for program in "$folder"/tests/test_*; do
+        [ -x "$program" ] || continue
+        name=$(basename "$program")
+        wanted "$name" "$@" || continue
+        if [ -n "$mark" ] && [[ $name =~ $not_under_asan ]]; then continue; fi
+        KDC_BIN=$PWD/$folder/kdc run_one "$name$mark" "$program"
+    done
+done
+
+for script in tests/check_*.sh; do
+    [ -e "$script" ] || continue
+    wanted "$(basename "$script")" "$@" || continue
+    run_one "$(basename "$script")" bash "$script"
+done
+
+echo
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
