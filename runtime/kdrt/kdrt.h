@@ -28,10 +28,36 @@ typedef struct KdrtProfile {
     struct { double seconds; int64_t calls; } *call; /* by number of the call in the plan */
 } KdrtProfile;
 
-/* Runs fn over 0..n in at most cx->threads contiguous pieces of at least `grain` indices. */
+/* A plan as generated code holds it: constant tables, so that an entry of thousands of calls costs no code. */
+#define KDRT_ARENA (-1)
+#define KDRT_POOL (-2)
+#define KDRT_MAX_ARGS 256 /* buffers of one kernel, scratch aside */
+
+typedef struct KdrtArg {
+    int64_t base;   /* number of an extern, or KDRT_ARENA, or KDRT_POOL */
+    int64_t offset; /* bytes */
+} KdrtArg;
+
+typedef struct KdrtCall {
+    KdrtKernel *fn;
+    const KdrtArg *args;
+    int64_t n_args, range, grain;
+} KdrtCall;
+
+typedef struct KdrtPlan {
+    const KdrtCall *calls;
+    int64_t n_calls;
+    const void *pool;
+} KdrtPlan;
+
+/* Executes the plan's calls in order. What an entry consists of. */
+void kdrt_run(KdrtContext *cx, const KdrtPlan *plan, void *const *ext, void *arena);
+
+/* Runs fn over 0..n in at most cx->threads contiguous pieces of at least `grain` indices; returns when all are done.
+ * `call` is where cx->profile, if there is one, adds the time. */
 void kdrt_parallel_for(KdrtContext *cx, KdrtKernel *fn, void *const *bufs, int64_t n, int64_t grain, int64_t call);
 
-/* Aligned memory: 64 bytes, zeroed; NULL when there is none. */
+/* Aligned memory: 64 bytes, zeroed; NULL when there is none. Large blocks ask for large pages. */
 void *kdrt_alloc(size_t bytes);
 void kdrt_free(void *p);
 
