@@ -112,6 +112,11 @@ void kd_lower_finish(KdLower *l, KlValue acc, const KlValue *idx);
 typedef double KdScheduleCost(const KdLower *l, const KdGroup *g);
 typedef void KdScheduleBuild(KdLower *l, const KdGroup *g);
 
+/* The cheapest schedule for g's anchor (or the one o->schedule forces, where it applies); NULL: the generic path. */
+const char *kd_schedule_choose(const KdLower *l, const KdGroup *g);
+/* Builds g's kernels with that schedule; false, having built nothing, when it is the generic path. */
+bool kd_schedule_build(KdLower *l, const KdGroup *g);
+
 /* Widens loops marked `vector`: kernel -> kernel. In vectorize.c. */
 void kl_vectorize(KlKernel *k, const KlMachine *machine);
 /* Repeats loop bodies marked `unroll`: only for full unrolling of short loops; others are left to codegen. */
