@@ -43,6 +43,7 @@ typedef struct KdFusion {
     KdValue *alias;   /* by node: a reshape (or the like) of a stored value: whose memory it is; else KD_NONE */
     int *group;       /* by node: the group that stores it or keeps it local; -1 */
     KD_VEC(KdGroup) groups; /* in an executable order */
+    struct KdWalk *walk;    /* private to fuse_*.c: scratch of the queries below */
 } KdFusion;
 
 typedef struct KdPassOptions {
@@ -54,6 +55,13 @@ typedef struct KdPassOptions {
 } KdPassOptions;
 
 KdFusion *kd_fuse(const KdFunc *f, const KdPassOptions *o);
+/* Every value that is not in memory can be composed where it is needed, groups only load what inputs and earlier
+ * groups wrote, and no group loads what it writes itself. false after writing what is wrong into *why. */
+bool kd_fusion_verify(const KdFusion *fu, KdStr *why);
+/* Does the group load stored value `read` (not an alias) only at the place where it also writes: element i (or row i) of
+ * the domain when it computes element i? Then a store of the same element count may take read's memory: the lowering
+ * loads before it stores. For KD_INPLACE ops: is operand 0 read by nothing else in the group? */
+bool kd_group_reads_only_at_index(const KdFusion *fu, int group, KdValue read);
 void kd_print_fusion(KdStr *s, const KdFusion *fu); /* the function, group by group: --emit=fused */
 
 /* ---- memory plan ---------------------------------------------------------------------------------------- */
