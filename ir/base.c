@@ -44,6 +44,8 @@ struct KdContext {
     KD_VEC(Source) sources;
     KD_VEC(KdPlace) places; /* [0] is "nowhere" */
     KdMap place_index;
+    KdMap types;
+    void *ops;
     KD_VEC(Diag) diags;
     int errors, suppressed;
     bool muted; /* notes of a suppressed diagnostic go with it */
@@ -78,12 +80,16 @@ KdFail kd_failure(const KdContext *cx, const char **message) {
     return cx->fail;
 }
 
+KdMap *kd_context_types(KdContext *cx) { return &cx->types; }
+
+void **kd_context_ops(KdContext *cx) { return &cx->ops; }
+
 /* ---- memory ------------------------------------------------------------------------------------- */
 
 KdContext *kd_context_new(void) {
     KdContext *cx = calloc(1, sizeof *cx);
     if (!cx) return NULL;
-    cx->place_index.cx = cx;
+    cx->place_index.cx = cx->types.cx = cx;
     KdLanding l;
     if (KD_TRY(cx, l)) {
         kd_push(cx, &cx->places, (KdPlace){0});

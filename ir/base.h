@@ -90,6 +90,9 @@ typedef struct KdMap { KdContext *cx; uint64_t *keys, *vals; uint8_t *used; int 
 bool kd_map_get(const KdMap *m, uint64_t key, uint64_t *val);
 void kd_map_put(KdMap *m, uint64_t key, uint64_t val); /* m->cx must be set */
 uint64_t kd_hash_bytes(const void *p, size_t n, uint64_t seed);
+KdMap *kd_context_types(KdContext *cx); /* the context's table of interned types: for type.c only */
+/* A slot of the context for the parsed attributes of the op table: for ops.c only. */
+void **kd_context_ops(KdContext *cx);
 
 /* Exact integer arithmetic: false on overflow, result untouched. */
 bool kd_add_ok(int64_t a, int64_t b, int64_t *r);
