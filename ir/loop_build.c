@@ -6,15 +6,10 @@
  * A type error here is a bug of the caller, so it raises KD_FAIL_INTERNAL.
  */
 #include "ir/loop_fold.h"
+#include "ir/loop_text.h"
 
 #include <math.h>
 #include <string.h>
-
-static const char *const op_names[KL_OP_COUNT] = {
-#define KL(id, spelling, ...) [KL_OP_##id] = spelling,
-#include "ir/loop.def"
-#undef KL
-};
 
 /* ---- modules and kernels --------------------------------------------------------------------- */
 
@@ -180,7 +175,7 @@ KlBuilder kl_builder(KlKernel *k) {
 /* ---- appending ----------------------------------------------------------------------------------- */
 
 static _Noreturn void wrong(KlBuilder *b, KlOp op, const char *why) {
-    kd_raise(b->cx, KD_FAIL_INTERNAL, "loop IR: %s in kernel \"%s\": %s", op_names[op], b->k->what, why);
+    kd_raise(b->cx, KD_FAIL_INTERNAL, "loop IR: %s in kernel \"%s\": %s", kl_op_text[op], b->k->what, why);
 }
 
 static KlInstr *copy_instr(KlBuilder *b, const KlInstr *proto) {

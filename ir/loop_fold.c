@@ -477,11 +477,30 @@ static bool removable(const KlInstr *i) {
     return i->op != KL_OP_STORE && i->op != KL_OP_SCATTER && i->op != KL_OP_FOR && i->op != KL_OP_IF && i->op != KL_OP_YIELD;
 }
 
-/* Backwards, so that what only dead instructions use is dead too. A loop is kept: it may store. */
+static bool writes(const KlBlock *block) {
+    for (int j = 0; j < block->instrs.n; j++) {
+        const KlInstr *i = block->instrs.v[j];
+        if (i->op == KL_OP_STORE || i->op == KL_OP_SCATTER || (i->body && writes(i->body))) return true;
+    }
+    return false;
+}
+
+static bool used_results(const KlInstr *i, const bool *used) {
+    for (int r = 0; r < i->n_results; r++)
+        if (used[i->result + (KlValue)r]) return true;
+    return false;
+}
+
+static bool live(const KlInstr *i, const bool *used) {
+    if (!removable(i)) return i->op == KL_OP_YIELD || !i->body || writes(i->body) || used_results(i, used);
+    return used[i->result];
+}
+
+/* Backwards, so that what only dead instructions use is dead too. */
 static void sweep_block(KlBlock *block, bool *used) {
     for (int j = block->instrs.n - 1; j >= 0; j--) {
         KlInstr *i = block->instrs.v[j];
-        if (removable(i) && !used[i->result]) {
+        if (!live(i, used)) {
             block->instrs.v[j] = NULL;
             continue;
         }
