@@ -17,7 +17,8 @@ const KdType *kd_type(KdContext *cx, KdDType dtype, int rank, const int64_t *dim
     KdType t = {dtype, rank, {0}, 1};
     for (int i = 0; i < rank; i++) {
         t.dim[i] = dim[i];
-        if (dim[i] < 0 || !kd_mul_ok(t.count, dim[i], &t.count) || t.count > INT32_MAX) return NULL;
+        if (dim[i] < 0 || dim[i] > INT32_MAX) return NULL; /* also beside a 0, so that no sum of sizes overflows */
+        if (!kd_mul_ok(t.count, dim[i], &t.count) || t.count > INT32_MAX) return NULL;
     }
     KdMap *types = kd_context_types(cx);
     uint64_t words[2 + KD_MAX_RANK] = {(uint64_t)dtype, (uint64_t)rank};
