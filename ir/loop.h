@@ -214,6 +214,9 @@ KlFor kl_for_begin(KlBuilder *b, KlValue lo, KlValue hi, int64_t step, int n, co
 void kl_for_end(KlBuilder *b, KlFor *l, const KlValue *next, KlValue *results);
 
 typedef struct KlIf { KlInstr *instr; KlBlock *outer; } KlIf; /* for stores and loops; no results */
+/* Is b inside this block (one that b->at was before)? What was loaded there can then still be used. */
+bool kl_is_open(const KlBuilder *b, const KlBlock *block);
+
 KlIf kl_if_begin(KlBuilder *b, KlValue cond);
 void kl_if_end(KlBuilder *b, KlIf *i);
 
