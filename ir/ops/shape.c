@@ -40,6 +40,10 @@ bool kd_check_not_u8(KdBuilder *b, KdOp op, const KdType *t) {
 }
 
 bool kd_check_equal(KdBuilder *b, KdOp op, const KdType *x, const KdType *y) {
+    return kd_check_equal_but(b, op, x, y, -1);
+}
+
+bool kd_check_equal_but(KdBuilder *b, KdOp op, const KdType *x, const KdType *y, int axis) {
     const char *name = kd_op_info[op].name;
     if (x == y) return true;
     if (x->rank != y->rank) {
@@ -48,7 +52,7 @@ bool kd_check_equal(KdBuilder *b, KdOp op, const KdType *x, const KdType *y) {
         return false;
     }
     for (int d = 0; d < x->rank; d++) {
-        if (x->dim[d] == y->dim[d]) continue;
+        if (d == axis || x->dim[d] == y->dim[d]) continue;
         kd_error(b->cx, b->loc, "%s: %s differ along dimension %d: %lld and %lld", name,
                  kd_dim_plural(x->rank, d), d, (long long)x->dim[d], (long long)y->dim[d]);
         return false;

@@ -11,12 +11,13 @@ const char *kd_dim_singular(int rank, int d);
 
 /* Each check returns true, or false after kd_error(b->cx, b->loc, "OP: ...").
  * ints: attribute `what` has one entry for each of `want` dims. axis: inside t. f32, not_u8: operand's type.
- * equal: both shapes and element types are the same. rank0: operand is an f32 / i32 scalar. */
+ * equal: both shapes and element types are the same; equal_but: except along `axis`. scalar: of rank 0 and type d. */
 bool kd_check_ints(KdBuilder *b, KdOp op, const char *what, KdInts v, int want);
 bool kd_check_axis(KdBuilder *b, KdOp op, const KdType *t, int64_t axis);
 bool kd_check_f32(KdBuilder *b, KdOp op, const KdType *t);
 bool kd_check_not_u8(KdBuilder *b, KdOp op, const KdType *t);
 bool kd_check_equal(KdBuilder *b, KdOp op, const KdType *x, const KdType *y);
+bool kd_check_equal_but(KdBuilder *b, KdOp op, const KdType *x, const KdType *y, int axis);
 bool kd_check_scalar(KdBuilder *b, KdOp op, const char *what, const KdType *t, KdDType d);
 
 /* kd_type, but a result that cannot exist is diagnosed. */
