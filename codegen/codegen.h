@@ -4,7 +4,7 @@
  *     void NAME(KdrtContext *cx, void *const *ext, void *arena);   the entry: runs the plan
  *     void NAME_kN(void *const *bufs, int64_t begin, int64_t end, void *scratch);   one per kernel (local)
  * The same LLVM module goes to ORC or to an object file, so the two cannot drift. Generated code calls nothing but what
- * runtime/kdrt/kdrt.def lists.
+ * runtime/kdrt/kdrt.def lists. Externs must be memory of their own: two of them may not overlap.
  */
 #ifndef KD_CODEGEN_H
 #define KD_CODEGEN_H
@@ -29,10 +29,14 @@ typedef struct KdCodegenOptions {
     const char *cache; /* folder of compiled objects, or NULL for none */
 } KdCodegenOptions;
 
-/* Text or bytes of one stage, appended to out. */
+/* Text or bytes of one stage, appended to out. Beside the entry an object has two constants,
+ * `const int64_t NAME_scratch_bytes, NAME_arena_bytes`: what a KdrtContext's scratch_bytes and the arena need. */
 bool kd_codegen(KdContext *cx, const KlModule *m, const KdTarget *t, const KdCodegenOptions *o, KdEmit what, KdStr *out);
 
 typedef void KdEntry(void *kdrt_context, void *const *ext, void *arena);
+
+/* Scratch bytes that a thread needs to run any kernel of m: KdrtContext.scratch_bytes. */
+int64_t kd_scratch_bytes(const KlModule *m);
 
 typedef struct KdJit KdJit;
 typedef struct KdJitStats {
@@ -44,7 +48,8 @@ typedef struct KdJitStats {
 /* Compiles (or takes from the cache) and loads. NULL after kd_error / raises for our own bugs. */
 KdJit *kd_jit_new(KdContext *cx, const KlModule *m, const KdTarget *t, const KdCodegenOptions *o, KdJitStats *stats);
 KdEntry *kd_jit_entry(KdJit *j);
-void kd_jit_free(KdJit *j);
+size_t kd_jit_scratch(const KdJit *j); /* KdrtContext.scratch_bytes */
+void kd_jit_free(KdJit *j); /* any time after the last run; the KdContext may be gone */
 /* "$XDG_CACHE_HOME/kdc" or "$HOME/.cache/kdc"; NULL if neither is set. Created on first write. */
 const char *kd_cache_folder(KdContext *cx);
 

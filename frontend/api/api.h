@@ -1,0 +1,108 @@
+/* api.h: what the files of frontend/api and the command share behind kdc.h.
+ *
+ * A KdcUnit is one function on its way: elaborated, through the passes, compiled. Functions here that can fail
+ * raise (in the program's context) or return NULL / false after diagnostics; only those of kdc.h catch.
+ */
+#ifndef KDC_API_H
+#define KDC_API_H
+
+#include "codegen/codegen.h"
+#include "frontend/api/kdc.h"
+#include "frontend/lang/lang.h"
+#include "passes/passes.h"
+#include "runtime/host/weights.h"
+
+#include <jansson.h>
+
+struct KdcProgram {
+    KdContext *cx;
+    KdProgram *lang; /* NULL when it did not load */
+    const char *file, *text; /* as given to kdc_open */
+    size_t text_size;
+    KdcOptions o;    /* copied */
+    KdTarget host, target; /* target: of object files */
+    KdcStatus status;
+    const char *failure; /* what was raised and not printed yet, or NULL */
+    KdStageFn *observe;  /* of every pipeline; the command's --print-after and --time-passes */
+    void *observe_user;
+    KD_VEC(KdJit *) jits;    /* freed by kdc_close */
+    KD_VEC(void *) memory;   /* kdrt_alloc'ed, freed by kdc_close */
+};
+
+typedef struct KdcUnit {
+    const char *name;
+    KdFunc *func;              /* as elaborated */
+    KdPipelineResult result;   /* loops NULL: not yet */
+    KdJit *jit;                /* NULL: not yet */
+    KdJitStats jit_stats;
+    double elaborate_seconds, pass_seconds;
+} KdcUnit;
+
+/* if (KD_TRY(p->cx, l)) { ...; kd_landing_pop(p->cx); } else { kdc_failed(p); }  kdc_settle(p, errors);
+ * kdc_failed turns what was raised into the status; kdc_settle does so with diagnostics since `errors_before`. */
+void kdc_failed(KdcProgram *p);
+KdcStatus kdc_settle(KdcProgram *p, int errors_before);
+
+/* ---- compile.c ------------------------------------------------------------------------------------- */
+
+/* The options of elaboration: shapes as types, sizes from p. false after a diagnostic. */
+bool kdc_net_options(KdcProgram *p, const KdcShapes *s, KdNetOptions *o);
+bool kdc_unit_net(KdcProgram *p, const char *name, const KdNetOptions *o, KdcUnit *u);
+bool kdc_unit_session(KdcProgram *p, const char *name, unsigned mask, const KdNetOptions *o,
+                      KdSessionInfo *info, KdcUnit *u);
+void kdc_unit_passes(KdcProgram *p, KdcUnit *u, const KdTarget *t);
+bool kdc_unit_jit(KdcProgram *p, KdcUnit *u);
+KdCodegenOptions kdc_codegen_options(const KdcProgram *p);
+KdcStats kdc_unit_stats(const KdcUnit *u);
+double kdc_now(void); /* seconds */
+
+/* Can `name` be elaborated so? In a context of its own: leaves no diagnostics. rank[i]: if not NULL, receives the
+ * rank of the data input names[i], or -1 if there is none. */
+bool kdc_probe(const KdcProgram *p, const char *name, bool session, const KdNetOptions *o,
+               const char *const *names, int n, int *rank);
+
+/* ---- call.c ---------------------------------------------------------------------------------------- */
+
+/* A runnable over u, which has been compiled. Inputs' memory is taken from `share` where it has a tensor of that name. */
+typedef KdcTensor *KdcShareFn(void *user, const KdFunc *f, KdValue input);
+KdcRunnable *kdc_runnable_new(KdcProgram *p, const KdcUnit *u, KdcShareFn *share, void *user);
+KdcTensor kdc_tensor_of(KdcProgram *p, const KdFunc *f, KdValue input); /* with memory */
+void *kdc_memory(KdcProgram *p, int64_t bytes);
+int64_t kdc_tensor_bytes(const KdcTensor *t);
+const char *kdc_tensor_shape(KdContext *cx, const KdcTensor *t); /* "[1, 3, 8, 8]" */
+
+/* ---- init.c ---------------------------------------------------------------------------------------- */
+
+/* Fills t as its init says. false after a diagnostic naming t. */
+bool kdc_init_tensor(KdContext *cx, KdcTensor *t, uint64_t seed);
+
+/* ---- match.c --------------------------------------------------------------------------------------- */
+
+typedef enum KdcMatchKind { KDC_MATCH_NONE, KDC_MATCH_NAME, KDC_MATCH_ORDER } KdcMatchKind;
+
+/* file tensor of each of n tensors; NULL where there is none. */
+typedef struct KdcMatch {
+    const KdTensor **from;
+    KdcMatchKind *kind;
+    int unused; /* of the file */
+} KdcMatch;
+
+/* By name (also "a[0].b" = "a.0.b", and under a prefix common to the file), then, if allowed, by order and shape.
+ * Nothing is written. false after a diagnostic that names the tensors in question. */
+bool kdc_match(KdcProgram *p, KdcTensor *const *t, int n, const KdWeights *w, const char *file,
+               bool by_order, KdcMatch *m);
+/* Copies x into t, converted. false after a diagnostic. */
+bool kdc_load_tensor(KdcProgram *p, KdcTensor *t, const KdTensor *x, const char *file);
+
+/* ---- summary.c ------------------------------------------------------------------------------------- */
+
+typedef struct KdcSummary {
+    const char *name, *what; /* "S", "Unet[ngf = 16]"; session: "paired" */
+    bool session;
+    const KdcUnit *unit;
+    const char *skipped; /* why it was not compiled by itself, or NULL */
+} KdcSummary;
+void kdc_summary_text(KdStr *s, const KdcSummary *v, int n);
+json_t *kdc_summary_json(const char *file, const KdcSummary *v, int n, double seconds);
+
+#endif
