@@ -1,0 +1,96 @@
+/* internal.h: what the files of codegen/ share. No other folder includes it. */
+#ifndef KD_CODEGEN_INTERNAL_H
+#define KD_CODEGEN_INTERNAL_H
+
+#include "codegen/codegen.h"
+
+#include <llvm-c/Core.h>
+#include <llvm-c/Orc.h>
+#include <llvm-c/TargetMachine.h>
+
+/* ---- target.c ------------------------------------------------------------------------------------ */
+
+/* What emission must know of the instruction set, beyond what schedules may. */
+typedef struct KdIsa {
+    KlMachine machine; /* lanes, registers, fma, gather; caches are guesses */
+    bool round;        /* rounding instructions (SSE4.1, NEON); otherwise they would become libm calls */
+} KdIsa;
+
+/* By the words in t; false if the triple or the CPU is unknown. */
+bool kd_isa_of(const char *triple, const char *cpu, const char *features, KdIsa *isa);
+
+/* ---- emit.c, emit_expr.c -------------------------------------------------------------------------- */
+
+typedef struct KdEmitter {
+    const KlModule *m;
+    const KdTarget *t;
+    KdIsa isa;
+    LLVMContextRef cx;
+    LLVMModuleRef module;
+    LLVMBuilderRef b;
+    LLVMTypeRef i1, i8, i32, i64, f32, f64, ptr, empty; /* empty: void */
+    /* of the kernel at hand */
+    const KlKernel *k;
+    LLVMValueRef fn;
+    LLVMValueRef *value;   /* by KlValue: its LLVM value at this point of emission */
+    const KlInstr **def;   /* by KlValue: the instruction that defines it; NULL for block parameters */
+    LLVMValueRef *buf;     /* by buffer: its address */
+    LLVMValueRef *scope, *noalias; /* by buffer: metadata lists; NULL if nothing is known */
+    bool out_of_memory;
+} KdEmitter;
+
+/* Emits into `module`: the kernels listed, and the entry with its tables if `entry`. Kernels are local to the module
+ * if `local`, else visible to the other objects of a JIT. `pool`: the constants are part of the module; otherwise
+ * NAME_pool is left to be resolved. Allocates nothing from the KdContext, so threads may emit side by side.
+ * false when out of memory. */
+typedef struct KdEmitJob {
+    const KlModule *m;
+    const KdTarget *t;
+    const int *kernels;
+    int n_kernels;
+    bool entry, local, pool;
+} KdEmitJob;
+bool kd_emit(const KdEmitJob *job, LLVMModuleRef module);
+
+/* Scratch bytes that a thread needs to run any kernel of m. */
+int64_t kd_scratch_bytes(const KlModule *m);
+
+LLVMTypeRef kd_emit_type(const KdEmitter *e, KlType t);
+/* The value of a PURE instruction. */
+LLVMValueRef kd_emit_expr(KdEmitter *e, const KlInstr *in);
+LLVMValueRef kd_emit_intrinsic(KdEmitter *e, const char *name, LLVMTypeRef *types, int n_types,
+                               LLVMValueRef *args, int n_args);
+
+/* ---- rtcall.c -------------------------------------------------------------------------------------- */
+
+LLVMValueRef kd_rt_declare(LLVMModuleRef module, const char *name, LLVMTypeRef *type);
+/* Makes the runtime's functions known to a JIT under their names. */
+LLVMErrorRef kd_rt_define(LLVMOrcExecutionSessionRef session, LLVMOrcJITDylibRef lib);
+
+/* ---- optimize.c ------------------------------------------------------------------------------------ */
+
+/* Initialises LLVM's targets and switches, once per process. */
+void kd_llvm_init(void);
+
+/* Emits the job and takes it through LLVM: text, assembly or object in *out (LLVMDisposeMemoryBuffer). Touches no
+ * KdContext, so threads may compile side by side. false after writing why (malloc'ed); NULL if memory ran out. */
+bool kd_compile(const KdEmitJob *job, int opt, KdEmit what, LLVMMemoryBufferRef *out, char **why);
+
+/* A failed kd_compile, raised. */
+_Noreturn void kd_raise_compile(KdContext *cx, char *why);
+
+/* ---- cache.c --------------------------------------------------------------------------------------- */
+
+/* The objects of one module, in a fixed order. Memory is the caller's (malloc). */
+typedef struct KdObjects {
+    int n;
+    struct { char *bytes; size_t size; } *object;
+} KdObjects;
+
+void kd_objects_free(KdObjects *o);
+/* Where these would be kept: FOLDER/HASH.kdo. */
+const char *kd_cache_path(KdContext *cx, const KlModule *m, const KdTarget *t, const KdCodegenOptions *o);
+bool kd_cache_load(const char *path, KdObjects *o); /* false: absent, or not what was written */
+void kd_cache_save(const char *path, const KdObjects *o); /* best effort: a cache may fail */
+
+#endif
