@@ -69,7 +69,7 @@ static void visit(Walker *k, KdValue v, unsigned at) {
         below = at;
         break;
     case KD_REDUCE:
-        below = k->d.rows && at != KD_AT_OTHER ? KD_AT_FULL : KD_AT_OTHER;
+        below = at != KD_AT_OTHER ? KD_AT_FULL : KD_AT_OTHER;
         break;
     case KD_INDEX:
         if (kd_is_view(f, v) && at != KD_AT_OTHER) {
@@ -139,6 +139,9 @@ bool kd_group_reads_only_at_index(const KdFusion *fu, int group, KdValue read) {
     const KdWalk *w = kd_group_walk(fu, group);
     if (w->stamp[read] != w->now || !w->touch.v[w->slot[read]].load) {
         return true; /* not read at all */
+    }
+    if (g->kind == KD_GROUP_ANCHOR) {
+        return false; /* schedules let tiles overlap at an axis' end: those elements are finished twice */
     }
     unsigned at = w->touch.v[w->slot[read]].at;
     return at == KD_AT_FULL || at == KD_AT_ROW;
