@@ -1,0 +1,195 @@
+/* gemm.c: the blocked product behind matmul and the weight gradient of small pictures.
+ *
+ * An item of the parallel range is a block of rows and a block of columns. For each slice of the contraction its
+ * columns are packed into panels of one column tile each (through the prologue), which then stay in the first cache
+ * while all row tiles pass; rows are broadcast from memory as they lie. The sums live in an output tile in scratch
+ * between slices and go through the epilogue row by row at the end.
+ */
+#include "passes/schedule/gemm.h"
+
+static void derive(SchGemm *m) {
+    const SchTile *t = &m->tile;
+    int64_t width = (int64_t)t->nv * t->lanes, units = m->depth / m->unit;
+    /* The packed columns of one tile and the rows that meet them. */
+    int64_t deep = (int64_t)(0.7 * m->machine.l1 / 4 / (double)(width + t->mr));
+    m->slices = sch_cut(units, sch_max(1, sch_min(units, deep / m->unit)));
+    double rows = (double)(m->row_tiles.size * t->mr), columns = (double)(m->column_tiles.size * width);
+    double all = (double)m->depth * (double)m->outer, rounds = (double)(m->slices.count * m->outer);
+    double step = sch_tile_cycles(&m->machine, t->mr, t->nv, true);
+    double calls = (double)(m->row_tiles.size * m->column_tiles.size);
+    double work = calls * (all * step + rounds * (1.5 * t->mr * t->nv + 20));
+    double pack = all * columns * m->pack_cost, out = rows * columns * m->finish_cost;
+    /* A row panel that is used for few columns is waited for. */
+    double fetch = rows * all * 4 / 4;
+    work = work > fetch ? work : fetch;
+    double scratch = 4 * (rows * columns + (double)(m->slices.size * m->unit) * (columns + rows));
+    double crowd = scratch > 0.7 * m->machine.l2 ? 1 + 0.5 * (scratch / (0.7 * m->machine.l2) - 1) : 1;
+    int64_t items = m->batch * m->row_tiles.count * m->column_tiles.count;
+    double dealt = items < 64 ? (double)(sch_ceil(items, 4) * 4) : (double)items;
+    m->cycles = dealt * (work * (crowd < 3 ? crowd : 3) + pack + out + 100) + 4000;
+}
+
+static int64_t next_count(int64_t n) { return n < 4 ? n + 1 : n < 16 ? n + 2 : n + n / 4; }
+
+bool sch_gemm_plan(SchGemm *m) {
+    SchGemm best = *m, c = *m;
+    best.cycles = -1;
+    for (int mr = 1; mr <= 14 && mr <= m->rows; mr++)
+        for (int nv = 1; nv <= 8; nv++) {
+            if (!sch_tile_fits(&m->machine, mr, nv) || (mr * nv < 6 && mr < m->rows && mr < 6))
+                continue;
+            c.tile = (SchTile){mr, nv, m->machine.lanes, m->machine.fma};
+            int64_t rows = sch_ceil(m->rows, mr), columns = sch_ceil(m->columns, (int64_t)nv * m->machine.lanes);
+            for (int64_t i = 1; i <= rows; i = next_count(i))
+                for (int64_t j = 1; j <= columns; j = next_count(j)) {
+                    c.row_tiles = sch_cut(rows, sch_ceil(rows, i));
+                    c.column_tiles = sch_cut(columns, sch_ceil(columns, j));
+                    derive(&c);
+                    if (best.cycles < 0 || c.cycles < best.cycles)
+                        best = c;
+                }
+        }
+    *m = best;
+    return best.cycles >= 0;
+}
+
+/* ---- packing ------------------------------------------------------------------------------------------------------ */
+
+void sch_pack_along(KdLower *l, const SchSource *s, const SchGemm *m, const SchPanel *p) {
+    KlBuilder *b = &l->b;
+    int lanes = m->tile.lanes;
+    KlFor t = sch_loop(b, kl_i64(b, 0), p->tiles, 1);
+    KlValue skip = sch_mulc(b, t.i, p->width);
+    KlValue n = sch_minc(b, kl_op2(b, KL_OP_SUB, p->count, skip), p->width);
+    KlFor k = sch_loop(b, kl_i64(b, 0), p->depth, 1);
+    KlValue at = sch_madc(b, t.i, p->stride, sch_mulc(b, k.i, p->width));
+    if (m->columns % p->width)
+        sch_zero(b, p->buf, at, p->width, lanes);
+    KlFor f = sch_vector_loop(b, kl_i64(b, 0), m->columns % p->width ? n : kl_i64(b, p->width), lanes);
+    KlValue line[2] = {p->batch, sch_add(b, p->k0, k.i)};
+    KlValue x = sch_add(b, sch_add(b, p->first, skip), f.i);
+    kl_store(b, p->buf, sch_add(b, at, f.i), s->element(l, s, line, x));
+    sch_loop_end(b, &f);
+    sch_loop_end(b, &k);
+    sch_loop_end(b, &t);
+}
+
+/* Depth of a slice, rounded up to whole vectors. */
+static int64_t slice_room(const SchGemm *m) {
+    return sch_ceil(m->slices.size * m->unit, m->tile.lanes) * m->tile.lanes;
+}
+
+int64_t sch_pack_across_line(const SchGemm *m) { return slice_room(m) * m->tile.lanes; }
+
+void sch_pack_across(KdLower *l, const SchSource *s, const SchGemm *m, const SchPanel *p) {
+    KlBuilder *b = &l->b;
+    int lanes = m->tile.lanes;
+    int64_t room = slice_room(m);
+    KlFor v = sch_loop(b, kl_i64(b, 0), sch_mulc(b, p->tiles, p->width / lanes), 1);
+    KlFor y = sch_loop_n(b, lanes);
+    /* Beyond the last column its neighbour is repeated: lanes that nobody reads. */
+    KlValue column = sch_add(b, p->first, sch_madc(b, v.i, lanes, y.i));
+    column = sch_minc(b, column, m->columns - 1);
+    KlFor k = sch_vector_loop(b, kl_i64(b, 0), p->depth, lanes);
+    KlValue line[2] = {p->batch, column};
+    KlValue value = s->element(l, s, line, sch_add(b, p->k0, k.i));
+    kl_store(b, p->line, sch_madc(b, y.i, room, k.i), value);
+    sch_loop_end(b, &k);
+    sch_loop_end(b, &y);
+    KlValue at = v.i, part = sch_split(b, &at, p->width / lanes);
+    at = sch_madc(b, at, p->stride, sch_mulc(b, part, lanes));
+    KlFor f = sch_loop(b, kl_i64(b, 0), p->depth, lanes);
+    sch_transpose(b, lanes, p->line, f.i, room, p->buf, sch_madc(b, f.i, p->width, at), p->width);
+    sch_loop_end(b, &f);
+    sch_loop_end(b, &v);
+}
+
+/* ---- the tiles ------------------------------------------------------------------------------------------------------ */
+
+typedef struct Blocks { int rows, panel, tile; } Blocks;
+
+/* Row tiles of a block against one panel. rows: where the operand's slice begins; row0: the block's first tile. */
+static void row_tiles(KlBuilder *b, const SchGemm *m, const Blocks *u, KlValue rows, KlValue block, KlValue depth,
+                      KlValue panel, KlValue column) {
+    const SchTile *t = &m->tile;
+    int n = t->mr * t->nv;
+    int64_t width = (int64_t)t->nv * t->lanes, all = m->column_tiles.size * width;
+    int64_t aoff[SCH_MAX_TILE], boff[SCH_MAX_TILE], held[SCH_MAX_TILE];
+    sch_strides(aoff, t->mr, m->row_stride);
+    sch_strides(boff, t->nv, t->lanes);
+    sch_strides(held, t->mr, all);
+    bool whole = m->slices.count == 1 && m->outer == 1;
+    KlFor f = sch_loop(b, kl_i64(b, 0), sch_cut_length(b, &m->row_tiles, block), 1);
+    KlValue row = sch_tile_first(b, sch_madc(b, block, m->row_tiles.size, f.i), t->mr, m->rows);
+    KlValue a = sch_madc(b, row, m->row_stride, rows), at = sch_madc(b, f.i, t->mr * all, column);
+    KlValue acc[SCH_MAX_TILE], next[SCH_MAX_TILE];
+    sch_tile_init(b, t, acc, whole, u->tile, at, held, boff);
+    KlFor k = kl_for_begin(b, kl_i64(b, 0), depth, 1, n, acc);
+    for (int i = 0; i < n; i++)
+        next[i] = k.carried[i];
+    sch_tile_step(b, t, next, u->rows, sch_madc(b, k.i, m->depth_stride, a), aoff, u->panel,
+                  sch_madc(b, k.i, width, panel), boff);
+    k.instr->unroll = (uint16_t)sch_unroll(n, m->slices.size * m->unit);
+    kl_for_end(b, &k, next, acc);
+    sch_tile_store(b, t, acc, u->tile, at, held, boff);
+    sch_loop_end(b, &f);
+}
+
+static void finish_block(KdLower *l, const SchGemm *m, const Blocks *u, KlValue batch, KlValue row_block,
+                         KlValue first_column, KlValue columns) {
+    KlBuilder *b = &l->b;
+    const SchTile *t = &m->tile;
+    int64_t all = m->column_tiles.size * t->nv * t->lanes, most = m->row_tiles.size * t->mr;
+    KlValue r0 = sch_mulc(b, row_block, most);
+    KlFor f = sch_loop(b, kl_i64(b, 0), sch_minc(b, kl_op2(b, KL_OP_SUB, kl_i64(b, m->rows), r0), most), 1);
+    KlValue row = sch_add(b, r0, f.i), held = sch_tile_row(b, f.i, row, t->mr, m->rows);
+    KlFor x = sch_vector_loop(b, kl_i64(b, 0), columns, t->lanes);
+    KlValue acc = kl_load(b, u->tile, sch_madc(b, held, all, x.i), 1);
+    m->finish(l, m, acc, batch, row, sch_add(b, first_column, x.i));
+    sch_loop_end(b, &x);
+    sch_loop_end(b, &f);
+}
+
+void sch_gemm_build(KdLower *l, const SchGemm *m) {
+    sch_materialise(l, m->node, m->rows_operand, 0);
+    const KdType *y = kd_vtype(l->fu->f, m->node);
+    const SchTile *t = &m->tile;
+    const char *name = kd_op_info[kd_node(l->fu->f, m->node)->op].name;
+    kd_lower_begin(l, kd_format(l->cx, "%s %s", name, kd_shape_text(l->cx, y)),
+                   m->batch * m->row_tiles.count * m->column_tiles.count);
+    KlBuilder *b = &l->b;
+    int64_t width = (int64_t)t->nv * t->lanes, block = m->column_tiles.size * width;
+    SchPanel p = {.width = width, .stride = slice_room(m) * width, .line = -1};
+    Blocks u = {.rows = sch_operand_buffer(l, m->node, m->rows_operand, 0)};
+    u.panel = p.buf = kl_buf(l->k, "panel", KL_F32, m->column_tiles.size * p.stride, KL_SCRATCH);
+    if (m->line_count)
+        p.line = kl_buf(l->k, "line", KL_F32, m->line_count(m), KL_SCRATCH);
+    int64_t tile = m->row_tiles.size * t->mr * block;
+    u.tile = kl_buf(l->k, "tile", KL_F32, tile, KL_SCRATCH);
+    KlValue i = kl_parallel_index(l->k);
+    KlValue row_block = sch_split(b, &i, m->row_tiles.count), column_block = sch_split(b, &i, m->column_tiles.count);
+    p.batch = i;
+    p.first = sch_mulc(b, column_block, block);
+    p.tiles = sch_cut_length(b, &m->column_tiles, column_block);
+    p.count = sch_minc(b, kl_op2(b, KL_OP_SUB, kl_i64(b, m->columns), p.first), block);
+    if (m->slices.count * m->outer > 1)
+        sch_zero(b, u.tile, kl_i64(b, 0), tile, t->lanes);
+
+    KlFor o = sch_loop_n(b, m->outer), s = sch_loop_n(b, m->slices.count);
+    p.outer = o.i;
+    p.k0 = sch_mulc(b, s.i, m->slices.size * m->unit);
+    p.depth = sch_mulc(b, sch_cut_length(b, &m->slices, s.i), m->unit);
+    m->pack(l, m, &p);
+    KlValue rows = sch_madc(b, i, m->batch_stride, sch_mulc(b, o.i, m->outer_stride));
+    rows = sch_madc(b, p.k0, m->depth_stride, rows);
+    KlFor c = sch_loop(b, kl_i64(b, 0), p.tiles, 1);
+    row_tiles(b, m, &u, rows, row_block, p.depth, sch_mulc(b, c.i, p.stride), sch_mulc(b, c.i, width));
+    sch_loop_end(b, &c);
+    sch_loop_end(b, &s);
+    sch_loop_end(b, &o);
+    finish_block(l, m, &u, i, row_block, p.first, p.count);
+    l->k->flops = 2 * sch_macs(l, m->node);
+    l->k->bytes = 4.0 * (double)(sch_operand_type(l, m->node, 0)->count + sch_operand_type(l, m->node, 1)->count +
+                                 y->count);
+    kd_lower_end(l);
+}

@@ -1,0 +1,68 @@
+/* schedule.c: which schedule builds an anchor.
+ *
+ * Each row of schedule.def that serves the anchor's op is asked for its cost; the cheapest wins, against the generic
+ * path. o->schedule forces a row by name where it serves the op and applies; forced "generic", none is taken.
+ */
+#include <string.h>
+
+#include "passes/schedule/schedule.h"
+
+#define SCHEDULE(name, op, cost, build, purpose)                                                                       \
+    KdScheduleCost cost_##cost;                                                                                        \
+    KdScheduleBuild build_##build;
+#include "passes/schedule/schedule.def"
+#undef SCHEDULE
+
+typedef struct Row {
+    const char *name;
+    KdOp op;
+    KdScheduleCost *cost;
+    KdScheduleBuild *build;
+} Row;
+
+static const Row rows[] = {
+#define SCHEDULE(name, op, cost, build, purpose) {#name, KD_OP_##op, cost_##cost, build_##build},
+#include "passes/schedule/schedule.def"
+#undef SCHEDULE
+};
+
+/* The element rule in plain loops: one multiplication in one to two cycles, whatever its shape. A schedule has its
+ * price in compile time, so that it must save more than a few microseconds. */
+static double generic_cost(const KdLower *l, const KdGroup *g) {
+    return 1.5 * sch_macs(l, g->root) / SCH_HERTZ;
+}
+static const double compile_price = 20e3 / SCH_HERTZ;
+
+static const Row *choose(const KdLower *l, const KdGroup *g) {
+    if (g->kind != KD_GROUP_ANCHOR)
+        return NULL;
+    const char *forced = l->o->schedule;
+    const Row *best = NULL;
+    double least = 0;
+    for (int i = 0; i < KD_COUNT(rows); i++) {
+        if (rows[i].op != (KdOp)sch_root(l, g)->op)
+            continue;
+        double cost = rows[i].cost(l, g);
+        if (cost < 0)
+            continue;
+        if (forced && strcmp(forced, rows[i].name) == 0)
+            return &rows[i];
+        if (!best || cost < least)
+            best = &rows[i], least = cost;
+    }
+    if (forced && strcmp(forced, "generic") == 0)
+        return NULL;
+    return best && least + compile_price < generic_cost(l, g) ? best : NULL;
+}
+
+const char *kd_schedule_choose(const KdLower *l, const KdGroup *g) {
+    const Row *r = choose(l, g);
+    return r ? r->name : NULL;
+}
+
+bool kd_schedule_build(KdLower *l, const KdGroup *g) {
+    const Row *r = choose(l, g);
+    if (r)
+        r->build(l, g);
+    return r != NULL;
+}
