@@ -5,6 +5,12 @@
 #include "ir/ops/ops.h"
 #include "ir/ops/shape.h"
 
+/* A leaf's type is given; kd_build and the verifier check it with kd_check_typed. */
+const KdType *infer_typed(KdBuilder *b, KdOp op, const KdValue *in, int n_in, const KdAttr *attr) {
+    (void)in, (void)n_in, (void)attr;
+    kd_raise(b->cx, KD_FAIL_INTERNAL, "the type of %s is given, not inferred", kd_op_info[op].name);
+}
+
 uint32_t elem_input(KdElem *e, KdValue n, const uint32_t *idx) {
     (void)idx;
     kd_raise(e->f->cx, KD_FAIL_INTERNAL, "the element of a stored %s was to be computed",

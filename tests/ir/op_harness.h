@@ -269,6 +269,10 @@ static inline void kh_start(KhRun *r, const KhCase *c) {
             kh_fill(&r->operand[k], 77u + (unsigned)k, r->data[k]);
         }
     }
+    if (c->op == KD_OP_INPUT) { /* it is its own data */
+        r->data[0] = KD_NEW_ARRAY(r->cx, double, type->count + 1);
+        kh_fill(&r->operand[0], 77, r->data[0]);
+    }
     r->attrs = kh_parse_attrs(r->cx, c->op, c->attrs);
     r->node = kd_build(&r->b, c->op, type, r->in, r->n_in, r->attrs);
     if (r->node == KD_NONE) return;
