@@ -154,6 +154,7 @@ typedef struct KdPipelineResult {
 
 /* Runs everything in passes.def on f. Raises KD_FAIL_INTERNAL naming the pass when the verifier objects. */
 KdPipelineResult kd_pipeline(const KdFunc *f, const KdPassOptions *o, KdStageFn *observe, void *user);
+bool kd_pass_may_skip(const char *name);
 const char *const *kd_pass_names(int *n); /* for --skip and --print-after, and their misspellings */
 
 #endif

@@ -1,0 +1,109 @@
+/* pipeline.c: runs passes.def, top to bottom, on one function.
+ *
+ * After each step the verifier looks at what came out; when it objects, the error is ours and names the step. The observer
+ * sees every step with its time: --print-after, --time-passes and --emit hang there.
+ */
+#include <string.h>
+#include <time.h>
+
+#include "passes/passes.h"
+
+typedef enum Kind { GRAPH, FUSE, ORDER, MEMPLAN, LOWER, LOOP } Kind;
+
+#define GRAPH_PASS_GRAPH(name) kd_pass_##name
+#define GRAPH_PASS_FUSE(name) NULL
+#define GRAPH_PASS_ORDER(name) NULL
+#define GRAPH_PASS_MEMPLAN(name) NULL
+#define GRAPH_PASS_LOWER(name) NULL
+#define GRAPH_PASS_LOOP(name) NULL
+
+static const struct Row {
+    const char *name;
+    Kind kind;
+    bool may_skip;
+    KdFunc *(*graph)(const KdFunc *f);
+    const char *purpose;
+} rows[] = {
+#define PASS(name, kind, skip, purpose) {#name, kind, skip, GRAPH_PASS_##kind(name), purpose},
+#include "passes/passes.def"
+#undef PASS
+};
+
+static const char *const names[] = {
+#define PASS(name, kind, skip, purpose) #name,
+#include "passes/passes.def"
+#undef PASS
+};
+
+const char *const *kd_pass_names(int *n) {
+    *n = KD_COUNT(names);
+    return names;
+}
+
+bool kd_pass_may_skip(const char *name) {
+    for (int i = 0; i < KD_COUNT(rows); i++)
+        if (strcmp(rows[i].name, name) == 0) return rows[i].may_skip;
+    return false;
+}
+
+static double now(void) {
+    struct timespec t;
+    timespec_get(&t, TIME_UTC);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static bool skipped(const KdPassOptions *o, const struct Row *row) {
+    for (int i = 0; i < o->n_skip; i++)
+        if (strcmp(o->skip[i], row->name) == 0) return row->may_skip;
+    return false;
+}
+
+static void check(KdContext *cx, const struct Row *row, bool ok, const KdStr *why) {
+    if (!ok) kd_raise(cx, KD_FAIL_INTERNAL, "after pass '%s': %s", row->name, why->s ? why->s : "not valid");
+}
+
+/* One step: `r` before it, `r` after it. */
+static void step(KdContext *cx, const struct Row *row, const KdPassOptions *o, KdPipelineResult *r) {
+    KdStr why = {cx, NULL, 0, 0};
+    bool skip = skipped(o, row);
+    switch (row->kind) {
+    case GRAPH:
+        if (!skip) r->final = row->graph(r->final);
+        check(cx, row, kd_verify(r->final, &why), &why);
+        break;
+    case FUSE: {
+        KdPassOptions plain = *o;
+        plain.fuse = o->fuse && !skip;
+        r->fusion = kd_fuse(r->final, &plain);
+        check(cx, row, kd_fusion_verify(r->fusion, &why), &why);
+        break;
+    }
+    case ORDER:
+        if (!skip) kd_order((KdFusion *)r->fusion);
+        check(cx, row, kd_fusion_verify(r->fusion, &why), &why);
+        break;
+    case MEMPLAN: r->plan = kd_memplan(r->fusion); break;
+    case LOWER:
+        r->loops = kd_lower(r->fusion, r->plan, o);
+        check(cx, row, kl_verify(r->loops, &why), &why);
+        break;
+    case LOOP:
+        for (int i = 0; i < r->loops->kernels.n && !skip; i++) kl_vectorize(r->loops->kernels.v[i], &o->machine);
+        check(cx, row, kl_verify(r->loops, &why), &why);
+        break;
+    }
+}
+
+KdPipelineResult kd_pipeline(const KdFunc *f, const KdPassOptions *o, KdStageFn *observe, void *user) {
+    KdPipelineResult r = {.final = f};
+    KdStr why = {f->cx, NULL, 0, 0};
+    if (!kd_verify(f, &why)) kd_raise(f->cx, KD_FAIL_INTERNAL, "before the first pass: %s", why.s);
+    for (int i = 0; i < KD_COUNT(rows); i++) {
+        double start = now();
+        step(f->cx, &rows[i], o, &r);
+        KdStage stage = {rows[i].name, r.final, r.fusion, r.plan, r.loops, now() - start};
+        if (strcmp(rows[i].name, "optimizer") == 0) r.grad = r.final;
+        if (observe) observe(user, &stage);
+    }
+    return r;
+}
