@@ -75,7 +75,7 @@ static void open_axes(KdElem *e, KdValue n, const uint32_t *idx, KlValue *at, Kd
     const KdNode *node = kd_node(e->f, n);
     const KdType *t = kd_vtype(e->f, node->in[0]);
     KdInts axes = node->attr[0].ints;
-    int64_t len[KD_MAX_RANK], where[KD_MAX_RANK];
+    int64_t len[KD_MAX_RANK] = {0}, where[KD_MAX_RANK];
     KlValue i[KD_MAX_RANK];
     int count = 0;
     for (int d = 0; d < t->rank; d++) {

@@ -1,0 +1,197 @@
+/* session.c: a training session: one store of tensors, one compiled variant per set of `every` blocks.
+ *
+ * The session is elaborated once with all its blocks, which names every input there can be; the store holds them. A
+ * step looks up (or compiles) the variant of the blocks whose period divides its number, bound to the store's memory,
+ * and runs it: weights and states change in place.
+ */
+#include "frontend/api/api.h"
+
+#include <string.h>
+
+typedef struct Variant {
+    unsigned mask;
+    KdcRunnable *r;
+} Variant;
+
+struct KdcSession {
+    KdcProgram *p;
+    const char *name;
+    KdNetOptions o;
+    KdSessionInfo info;
+    KdcUnit whole; /* all blocks; compiled only if a step needs it */
+    KD_VEC(KdcTensor *) store;
+    KD_VEC(Variant) variants;
+    KdcRunnable *last; /* of the latest step */
+};
+
+static KdcTensor *find(KdcSession *s, const char *name) {
+    for (int i = 0; i < s->store.n; i++) {
+        if (strcmp(s->store.v[i]->name, name) == 0) {
+            return s->store.v[i];
+        }
+    }
+    return NULL;
+}
+
+/* The store's tensor for an input of a variant: made when it is new. */
+static KdcTensor *shared(void *user, const KdFunc *f, KdValue input) {
+    KdcSession *s = user;
+    const KdType *type = kd_vtype(f, input);
+    KdcTensor *t = find(s, kd_attr_str(f, kd_node(f, input), "name"));
+    if (!t) {
+        t = KD_NEW(s->p->cx, KdcTensor);
+        *t = kdc_tensor_of(s->p, f, input);
+        kd_push(s->p->cx, &s->store, t);
+    }
+    if (t->count != type->count) {
+        kd_raise(s->p->cx, KD_FAIL_INTERNAL, "session %s: %s has two shapes", s->name, t->name);
+    }
+    for (int i = 0; i < f->outputs.n; i++) {
+        t->updated = t->updated || f->outputs.v[i].updates == input;
+    }
+    return t;
+}
+
+static unsigned all_blocks(const KdcSession *s) {
+    return (1u << s->info.n_every) - 1;
+}
+
+static KdcSession *open_session(KdcProgram *p, const char *name, const KdcShapes *shapes) {
+    KdcSession *s = KD_NEW(p->cx, KdcSession);
+    s->p = p;
+    s->name = kd_intern_z(p->cx, name);
+    if (!kdc_net_options(p, shapes, &s->o)) {
+        return NULL;
+    }
+    s->o.mode = KD_TRAIN;
+    if (!kdc_unit_session(p, s->name, ~0u, &s->o, &s->info, &s->whole)) {
+        return NULL;
+    }
+    for (int i = 0; i < s->whole.func->inputs.n; i++) {
+        shared(s, s->whole.func, s->whole.func->inputs.v[i]);
+    }
+    return s;
+}
+
+KdcSession *kdc_session(KdcProgram *p, const char *name, const KdcShapes *shapes) {
+    KdcSession *volatile s = NULL;
+    int errors = kd_error_count(p->cx);
+    KdLanding l;
+    if (!p->lang) {
+        return NULL;
+    }
+    if (KD_TRY(p->cx, l)) {
+        s = open_session(p, name, shapes);
+        kd_landing_pop(p->cx);
+    } else {
+        kdc_failed(p);
+    }
+    kdc_settle(p, errors);
+    return s;
+}
+
+static KdcRunnable *variant(KdcSession *s, unsigned mask) {
+    for (int i = 0; i < s->variants.n; i++) {
+        if (s->variants.v[i].mask == mask) {
+            return s->variants.v[i].r;
+        }
+    }
+    KdcUnit u = s->whole;
+    KdSessionInfo info;
+    if (mask != all_blocks(s) && !kdc_unit_session(s->p, s->name, mask, &s->o, &info, &u)) {
+        return NULL;
+    }
+    kdc_unit_passes(s->p, &u, &s->p->host);
+    if (!kdc_unit_jit(s->p, &u)) {
+        return NULL;
+    }
+    KdcRunnable *r = kdc_runnable_new(s->p, &u, shared, s);
+    kd_push(s->p->cx, &s->variants, (Variant){mask, r});
+    return r;
+}
+
+static void set_scalar(KdcSession *s, const char *name, int64_t v) {
+    KdcTensor *t = find(s, name);
+    if (!t || t->role != KDC_DATA || t->rank != 0) {
+        return;
+    }
+    switch (t->dtype) {
+    case KDC_F32:
+        *(float *)t->data = (float)v;
+        break;
+    case KDC_I32:
+        *(int32_t *)t->data = (int32_t)(uint32_t)v;
+        break;
+    case KDC_U8:
+        *(uint8_t *)t->data = (uint8_t)v;
+        break;
+    }
+}
+
+KdcStatus kdc_session_step(KdcSession *s, int64_t step, int64_t epoch, uint64_t seed) {
+    KdcProgram *p = s->p;
+    int errors = kd_error_count(p->cx);
+    unsigned mask = 0;
+    KdLanding l;
+    for (int k = 0; k < s->info.n_every; k++) {
+        mask |= step % s->info.every[k] == 0 ? 1u << k : 0;
+    }
+    s->last = NULL;
+    if (KD_TRY(p->cx, l)) {
+        s->last = variant(s, mask);
+        kd_landing_pop(p->cx);
+    } else {
+        kdc_failed(p);
+    }
+    if (kdc_settle(p, errors) != KDC_OK || !s->last) {
+        return p->status;
+    }
+    set_scalar(s, "step", step);
+    set_scalar(s, "epoch", epoch);
+    set_scalar(s, "seed", (int64_t)seed);
+    return kdc_run(s->last);
+}
+
+KdcStatus kdc_session_initialise(KdcSession *s, uint64_t seed) {
+    int errors = kd_error_count(s->p->cx);
+    KdLanding l;
+    if (KD_TRY(s->p->cx, l)) {
+        for (int i = 0; i < s->store.n; i++) {
+            if (s->store.v[i]->role != KDC_DATA) {
+                kdc_init_tensor(s->p->cx, s->store.v[i], seed);
+            }
+        }
+        kd_landing_pop(s->p->cx);
+    } else {
+        kdc_failed(s->p);
+    }
+    return kdc_settle(s->p, errors);
+}
+
+int kdc_session_count(const KdcSession *s) {
+    return s->store.n;
+}
+
+KdcTensor *kdc_session_tensor(KdcSession *s, int i) {
+    return s->store.v[i];
+}
+
+KdcTensor *kdc_session_find(KdcSession *s, const char *name) {
+    return find(s, name);
+}
+
+int kdc_session_output_count(const KdcSession *s) {
+    return s->last ? kdc_output_count(s->last) : 0;
+}
+
+KdcTensor *kdc_session_output(KdcSession *s, int i) {
+    return kdc_output(s->last, i);
+}
+
+int kdc_session_log_count(const KdcSession *s) {
+    return s->info.n_logs;
+}
+
+const char *kdc_session_log(const KdcSession *s, int i) {
+    return s->info.logs[i];
+}

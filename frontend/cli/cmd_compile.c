@@ -1,0 +1,282 @@
+/* cmd_compile.c: kdc FILE.kd: compiles what the file declares; prints a summary, a stage, or writes an object.
+ *
+ * What is compiled: the one NAME asked for; else every instance and session declared in the file itself; else, when
+ * there are none, every net template of it. An instance or template that cannot stand alone (its input's channels
+ * are only known where it is applied) is listed as such, unless it was asked for by name.
+ */
+#include "frontend/cli/common.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const stages[] = {"ast", "ir", "grad", "fused", "loops", "llvm", "asm", "obj"};
+typedef enum Stage { STAGE_AST, STAGE_IR, STAGE_GRAD, STAGE_FUSED, STAGE_LOOPS, STAGE_LLVM, STAGE_ASM, STAGE_OBJ, STAGE_NONE } Stage;
+
+typedef struct Job {
+    const KdcArgs *a;
+    KdcProgram *p;
+    KdcWatch *w;
+    Stage stage;
+    bool summary;
+    KD_VEC(KdcSummary) items;
+} Job;
+
+/* ---- selection ------------------------------------------------------------------------------------ */
+
+static bool is_alone(const Job *j, const KdDecl *d) {
+    KdNetOptions o;
+    KdcShapes none = {0};
+    return kdc_net_options(j->p, &none, &o) && kdc_probe(j->p, d->name, false, &o, NULL, 0, NULL);
+}
+
+static void add(Job *j, const KdDecl *d, const char *skipped) {
+    KdcSummary s = {.name = d->name, .what = d->value ? d->value : "", .skipped = skipped};
+    s.session = d->kind == KD_DECL_SESSION;
+    kd_push(j->p->cx, &j->items, s);
+}
+
+static bool select_by_name(Job *j) {
+    const char *name = kd_intern_z(j->p->cx, j->a->name);
+    const KdDecl *d = kdc_cli_find(j->p, name);
+    if (d) {
+        add(j, d, NULL);
+        return true;
+    }
+    int n;
+    const KdDecl *all = kd_lang_decls(j->p->lang, &n);
+    const char **names = KD_NEW_ARRAY(j->p->cx, const char *, n + 1);
+    for (int i = 0; i < n; i++) {
+        names[i] = all[i].name;
+    }
+    const char *near = kd_nearest(name, names, n);
+    kd_error(j->p->cx, 0, "%s: nothing is called '%s'%s%s%s", j->p->file, name,
+             near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+    return false;
+}
+
+static bool select_all(Job *j) {
+    int n;
+    const KdDecl *d = kd_lang_decls(j->p->lang, &n);
+    bool session = false, any = false;
+    for (int i = 0; i < n; i++) {
+        session = session || (d[i].main && d[i].kind == KD_DECL_SESSION);
+        any = any || (d[i].main && (d[i].kind == KD_DECL_SESSION || d[i].kind == KD_DECL_INSTANCE));
+    }
+    for (int i = 0; i < n; i++) {
+        bool net = d[i].kind == KD_DECL_INSTANCE || (!any && d[i].kind == KD_DECL_NET);
+        if (!d[i].main || (!net && d[i].kind != KD_DECL_SESSION)) {
+            continue;
+        }
+        /* Inside a session its errors would surface there; alone in a file they must not be hidden. */
+        bool may_skip = net && (session || d[i].kind == KD_DECL_NET);
+        add(j, &d[i], may_skip && !is_alone(j, &d[i])
+                          ? "not compiled by itself: its shapes are known only where it is applied"
+                          : NULL);
+    }
+    return true;
+}
+
+/* ---- one function ---------------------------------------------------------------------------------- */
+
+static bool compile(Job *j, KdcSummary *s) {
+    KdcProgram *p = j->p;
+    KdcUnit *u = KD_NEW(p->cx, KdcUnit);
+    KdNetOptions o;
+    KdSessionInfo info = {0};
+    KdcShapes none = {0};
+    s->unit = u;
+    j->w->unit = s->name;
+    if (!kdc_net_options(p, &none, &o)) {
+        return false;
+    }
+    if (s->session ? !kdc_unit_session(p, s->name, ~0u, &o, &info, u)
+                   : !kdc_unit_net(p, s->name, &o, u)) {
+        return false;
+    }
+    s->what = s->session ? info.from : s->what;
+    if (j->stage == STAGE_IR) {
+        return true;
+    }
+    bool code = j->stage == STAGE_LLVM || j->stage == STAGE_ASM || j->stage == STAGE_OBJ;
+    kdc_unit_passes(p, u, code ? &p->target : &p->host);
+    return !j->summary || kdc_unit_jit(p, u);
+}
+
+static bool emit_code(Job *j, const KdcUnit *u, KdStr *out) {
+    static const KdEmit what[] = {
+        [STAGE_LLVM] = KD_EMIT_LLVM, [STAGE_ASM] = KD_EMIT_ASM, [STAGE_OBJ] = KD_EMIT_OBJ};
+    KdcUnit again = *u;
+    if (j->summary) { /* the summary's loops are for this machine; the object may be for another */
+        kdc_unit_passes(j->p, &again, &j->p->target);
+    }
+    KdCodegenOptions o = kdc_codegen_options(j->p);
+    return kd_codegen(j->p->cx, again.result.loops, &j->p->target, &o, what[j->stage], out);
+}
+
+static bool emit(Job *j, KdStr *out) {
+    KdModule m = {.cx = j->p->cx};
+    for (int i = 0; i < j->items.n; i++) {
+        const KdcUnit *u = j->items.v[i].unit;
+        if (j->items.v[i].skipped) {
+            continue;
+        }
+        switch (j->stage) {
+        case STAGE_IR:
+            kd_push(j->p->cx, &m.funcs, u->func);
+            break;
+        case STAGE_GRAD:
+            kd_push(j->p->cx, &m.funcs, (KdFunc *)(uintptr_t)u->result.grad); /* only printed */
+            break;
+        case STAGE_FUSED:
+            kd_print_fusion(out, u->result.fusion);
+            break;
+        case STAGE_LOOPS:
+            kl_print_module(out, u->result.loops);
+            break;
+        case STAGE_LLVM:
+        case STAGE_ASM:
+        case STAGE_OBJ:
+            if (!emit_code(j, u, out)) {
+                return false;
+            }
+            break;
+        case STAGE_AST:
+        case STAGE_NONE:
+            break;
+        }
+    }
+    if (j->stage == STAGE_IR || j->stage == STAGE_GRAD) {
+        kd_print_module(out, &m);
+    }
+    return kdc_cli_write(j->p, j->a->output, out->s ? out->s : "", out->n);
+}
+
+/* An object file holds one entry; two in one text would not read back either. */
+static bool only_one(const Job *j) {
+    int n = 0;
+    const char *first = NULL;
+    for (int i = 0; i < j->items.n; i++) {
+        if (!j->items.v[i].skipped) {
+            first = n++ ? first : j->items.v[i].name;
+        }
+    }
+    bool code = j->stage == STAGE_LLVM || j->stage == STAGE_ASM || j->stage == STAGE_OBJ;
+    if (!code || n == 1) {
+        return true;
+    }
+    kd_error(j->p->cx, 0, "%s: --emit=%s and -o need one network or session, there are %d", j->p->file,
+             stages[j->stage], n);
+    if (first) {
+        kd_hint(j->p->cx, "name it: %s:%s", j->p->file, first);
+    }
+    return false;
+}
+
+static bool print_summary(Job *j, double start) {
+    KdStr s = {.cx = j->p->cx};
+    if (j->a->quiet) {
+        return true;
+    }
+    if (!j->a->json) {
+        kdc_summary_text(&s, j->items.v, j->items.n);
+        if (!j->items.n) {
+            kd_str_printf(&s, "%s declares no network and no session; it is well formed\n", j->p->file);
+        }
+        return kdc_cli_write(j->p, NULL, s.s, s.n);
+    }
+    json_t *o = kdc_summary_json(j->p->file, j->items.v, j->items.n, kdc_now() - start);
+    char *text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
+    json_decref(o);
+    if (!text) {
+        kd_raise(j->p->cx, KD_FAIL_MACHINE, "out of memory");
+    }
+    kd_str_printf(&s, "%s\n", text);
+    free(text);
+    return kdc_cli_write(j->p, NULL, s.s, s.n);
+}
+
+static bool work(Job *j) {
+    double start = kdc_now();
+    KdStr out = {.cx = j->p->cx};
+    if (j->stage == STAGE_AST) {
+        kd_lang_print_ast(&out, j->p->lang);
+        return kdc_cli_write(j->p, j->a->output, out.s ? out.s : "", out.n);
+    }
+    if (!(j->a->name ? select_by_name(j) : select_all(j)) || !only_one(j)) {
+        return false;
+    }
+    bool ok = true;
+    for (int i = 0; i < j->items.n; i++) { /* errors of all of them, not only of the first */
+        ok = (j->items.v[i].skipped || compile(j, &j->items.v[i])) && ok;
+    }
+    return ok && (j->stage == STAGE_NONE || emit(j, &out)) && (!j->summary || print_summary(j, start));
+}
+
+/* ---- the verb --------------------------------------------------------------------------------------- */
+
+static int list_ops(const KdcArgs *a) {
+    static const char *const classes[] = {"leaf", "elementwise", "index", "window", "reduce", "anchor", "opaque", "meta"};
+    json_t *list = json_array();
+    for (int op = 0; op < KD_OP_COUNT; op++) {
+        const KdOpInfo *o = &kd_op_info[op];
+        if (a->json) {
+            json_array_append_new(list, json_pack("{s:s, s:i, s:s, s:b, s:s}", "name", o->name, "operands", o->n_in,
+                                                  "class", classes[o->cls], "differentiable",
+                                                  (int)(o->grad != kd_op_info[KD_OP_SIGN].grad), "attributes",
+                                                  o->attr_text));
+        } else if (o->n_in < 0) {
+            printf("%-22s n  %-12s %s\n", o->name, classes[o->cls], o->attr_text);
+        } else {
+            printf("%-22s %d  %-12s %s\n", o->name, o->n_in, classes[o->cls], o->attr_text);
+        }
+    }
+    if (a->json) {
+        json_dumpf(list, stdout, JSON_INDENT(1));
+        printf("\n");
+    }
+    json_decref(list);
+    return 0;
+}
+
+static int find_stage(const KdcArgs *a, Stage *stage) {
+    *stage = a->output ? STAGE_OBJ : STAGE_NONE;
+    if (!a->emit) {
+        return 0;
+    }
+    for (int i = 0; i < KD_COUNT(stages); i++) {
+        if (strcmp(stages[i], a->emit) == 0) {
+            *stage = (Stage)i;
+            return 0;
+        }
+    }
+    const char *near = kd_nearest(a->emit, stages, KD_COUNT(stages));
+    return kdc_usage_error(a, "--emit needs ast, ir, grad, fused, loops, llvm, asm or obj, got '%s'%s%s%s", a->emit,
+                           near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+}
+
+int kdc_cmd_compile(const KdcArgs *a) {
+    Stage stage;
+    KdcWatch w;
+    int code = find_stage(a, &stage);
+    if (code) {
+        return code;
+    }
+    if (a->list_ops) {
+        return list_ops(a);
+    }
+    KdcProgram *p = kdc_cli_open(a, &w, &code);
+    if (!p) {
+        return code;
+    }
+    Job j = {.a = a, .p = p, .w = &w, .stage = stage, .summary = !a->emit};
+    volatile bool ok = false;
+    KdLanding l;
+    if (KD_TRY(p->cx, l)) {
+        ok = work(&j);
+        kd_landing_pop(p->cx);
+    } else {
+        kdc_failed(p);
+    }
+    kdc_settle(p, 0);
+    return kdc_cli_close(a, &w, p, ok);
+}

@@ -1,0 +1,187 @@
+/* common.c: see common.h. */
+#include "frontend/cli/common.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- watching passes ------------------------------------------------------------------------------- */
+
+static bool wanted(const KdcArgs *a, const char *pass) {
+    bool yes = a->print_all;
+    for (int i = 0; i < a->n_prints; i++) {
+        yes = yes || strcmp(a->prints[i], pass) == 0;
+    }
+    return yes;
+}
+
+static void print_stage(const KdcWatch *w, const KdStage *s) {
+    KdStr text = {.cx = s->func ? s->func->cx : s->loops->cx};
+    if (s->loops) {
+        kl_print_module(&text, s->loops);
+    } else if (s->plan) {
+        kd_print_memplan(&text, s->fusion, s->plan);
+    } else if (s->fusion) {
+        kd_print_fusion(&text, s->fusion);
+    } else {
+        kd_print_func(&text, s->func);
+    }
+    fprintf(stderr, "# ---- %s after %s\n%s", w->unit ? w->unit : "", s->name, text.s ? text.s : "");
+}
+
+static void observe(void *user, const KdStage *s) {
+    KdcWatch *w = user;
+    int i = 0;
+    while (i < w->n && strcmp(w->name[i], s->name) != 0) {
+        i++;
+    }
+    if (i == w->n && w->n < KD_COUNT(w->name)) {
+        w->name[w->n++] = s->name;
+    }
+    if (i < KD_COUNT(w->name)) {
+        w->seconds[i] += s->seconds;
+    }
+    if (wanted(w->args, s->name)) {
+        print_stage(w, s);
+    }
+}
+
+static void print_times(const KdcWatch *w) {
+    double sum = 0;
+    for (int i = 0; i < w->n; i++) {
+        sum += w->seconds[i];
+    }
+    for (int i = 0; i < w->n; i++) {
+        fprintf(stderr, "%9.4f s %5.1f %%  %s\n", w->seconds[i],
+                sum > 0 ? 100 * w->seconds[i] / sum : 0, w->name[i]);
+    }
+    fprintf(stderr, "%9.4f s          all passes\n", sum);
+}
+
+/* ---- opening and closing ---------------------------------------------------------------------------- */
+
+static bool is_pass(const char *name, const char *const *passes, int n) {
+    for (int i = 0; i < n; i++) {
+        if (strcmp(passes[i], name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int check_passes(const KdcArgs *a) {
+    static const struct { const char *name; bool may; } rows[] = {
+#define PASS(name, kind, skippable, purpose) {#name, skippable},
+#include "passes/passes.def"
+#undef PASS
+    };
+    int n;
+    const char *const *passes = kd_pass_names(&n);
+    for (int i = 0; i < a->n_skips + a->n_prints; i++) {
+        const char *name = i < a->n_skips ? a->skips[i] : a->prints[i - a->n_skips];
+        if (!is_pass(name, passes, n)) {
+            const char *near = kd_nearest(name, passes, n);
+            return kdc_usage_error(a, "no pass is called '%s'%s%s%s", name,
+                                   near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+        }
+        for (int k = 0; i < a->n_skips && k < KD_COUNT(rows); k++) {
+            if (strcmp(rows[k].name, name) == 0 && !rows[k].may) {
+                return kdc_usage_error(a, "pass %s cannot be left out", name);
+            }
+        }
+    }
+    return 0;
+}
+
+static KdcOptions options_of(const KdcArgs *a) {
+    return (KdcOptions){.defines = a->defines,
+                        .n_defines = a->n_defines,
+                        .import_path = a->imports,
+                        .n_import_path = a->n_imports,
+                        .batch = a->batch,
+                        .height = a->height,
+                        .width = a->width,
+                        .threads = (int)a->threads,
+                        .cache = a->no_cache ? "" : NULL,
+                        .skip = a->skips,
+                        .n_skip = a->n_skips,
+                        .opt = a->opt,
+                        .triple = a->triple,
+                        .cpu = a->cpu};
+}
+
+KdcProgram *kdc_cli_open(const KdcArgs *a, KdcWatch *w, int *code) {
+    *w = (KdcWatch){.args = a};
+    *code = check_passes(a);
+    if (*code) {
+        return NULL;
+    }
+    KdcOptions o = options_of(a);
+    KdTrouble trouble;
+    size_t n = 0;
+    bool from_stdin = strcmp(a->file, "-") == 0;
+    char *text = from_stdin ? kd_file_read("/dev/stdin", &n, &trouble) : NULL;
+    if (from_stdin && !text) {
+        fprintf(stderr, "kdc: error: %s\n", trouble.text);
+        *code = 3;
+        return NULL;
+    }
+    KdcProgram *p = kdc_open(from_stdin ? "<stdin>" : a->file, text, n, &o);
+    free(text);
+    if (!p) {
+        fprintf(stderr, "kdc: error: out of memory\n");
+        *code = 3;
+        return NULL;
+    }
+    if (kdc_status(p) != KDC_OK) {
+        *code = kdc_cli_close(a, w, p, false);
+        return NULL;
+    }
+    p->observe = observe;
+    p->observe_user = w;
+    return p;
+}
+
+int kdc_cli_close(const KdcArgs *a, KdcWatch *w, KdcProgram *p, bool ok) {
+    kdc_print_messages(p, stderr, a->color);
+    if (a->time_passes && w->n) {
+        print_times(w);
+    }
+    int code = (int)kdc_status(p);
+    kdc_close(p);
+    return code ? code : ok ? 0 : 1;
+}
+
+bool kdc_cli_trouble(KdcProgram *p, const KdTrouble *t) {
+    if (t->machine) {
+        p->failure = kd_format(p->cx, "%s", t->text);
+        p->status = KDC_MACHINE;
+    } else {
+        kd_error(p->cx, 0, "%s", t->text);
+        p->status = p->status == KDC_OK ? KDC_INPUT : p->status;
+    }
+    return false;
+}
+
+const KdDecl *kdc_cli_find(const KdcProgram *p, const char *name) {
+    int n;
+    const KdDecl *d = kd_lang_decls(p->lang, &n);
+    for (int i = 0; i < n; i++) {
+        if (strcmp(d[i].name, name) == 0) {
+            return &d[i];
+        }
+    }
+    return NULL;
+}
+
+bool kdc_cli_write(KdcProgram *p, const char *path, const void *data, size_t n) {
+    KdTrouble t;
+    if (path && strcmp(path, "-") != 0) {
+        return kd_file_write(path, data, n, &t) || kdc_cli_trouble(p, &t);
+    }
+    if (fwrite(data, 1, n, stdout) == n && fflush(stdout) == 0) {
+        return true;
+    }
+    kd_trouble(&t, true, "cannot write to standard output");
+    clearerr(stdout); /* said once */
+    return kdc_cli_trouble(p, &t);
+}

@@ -1,0 +1,29 @@
+/* common.h: what verbs share: opening the program, observing its passes, output that is whole or not there. */
+#ifndef KDC_COMMON_H
+#define KDC_COMMON_H
+
+#include "frontend/api/api.h"
+#include "frontend/cli/options.h"
+
+/* What --print-after and --time-passes collect while pipelines run. */
+typedef struct KdcWatch {
+    const KdcArgs *args;
+    const char *unit; /* the function being compiled */
+    int n;
+    const char *name[64]; /* by pass, in order of first appearance */
+    double seconds[64];
+} KdcWatch;
+
+/* The program, loaded, with passes' names checked. NULL after messages; *code is then the exit code. */
+KdcProgram *kdc_cli_open(const KdcArgs *a, KdcWatch *w, int *code);
+/* Prints what is left to say, frees, and gives the exit code. ok: the verb itself succeeded. */
+int kdc_cli_close(const KdcArgs *a, KdcWatch *w, KdcProgram *p, bool ok);
+
+/* kd_error's counterpart for host files: a diagnostic or the machine's fault, into p. Always false. */
+bool kdc_cli_trouble(KdcProgram *p, const KdTrouble *t);
+const KdDecl *kdc_cli_find(const KdcProgram *p, const char *name); /* NULL: no such declaration */
+
+/* Writes to path, or to stdout when it is NULL or "-". false after a message in p. */
+bool kdc_cli_write(KdcProgram *p, const char *path, const void *data, size_t n);
+
+#endif

@@ -1,0 +1,96 @@
+/* main.c: kdc: a table of verbs. Exit codes: 0 done, 1 the input is at fault, 2 usage, 3 the machine is at fault. */
+#include "frontend/cli/options.h"
+
+#include "codegen/codegen.h"
+
+#include <string.h>
+
+typedef struct Verb {
+    const char *name; /* "" for the one that needs no word */
+    const char *usage, *summary, *more;
+    int (*run)(const KdcArgs *a);
+} Verb;
+
+static const Verb verbs[KDC_VERB_COUNT] = {
+    [KDC_VERB_COMPILE] = {"", "FILE.kd[:NAME] [options]", "compile everything in the file and say what came out",
+                          "Without -o or --emit: parameters, multiply-accumulates (noT, Tin, Tout), memory, passes and\n"
+                          "kernels of every network and session declared in the file.\n",
+                          kdc_cmd_compile},
+    [KDC_VERB_CALL] = {"call", "FILE.kd:NAME --in IN.safetensors --out OUT.safetensors [options]",
+                       "evaluate a fn, a net or steps of a session on given tensors",
+                       "Inputs are taken from --in by parameter name, weights by their own names there, then from\n"
+                       "--weights by name or by order and shape; what is given nowhere is initialised from --seed.\n"
+                       "A session runs --steps N steps and writes its weights and states, log.NAME with one value a\n"
+                       "step, and show.NAME of the last; inputs with a leading dimension N are sliced by step.\n",
+                       kdc_cmd_call},
+};
+
+const char *kdc_verb_name(KdcVerbId v) {
+    return verbs[v].name;
+}
+
+static void print_help(FILE *out, KdcVerbId v) {
+    const Verb *verb = &verbs[v];
+    fprintf(out, "usage: kdc %s%s%s\n%s\n\n", verb->name, *verb->name ? " " : "", verb->usage, verb->summary);
+    if (v == KDC_VERB_COMPILE) {
+        for (int i = 1; i < KDC_VERB_COUNT; i++) {
+            fprintf(out, "       kdc %s %s\n%s\n\n", verbs[i].name, verbs[i].usage, verbs[i].summary);
+        }
+        fprintf(out, "       kdc VERB --help\n\n");
+    }
+    fprintf(out, "%s\noptions:\n", verb->more);
+    kdc_options_help(out, v);
+    fprintf(out, "\nexit codes: 0 done, 1 the input is at fault, 2 usage, 3 the machine is at fault\n");
+}
+
+static int print_version(void) {
+    KdContext *cx = kd_context_new();
+    KdTarget t;
+    KdLanding l;
+    printf("kdc %s\n", KDC_VERSION);
+    if (!cx) {
+        return 3;
+    }
+    if (KD_TRY(cx, l)) {
+        if (kd_target_host(cx, &t)) {
+            printf("LLVM 19, %s, %s, %d lanes%s\n", t.triple, t.cpu, t.machine.lanes,
+                   t.machine.fma ? ", FMA" : "");
+        }
+        kd_landing_pop(cx);
+    }
+    kd_context_free(cx);
+    return 0;
+}
+
+static int run(KdcArgs *a, int argc, char **argv) {
+    int error = kdc_args_parse(a, argc, argv);
+    if (error) {
+        return error;
+    }
+    if (a->help) {
+        print_help(stdout, a->verb);
+        return 0;
+    }
+    if (a->version) {
+        return print_version();
+    }
+    if (!a->file && !a->list_ops) {
+        kdc_usage_error(a, "which file?");
+        if (argc < 2) {
+            print_help(stderr, a->verb);
+        }
+        return 2;
+    }
+    return verbs[a->verb].run(a);
+}
+
+int main(int argc, char **argv) {
+    KdcArgs a;
+    int code = run(&a, argc, argv);
+    kdc_args_free(&a);
+    if ((fflush(stdout) != 0 || ferror(stdout)) && code == 0) {
+        fprintf(stderr, "kdc: error: cannot write to standard output\n");
+        code = 3;
+    }
+    return code;
+}

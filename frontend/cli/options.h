@@ -1,0 +1,45 @@
+/* options.h: the command line as data: one table of options (in options.c), one struct of results.
+ *
+ * Long options are --name VALUE or --name=VALUE, unambiguous beginnings are enough; short ones -oFILE or -o FILE;
+ * `--` ends options. A verb knows which options are its own; any other is a usage error that names the nearest.
+ */
+#ifndef KDC_OPTIONS_H
+#define KDC_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+typedef enum KdcVerbId { KDC_VERB_COMPILE, KDC_VERB_CALL, KDC_VERB_COUNT } KdcVerbId;
+
+typedef struct KdcArgs {
+    KdcVerbId verb;
+    bool help, version, list_ops;
+    const char *file, *name; /* FILE.kd[:NAME]; NULL if not given */
+    const char **defines, **imports, **skips, **prints, **taps;
+    int n_defines, n_imports, n_skips, n_prints, n_taps;
+    const char *output, *emit, *in, *out, *weights, *triple, *cpu;
+    bool print_all, time_passes, json, grad, train, no_cache, quiet;
+    int verbose, opt; /* opt: level plus 1, 0: not given */
+    int64_t batch, height, width, steps, threads;
+    uint64_t seed;
+    bool color; /* of stderr: decided from --color, NO_COLOR, TERM and the terminal */
+} KdcArgs;
+
+/* Returns 0, or 2 after a message on stderr. Free with kdc_args_free either way. */
+int kdc_args_parse(KdcArgs *a, int argc, char **argv);
+void kdc_args_free(KdcArgs *a);
+void kdc_options_help(FILE *out, KdcVerbId verb); /* the verb's options, one a line */
+
+/* "kdc: error: ..." on stderr, with the hint where help is. Returns 2. */
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+int kdc_usage_error(const KdcArgs *a, const char *fmt, ...);
+
+/* main.c: verbs by number. */
+const char *kdc_verb_name(KdcVerbId v);
+int kdc_cmd_compile(const KdcArgs *a);
+int kdc_cmd_call(const KdcArgs *a);
+
+#endif

@@ -1,0 +1,181 @@
+/* tensors.c: see tensors.h. */
+#include "frontend/cli/tensors.h"
+
+#include <float.h>
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+bool kdc_files_read(KdcProgram *p, const KdcArgs *a, KdcFiles *f) {
+    KdTrouble t;
+    *f = (KdcFiles){0};
+    if (a->in && !(f->in = kd_weights_read(a->in, &t))) {
+        return kdc_cli_trouble(p, &t);
+    }
+    if (a->weights && !(f->weights = kd_weights_read(a->weights, &t))) {
+        return kdc_cli_trouble(p, &t);
+    }
+    return true;
+}
+
+void kdc_files_free(KdcFiles *f) {
+    kd_weights_free(f->in);
+    kd_weights_free(f->weights);
+    *f = (KdcFiles){0};
+}
+
+static KdcDType dtype_of(KdStored s) {
+    switch (s) {
+    case KD_STORED_U8:
+        return KDC_U8;
+    case KD_STORED_I8:
+    case KD_STORED_I16:
+    case KD_STORED_U16:
+    case KD_STORED_I32:
+    case KD_STORED_U32:
+    case KD_STORED_I64:
+    case KD_STORED_U64:
+        return KDC_I32;
+    case KD_STORED_BOOL:
+    case KD_STORED_F16:
+    case KD_STORED_BF16:
+    case KD_STORED_F32:
+    case KD_STORED_F64:
+        return KDC_F32;
+    }
+    return KDC_F32;
+}
+
+KdcShape *kdc_files_shapes(KdcProgram *p, const KdcFiles *f, int *n) {
+    int count = f->in ? f->in->n : 0;
+    KdcShape *s = KD_NEW_ARRAY(p->cx, KdcShape, count + 1);
+    *n = 0;
+    for (int i = 0; i < count; i++) {
+        const KdTensor *x = &f->in->tensor[i];
+        if (strpbrk(x->name, ".[") || x->rank > KD_MAX_RANK) { /* a weight, or nothing of ours */
+            continue;
+        }
+        KdcShape *g = &s[(*n)++];
+        *g = (KdcShape){.name = x->name, .dtype = dtype_of(x->dtype), .rank = x->rank};
+        memcpy(g->dim, x->dim, sizeof *x->dim * (size_t)x->rank);
+    }
+    return s;
+}
+
+/* ---- weights ---------------------------------------------------------------------------------------- */
+
+static void print_map(const KdcArgs *a, const KdcTensor *t, const char *file, const char *from,
+                      const char *how) {
+    if (a->verbose) {
+        fprintf(stderr, "%s <- %s%s%s%s\n", t->name, file, *file ? ":" : "", from, how);
+    }
+}
+
+/* Loads what the file has for the tensors still missing; done[] says which those are. */
+static bool fill_from(KdcProgram *p, const KdcArgs *a, const KdWeights *w, const char *file,
+                      bool by_order, KdcTensor *const *t, int n, bool *done) {
+    KdcTensor **missing = KD_NEW_ARRAY(p->cx, KdcTensor *, n + 1);
+    int *place = KD_NEW_ARRAY(p->cx, int, n + 1);
+    int count = 0;
+    for (int i = 0; i < n; i++) {
+        if (!done[i]) {
+            place[count] = i;
+            missing[count++] = t[i];
+        }
+    }
+    KdcMatch m;
+    if (!kdc_match(p, missing, count, w, file, by_order, &m)) {
+        return false;
+    }
+    for (int i = 0; i < count; i++) {
+        if (!m.from[i]) {
+            continue;
+        }
+        if (!kdc_load_tensor(p, missing[i], m.from[i], file)) {
+            return false;
+        }
+        done[place[i]] = true;
+        print_map(a, missing[i], file, m.from[i]->name,
+                  m.kind[i] == KDC_MATCH_ORDER ? " (by order and shape)" : "");
+    }
+    if (a->verbose && by_order && m.unused) {
+        fprintf(stderr, "%s: %d tensors are not used\n", file, m.unused);
+    }
+    return true;
+}
+
+bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, KdcTensor *const *t, int n) {
+    KdcTensor **kept = KD_NEW_ARRAY(p->cx, KdcTensor *, n + 1);
+    bool *done = KD_NEW_ARRAY(p->cx, bool, n + 1);
+    int count = 0;
+    for (int i = 0; i < n; i++) {
+        if (t[i]->role != KDC_DATA) {
+            kept[count++] = t[i];
+        }
+    }
+    if (f->in && !fill_from(p, a, f->in, a->in, false, kept, count, done)) {
+        return false;
+    }
+    if (f->weights && !fill_from(p, a, f->weights, a->weights, true, kept, count, done)) {
+        return false;
+    }
+    for (int i = 0; i < count; i++) {
+        if (!done[i]) {
+            if (!kdc_init_tensor(p->cx, kept[i], a->seed)) {
+                return false;
+            }
+            print_map(a, kept[i], "", *kept[i]->init ? kept[i]->init : "zeros", "");
+        }
+    }
+    return true;
+}
+
+/* ---- results ---------------------------------------------------------------------------------------- */
+
+void kdc_results_add(KdcResults *r, const char *name, KdcDType d, int rank, const int64_t *dim,
+                     const void *data) {
+    static const KdStored stored[] = {
+        [KDC_F32] = KD_STORED_F32, [KDC_I32] = KD_STORED_I32, [KDC_U8] = KD_STORED_U8};
+    kd_push(r->p->cx, &r->v, (KdTensorOut){name, stored[d], rank, dim, data});
+}
+
+static double element(const KdTensorOut *x, int64_t i) {
+    return x->dtype == KD_STORED_F32   ? (double)((const float *)x->data)[i]
+           : x->dtype == KD_STORED_I32 ? (double)((const int32_t *)x->data)[i]
+                                       : (double)((const uint8_t *)x->data)[i];
+}
+
+/* "out [1, 3, 8, 8]: mean 0.1, from -1 to 1"; a scalar is its value */
+static void print_result(const KdTensorOut *x) {
+    int64_t count = 1;
+    double sum = 0, lo = INFINITY, hi = -INFINITY;
+    printf("%s [", x->name);
+    for (int d = 0; d < x->rank; d++) {
+        printf("%s%" PRId64, d ? ", " : "", x->dim[d]);
+        count *= x->dim[d];
+    }
+    for (int64_t i = 0; i < count; i++) {
+        double v = element(x, i);
+        sum += v;
+        lo = v < lo ? v : lo;
+        hi = v > hi ? v : hi;
+    }
+    if (count == 0) {
+        printf("]: empty\n");
+    } else if (count == 1) {
+        printf("]: %.9g\n", sum);
+    } else {
+        printf("]: mean %.9g, from %.9g to %.9g\n", sum / (double)count, lo, hi);
+    }
+}
+
+bool kdc_results_write(KdcResults *r, const KdcArgs *a) {
+    KdTrouble t;
+    if (a->out) {
+        return kd_weights_write(a->out, r->v.v, r->v.n, NULL, 0, &t) || kdc_cli_trouble(r->p, &t);
+    }
+    for (int i = 0; i < r->v.n; i++) {
+        print_result(&r->v.v[i]);
+    }
+    return true;
+}

@@ -1,0 +1,30 @@
+/* tensors.h: tensors between safetensors files and compiled functions. */
+#ifndef KDC_TENSORS_H
+#define KDC_TENSORS_H
+
+#include "frontend/cli/common.h"
+
+typedef struct KdcFiles { /* what the command line names; NULL where it names nothing */
+    KdWeights *in, *weights;
+} KdcFiles;
+
+/* Reads --in and --weights. false after a message in p. */
+bool kdc_files_read(KdcProgram *p, const KdcArgs *a, KdcFiles *f);
+void kdc_files_free(KdcFiles *f);
+
+/* Types of what --in gives, for elaboration: everything whose name could be a parameter's. */
+KdcShape *kdc_files_shapes(KdcProgram *p, const KdcFiles *f, int *n);
+
+/* Fills every tensor but data inputs: from --in by name, from --weights by name or by order and shape, the rest by its init.
+ * With -v the map is printed to stderr. */
+bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, KdcTensor *const *t, int n);
+
+/* What will be written to --out, or printed. */
+typedef struct KdcResults {
+    KdcProgram *p;
+    KD_VEC(KdTensorOut) v;
+} KdcResults;
+void kdc_results_add(KdcResults *r, const char *name, KdcDType d, int rank, const int64_t *dim, const void *data);
+bool kdc_results_write(KdcResults *r, const KdcArgs *a);
+
+#endif
