@@ -136,13 +136,12 @@ static LLVMValueRef gep(KdEmitter *e, int buf, LLVMValueRef base, LLVMValueRef i
     return LLVMBuildGEP2(e->b, buffer_type(e, buf), base, &index, 1, "");
 }
 
-/* The address of an element. Constants added last become displacements of one shared address. */
+/* The address of an element. Constant addends become displacements of one shared address. */
 static LLVMValueRef emit_address(KdEmitter *e, int buf, KlValue idx) {
-    int64_t offset = 0, c;
-    for (const KlInstr *d; (d = e->def[idx]) && d->op == KL_OP_ADD && known_i64(e, d->in[1], &c); idx = d->in[0])
-        offset = (int64_t)((uint64_t)offset + (uint64_t)c);
-    LLVMValueRef p = gep(e, buf, e->buf[buf], e->value[idx]);
-    return offset ? gep(e, buf, p, const_i64(e, offset)) : p;
+    if (!e->base[idx])
+        return gep(e, buf, e->buf[buf], e->value[idx]);
+    LLVMValueRef p = gep(e, buf, e->buf[buf], e->base[idx]);
+    return e->addend[idx] ? gep(e, buf, p, const_i64(e, e->addend[idx])) : p;
 }
 
 static unsigned alignment(const KdEmitter *e, int buf) {
@@ -187,14 +186,26 @@ static LLVMValueRef all_lanes(KdEmitter *e, int lanes) {
     return LLVMConstAllOnes(LLVMVectorType(e->i1, (unsigned)lanes));
 }
 
+/* In front of a vector load of a tile loop: a fence for the compiler alone (no instruction comes of it), unless the
+ * instruction before was a load too. LLVM likes to gather loads that are near each other in one place, up to four of
+ * them, and so brings the next step's operands into registers that accumulators have all taken. */
+static void keep_order(KdEmitter *e) {
+    if (e->in_tile && e->computed)
+        LLVMBuildFence(e->b, LLVMAtomicOrderingSequentiallyConsistent, true, "");
+    e->computed = false;
+}
+
 static LLVMValueRef emit_load(KdEmitter *e, const KlInstr *in) {
     int buf = (int)in->imm;
-    if (in->n_in == 1)
-        return plain_load(e, buf, in->type, emit_address(e, buf, in->in[0]));
     if (in->type.lanes == 1)
-        return scalar_load_if(e, in);
+        return in->n_in > 1 ? scalar_load_if(e, in)
+                            : plain_load(e, buf, in->type, emit_address(e, buf, in->in[0]));
+    keep_order(e);
+    LLVMValueRef p = emit_address(e, buf, in->in[0]);
+    if (in->n_in == 1)
+        return plain_load(e, buf, in->type, p);
     LLVMTypeRef types[2] = {kd_emit_type(e, in->type), e->ptr};
-    LLVMValueRef args[4] = {emit_address(e, buf, in->in[0]), LLVMConstInt(e->i32, alignment(e, buf), false),
+    LLVMValueRef args[4] = {p, LLVMConstInt(e->i32, alignment(e, buf), false),
                             e->value[in->in[1]], e->value[in->in[2]]};
     return mark_access(e, kd_emit_intrinsic(e, "llvm.masked.load", types, 2, args, 4), buf);
 }
@@ -258,9 +269,16 @@ typedef struct Loop {
     LLVMValueRef *carried;
 } Loop;
 
-/* The body once, for loop variable i. */
-static void emit_trip(KdEmitter *e, Loop *l, LLVMValueRef i) {
-    e->value[l->body->params.v[0]] = i;
+static LLVMValueRef plus(KdEmitter *e, LLVMValueRef i, int64_t c) {
+    return c ? LLVMBuildNSWAdd(e->b, i, const_i64(e, c), "") : i;
+}
+
+/* The body once, for loop variable i + c. */
+static void emit_trip(KdEmitter *e, Loop *l, LLVMValueRef i, int64_t c) {
+    KlValue var = l->body->params.v[0];
+    e->value[var] = plus(e, i, c);
+    e->base[var] = i;
+    e->addend[var] = c;
     for (int j = 0; j < l->n; j++)
         e->value[l->body->params.v[1 + j]] = l->carried[j];
     emit_block(e, l->body);
@@ -269,10 +287,6 @@ static void emit_trip(KdEmitter *e, Loop *l, LLVMValueRef i) {
     const KlInstr *yield = l->body->instrs.v[l->body->instrs.n - 1];
     for (int j = 0; j < l->n; j++)
         l->carried[j] = e->value[yield->in[j]];
-}
-
-static LLVMValueRef plus(KdEmitter *e, LLVMValueRef i, int64_t c) {
-    return c ? LLVMBuildNSWAdd(e->b, i, const_i64(e, c), "") : i;
 }
 
 /* From lo while below hi, `copies` trips to a turn. The caller knows that copies divide the number of trips, and
@@ -302,7 +316,7 @@ static void emit_loop(KdEmitter *e, Loop *l, LLVMValueRef lo, LLVMValueRef hi, i
         l->carried[j] = inner[j];
     }
     for (int c = 0; c < copies; c++)
-        emit_trip(e, l, plus(e, i, c * l->step));
+        emit_trip(e, l, i, c * l->step);
     LLVMValueRef next = plus(e, i, copies * l->step);
     LLVMBuildCondBr(e->b, LLVMBuildICmp(e->b, LLVMIntSLT, next, hi, ""), body, after);
     LLVMBasicBlockRef latch = LLVMGetInsertBlock(e->b);
@@ -331,6 +345,16 @@ static int64_t trips_of(const KdEmitter *e, const KlInstr *in) {
     return hi <= 0 ? 0 : (hi - 1) / in->imm + 1;
 }
 
+/* A loop that carries so many vectors that most registers are taken. */
+static bool is_tile(const KdEmitter *e, const KlInstr *in) {
+    int vectors = 0, lanes = e->isa.machine.lanes;
+    for (int j = 0; j < in->n_results; j++) {
+        KlType t = kl_vtype(e->k, in->in[2 + j]);
+        vectors += t.lanes > 1 ? (t.lanes + lanes - 1) / lanes : 0;
+    }
+    return vectors > e->isa.machine.registers / 2;
+}
+
 static void emit_for(KdEmitter *e, const KlInstr *in) {
     LLVMValueRef few[16], *carried = few;
     size_t n = in->n_results;
@@ -340,6 +364,8 @@ static void emit_for(KdEmitter *e, const KlInstr *in) {
     }
     Loop l = {in->body, in->imm, in->n_results, carried};
     LLVMValueRef lo = e->value[in->in[0]], hi = e->value[in->in[1]];
+    bool outer_tile = e->in_tile;
+    e->in_tile = outer_tile || is_tile(e, in);
     for (size_t j = 0; j < n; j++)
         carried[j] = e->value[in->in[2 + j]];
     int64_t trips = trips_of(e, in), copies = in->unroll > 1 ? in->unroll : 1;
@@ -351,8 +377,9 @@ static void emit_for(KdEmitter *e, const KlInstr *in) {
         if (looped)
             emit_loop(e, &l, lo, looped == trips ? hi : plus(e, lo, looped * l.step), (int)copies, true, carried + n);
         for (int64_t t = looped; t < trips; t++)
-            emit_trip(e, &l, plus(e, lo, t * l.step));
+            emit_trip(e, &l, lo, t * l.step);
     }
+    e->in_tile = outer_tile;
     for (size_t j = 0; j < n; j++)
         e->value[in->result + j] = carried[j];
     if (carried != few)
@@ -383,8 +410,10 @@ static void emit_instr(KdEmitter *e, const KlInstr *in) {
         emit_for(e, in);
     else if (in->op == KL_OP_IF)
         emit_if(e, in);
-    else if (in->op != KL_OP_YIELD)
+    else if (in->op != KL_OP_YIELD) {
         e->value[in->result] = kd_emit_expr(e, in);
+        e->computed = e->computed || in->type.lanes > 1;
+    }
 }
 
 static void emit_block(KdEmitter *e, const KlBlock *block) {
@@ -462,11 +491,13 @@ static bool emit_kernel(KdEmitter *e, int kernel, bool local) {
     size_t n = (size_t)e->k->types.n, n_bufs = (size_t)e->k->bufs.n;
     e->value = calloc(n, sizeof *e->value);
     e->def = calloc(n, sizeof *e->def);
+    e->base = calloc(n, sizeof *e->base);
+    e->addend = calloc(n, sizeof *e->addend);
     LLVMValueRef *per_buf = calloc(3 * n_bufs + 1, sizeof *per_buf);
     e->buf = per_buf;
     e->scope = per_buf ? per_buf + n_bufs : NULL;
     e->noalias = per_buf ? per_buf + 2 * n_bufs : NULL;
-    bool ok = e->value && e->def && per_buf && make_scopes(e, kernel);
+    bool ok = e->value && e->def && e->base && e->addend && per_buf && make_scopes(e, kernel);
     if (ok) {
         e->fn = kernel_function(e, kernel);
         LLVMSetLinkage(e->fn, local ? LLVMInternalLinkage : LLVMExternalLinkage);
@@ -481,6 +512,8 @@ static bool emit_kernel(KdEmitter *e, int kernel, bool local) {
     }
     free(e->value);
     free(e->def);
+    free(e->base);
+    free(e->addend);
     free(per_buf);
     return ok;
 }

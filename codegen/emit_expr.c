@@ -248,6 +248,29 @@ static LLVMValueRef emit_abs(KdEmitter *e, KlType t, LLVMValueRef x) {
     return kd_emit_intrinsic(e, "llvm.abs", &type, 1, args, 2);
 }
 
+/* Index arithmetic: notes sums and multiples as base + addend where an operand is one, so that unrolled copies of a
+ * body differ in displacements only and share their address computations. */
+static void note_index(KdEmitter *e, const KlInstr *in) {
+    KlValue x = in->in[0], y = in->in[1];
+    const KlInstr *d = e->def[y];
+    bool by_const = d && d->op == KL_OP_CONST;
+    LLVMValueRef bx = e->base[x] ? e->base[x] : e->value[x], by = e->base[y] ? e->base[y] : e->value[y];
+    uint64_t ax = e->base[x] ? (uint64_t)e->addend[x] : 0, ay = e->base[y] ? (uint64_t)e->addend[y] : 0;
+    LLVMValueRef base = NULL;
+    if (in->op == KL_OP_ADD && by_const) {
+        base = bx;
+        ax += (uint64_t)d->imm;
+    } else if (in->op == KL_OP_ADD && (ax || ay)) {
+        base = LLVMBuildAdd(e->b, bx, by, "");
+        ax += ay;
+    } else if (in->op == KL_OP_MUL && by_const && ax) {
+        base = LLVMBuildMul(e->b, bx, by, "");
+        ax *= (uint64_t)d->imm;
+    }
+    e->base[in->result] = base;
+    e->addend[in->result] = (int64_t)ax;
+}
+
 LLVMValueRef kd_emit_expr(KdEmitter *e, const KlInstr *in) {
     LLVMBuilderRef b = e->b;
     KlType t = in->type, from = in->n_in ? kl_vtype(e->k, in->in[0]) : t;
@@ -255,6 +278,8 @@ LLVMValueRef kd_emit_expr(KdEmitter *e, const KlInstr *in) {
     LLVMValueRef x = in->n_in > 0 ? e->value[in->in[0]] : NULL;
     LLVMValueRef y = in->n_in > 1 ? e->value[in->in[1]] : NULL;
     LLVMValueRef z = in->n_in > 2 ? e->value[in->in[2]] : NULL;
+    if (t.scalar == KL_I64 && t.lanes == 1 && in->n_in == 2)
+        note_index(e, in);
     switch ((KlOp)in->op) {
     case KL_OP_CONST: return emit_const(e, in);
     case KL_OP_IOTA: return emit_iota(e, t);

@@ -34,8 +34,12 @@ typedef struct KdEmitter {
     LLVMValueRef fn;
     LLVMValueRef *value;   /* by KlValue: its LLVM value at this point of emission */
     const KlInstr **def;   /* by KlValue: the instruction that defines it; NULL for block parameters */
+    LLVMValueRef *base;    /* by KlValue: if not NULL, the value is base + addend (i64, constant) */
+    int64_t *addend;
     LLVMValueRef *buf;     /* by buffer: its address */
     LLVMValueRef *scope, *noalias; /* by buffer: metadata lists; NULL if nothing is known */
+    bool in_tile;          /* inside a loop whose accumulators take most registers */
+    bool computed;         /* vector arithmetic was emitted since the last vector load */
     bool out_of_memory;
 } KdEmitter;
 
@@ -56,7 +60,7 @@ bool kd_emit(const KdEmitJob *job, LLVMModuleRef module);
 int64_t kd_scratch_bytes(const KlModule *m);
 
 LLVMTypeRef kd_emit_type(const KdEmitter *e, KlType t);
-/* The value of a PURE instruction. */
+/* The value of a PURE instruction; notes base and addend where they are known. */
 LLVMValueRef kd_emit_expr(KdEmitter *e, const KlInstr *in);
 LLVMValueRef kd_emit_intrinsic(KdEmitter *e, const char *name, LLVMTypeRef *types, int n_types,
                                LLVMValueRef *args, int n_args);

@@ -2,9 +2,9 @@
  *
  * Kernels come with vectors, unrolling and accumulators written down, so of LLVM's IR passes only sharing of equal
  * expressions (`early-cse`: unrolled copies compute the same addresses) and hoisting out of loops (`licm`) pay for
- * their time; the rest is the code generator. Its scheduler before register allocation is switched off: it
- * hoists broadcast loads over the multiply-adds they feed and spills (performance.md: 1.5 times slower), and there is
- * no per-function switch, only LLVM's process-wide one.
+ * their time; the rest is the code generator. Its scheduler before register allocation is switched off: it hoists
+ * broadcast loads over the multiply-adds they feed, and spills (performance.md: 1.5 times slower). There is no switch
+ * for that but LLVM's process-wide one. (emit.c's keep_order deals with the other pass that moves loads.)
  */
 #include "codegen/internal.h"
 
