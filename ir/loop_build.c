@@ -726,6 +726,12 @@ void kl_for_end(KlBuilder *b, KlFor *l, const KlValue *next, KlValue *results) {
     if (trips != 0) kd_push(b->cx, &b->at->instrs, i);
 }
 
+bool kl_is_open(const KlBuilder *b, const KlBlock *block) {
+    for (int l = b->scope->levels.n - 1; l >= 0; l--)
+        if (b->scope->levels.v[l].block == block) return true;
+    return false;
+}
+
 KlIf kl_if_begin(KlBuilder *b, KlValue cond) {
     KlType t = kl_vtype(b->k, cond);
     if (t.scalar != KL_I1 || t.lanes != 1) wrong(b, KL_OP_IF, "condition is not a scalar i1");
