@@ -1,7 +1,8 @@
 /* elem.c: row-major indices as loop IR.
  *
- * Both directions go through the same chain of quotients, so that the builder folds one after the other away:
- * r = q * n + (r rem n) where q = r div n. Dims of size 1 have index 0 and take no part.
+ * Both directions go through the same chain of quotients, so that the builder folds one after the
+ * other away: r = q * n + (r rem n) where q = r div n. Dims of size 1 have index 0 and take no
+ * part.
  */
 #include "ir/elem.h"
 

@@ -1,14 +1,16 @@
 /* elementwise.c: result types and gradients of the elementwise ops.
  *
- * Operands have one equal type (kd_binary has broadcast them). Gradients follow PyTorch at every kink, and are written in
- * ops that are differentiable again; where a branch must not be reached by a second derivative (0 * inf), its operand is
- * replaced before the function is applied, not only after it. Where PyTorch keeps the result instead of the operand
- * (tanh, relu, ...), so do we: then the operand's memory is free earlier.
+ * Operands have one equal type (kd_binary has broadcast them). Gradients follow PyTorch at every
+ * kink, and are written in ops that are differentiable again; where a branch must not be reached by
+ * a second derivative (0 * inf), its operand is replaced before the function is applied, not only
+ * after it. Where PyTorch keeps the result instead of the operand (tanh, relu, ...), so do we: then
+ * the operand's memory is free earlier.
  */
 #include "ir/ops/ops.h"
 #include "ir/ops/shape.h"
 
-/* ---- result types ------------------------------------------------------------------------------ */
+/* ---- result types ------------------------------------------------------------------------------
+ * */
 
 static const KdType *all_equal(KdBuilder *b, KdOp op, const KdValue *in, int n_in) {
     const KdType *t = kd_vtype(b->f, in[0]);
@@ -65,7 +67,8 @@ const KdType *infer_where(KdBuilder *b, KdOp op, const KdValue *in, int n_in, co
     return shape && kd_check_equal(b, op, c, shape) ? t : NULL;
 }
 
-/* ---- gradients ---------------------------------------------------------------------------------- */
+/* ---- gradients ----------------------------------------------------------------------------------
+ * */
 
 static KdValue operand(KdBuilder *b, KdValue n, int k) {
     return kd_node(b->f, n)->in[k];
@@ -198,7 +201,8 @@ void grad_pow(KdBuilder *b, KdValue n, KdValue gy, KdValue *gin) {
     gin[1] = mul(b, gy, mul(b, n, log));
 }
 
-/* wins: where the first operand is strictly the result; ties share. Unordered operands both get gy, as in PyTorch. */
+/* wins: where the first operand is strictly the result; ties share. Unordered operands both get gy,
+ * as in PyTorch. */
 static void grad_extremum(KdBuilder *b, KdValue n, KdValue gy, KdValue *gin, bool maximum) {
     KdValue x = operand(b, n, 0), y = operand(b, n, 1), zero = kd_zero_like(b, gy);
     KdValue shared = kd_where(b, kd_binary(b, KD_OP_EQ, x, y), kd_scale(b, gy, 0.5), gy);

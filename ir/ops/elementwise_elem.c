@@ -23,7 +23,7 @@ static KlValue like(KdElem *e, KlValue v, double c) {
     return kl_constant_like(e->b, v, c);
 }
 
-/* ---- one operand -------------------------------------------------------------------------------- */
+/* ---- one operand ----------------------------------------------------------------------------- */
 
 /* Loop IR negates floats only (the sign of a zero matters there); integers wrap in 0 - x. */
 static KlValue negated(KdElem *e, KlValue x, bool f32) {
@@ -124,7 +124,7 @@ uint32_t elem_cast(KdElem *e, KdValue n, const uint32_t *idx) {
     return kl_op2(e->b, KL_OP_MIN, i, kl_i32(e->b, UINT8_MAX));
 }
 
-/* ---- two and three operands --------------------------------------------------------------------- */
+/* ---- two and three operands ------------------------------------------------------------------ */
 
 uint32_t elem_add(KdElem *e, KdValue n, const uint32_t *idx) {
     return op2(e, KL_OP_ADD, n, idx);

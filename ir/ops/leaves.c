@@ -1,6 +1,7 @@
 /* leaves.c: input, const, literal, iota: values without operands.
  *
- * Inputs and literals have memory of their own: whoever composes element rules loads them, so their rule is never asked.
+ * Inputs and literals have memory of their own: whoever composes element rules loads them, so their
+ * rule is never asked.
  */
 #include "ir/ops/ops.h"
 #include "ir/ops/shape.h"

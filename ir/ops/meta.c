@@ -1,4 +1,5 @@
-/* meta.c: result types of the ops that passes expand (grad, optimiser updates). They have no other rules. */
+/* meta.c: result types of the ops that passes expand (grad, optimiser updates). They have no other
+ * rules. */
 #include "ir/ops/ops.h"
 #include "ir/ops/shape.h"
 

@@ -1,14 +1,15 @@
 /* move.c: result types and gradients of the index ops: the same elements in other places.
  *
- * The gradient of a move is the opposite move: slice <-> pad with interior zeros, concat -> slices, broadcast -> sum,
- * gather <-> scatter_add, and the borders and enlargements come in pairs (pad_reflect <-> pad_reflect_grad), so each is
- * differentiable as often as one likes. Attributes are refused here when they name nothing; sizes and offsets are held
- * to 31 bits, so the index arithmetic of the other rules cannot overflow.
+ * The gradient of a move is the opposite move: slice <-> pad with interior zeros, concat -> slices,
+ * broadcast -> sum, gather <-> scatter_add, and the borders and enlargements come in pairs
+ * (pad_reflect <-> pad_reflect_grad), so each is differentiable as often as one likes. Attributes
+ * are refused here when they name nothing; sizes and offsets are held to 31 bits, so the index
+ * arithmetic of the other rules cannot overflow.
  */
 #include "ir/ops/ops.h"
 #include "ir/ops/shape.h"
 
-/* ---- checks -------------------------------------------------------------------------------------- */
+/* ---- checks ---------------------------------------------------------------------------------- */
 
 static const char *name_of(KdOp op) {
     return kd_op_info[op].name;
@@ -41,7 +42,7 @@ static bool check_index(KdBuilder *b, KdOp op, const KdType *t) {
     return false;
 }
 
-/* Borders of pad_reflect (each smaller than the size) and pad_replicate (some element to repeat). */
+/* Borders of pad_reflect (each smaller than the size) and pad_replicate (some to repeat). */
 static bool check_border(KdBuilder *b, KdOp op, const KdType *t, int d, int64_t size, int64_t lo,
                          int64_t hi, bool reflect) {
     int64_t most = lo > hi ? lo : hi;
@@ -55,7 +56,7 @@ static bool check_border(KdBuilder *b, KdOp op, const KdType *t, int d, int64_t 
     return false;
 }
 
-/* ---- reshape, transpose, broadcast ---------------------------------------------------------------- */
+/* ---- reshape, transpose, broadcast ----------------------------------------------------------- */
 
 const KdType *infer_reshape(KdBuilder *b, KdOp op, const KdValue *in, int n_in, const KdAttr *attr) {
     (void)n_in;
@@ -116,7 +117,7 @@ void grad_broadcast(KdBuilder *b, KdValue n, KdValue gy, KdValue *gin) {
     gin[0] = kd_sum_to(b, gy, kd_vtype(b->f, kd_node(b->f, n)->in[0]));
 }
 
-/* ---- slice, pad ----------------------------------------------------------------------------------- */
+/* ---- slice, pad ------------------------------------------------------------------------------ */
 
 const KdType *infer_slice(KdBuilder *b, KdOp op, const KdValue *in, int n_in, const KdAttr *attr) {
     (void)n_in;
@@ -191,7 +192,7 @@ void grad_pad(KdBuilder *b, KdValue n, KdValue gy, KdValue *gin) {
     gin[0] = kd_slice(b, gy, begin, end, step);
 }
 
-/* ---- borders -------------------------------------------------------------------------------------- */
+/* ---- borders --------------------------------------------------------------------------------- */
 
 /* sign 1: the borders are added; -1: they are folded back into what they surround. */
 static const KdType *bordered(KdBuilder *b, KdOp op, const KdType *t, const KdAttr *attr, int sign,
@@ -248,7 +249,7 @@ void grad_pad_replicate_grad(KdBuilder *b, KdValue n, KdValue gy, KdValue *gin) 
     grad_opposite(b, n, gy, gin, KD_OP_PAD_REPLICATE);
 }
 
-/* ---- concat --------------------------------------------------------------------------------------- */
+/* ---- concat ---------------------------------------------------------------------------------- */
 
 const KdType *infer_concat(KdBuilder *b, KdOp op, const KdValue *in, int n_in, const KdAttr *attr) {
     if (n_in < 1) {
@@ -282,7 +283,7 @@ void grad_concat(KdBuilder *b, KdValue n, KdValue gy, KdValue *gin) {
     }
 }
 
-/* ---- nearest-neighbour resampling ----------------------------------------------------------------- */
+/* ---- nearest-neighbour resampling ------------------------------------------------------------ */
 
 /* Both directions: t with its last two dims replaced by `size`; neither side may be empty. */
 const KdType *infer_upsample_nearest(KdBuilder *b, KdOp op, const KdValue *in, int n_in,
@@ -328,7 +329,7 @@ void grad_upsample_nearest_grad(KdBuilder *b, KdValue n, KdValue gy, KdValue *gi
     grad_resample(b, n, gy, gin, KD_OP_UPSAMPLE_NEAREST);
 }
 
-/* ---- gather, scatter_add, update_row --------------------------------------------------------------- */
+/* ---- gather, scatter_add, update_row --------------------------------------------------------- */
 
 const KdType *infer_gather(KdBuilder *b, KdOp op, const KdValue *in, int n_in, const KdAttr *attr) {
     (void)n_in;

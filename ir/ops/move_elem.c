@@ -1,8 +1,9 @@
 /* move_elem.c: the element rules of the index ops: from where does the element at idx come?
  *
- * Every rule is arithmetic on indices that folds where the range of idx is known (the interior of a padded tensor has no
- * border left in its code). Reads that may fall outside are guarded (operand_if). The adjoints of borders and of nearest
- * resampling add up the few positions that a source element went to, in a fixed order.
+ * Every rule is arithmetic on indices that folds where the range of idx is known (the interior of a
+ * padded tensor has no border left in its code). Reads that may fall outside are guarded
+ * (operand_if). The adjoints of borders and of nearest resampling add up the few positions that a
+ * source element went to, in a fixed order.
  */
 #include "ir/ops/ops.h"
 #include "ir/ops/window.h"
@@ -29,7 +30,7 @@ static KlValue guard_multiple(KlBuilder *b, KlValue cond, KlValue x, int64_t c) 
     return kd_guard_and(b, cond, kl_cmp(b, KL_EQ, rest, kl_i64(b, 0)));
 }
 
-/* ---- pure renamings of indices ---------------------------------------------------------------------- */
+/* ---- pure renamings of indices --------------------------------------------------------------- */
 
 uint32_t elem_reshape(KdElem *e, KdValue n, const uint32_t *idx) {
     return e->operand_linear(e, n, 0, kd_linear_index(e->b, kd_vtype(e->f, n), idx));
@@ -92,7 +93,7 @@ uint32_t elem_concat(KdElem *e, KdValue n, const uint32_t *idx) {
     return v;
 }
 
-/* ---- borders ------------------------------------------------------------------------------------------ */
+/* ---- borders --------------------------------------------------------------------------------- */
 
 uint32_t elem_pad_reflect(KdElem *e, KdValue n, const uint32_t *idx) {
     const KdNode *node = kd_node(e->f, n);
@@ -125,9 +126,9 @@ uint32_t elem_pad_replicate(KdElem *e, KdValue n, const uint32_t *idx) {
     return e->operand(e, n, 0, at);
 }
 
-/* The sum over all combinations of places, dims d.. still open: an element at i of a dim was read from lo + i, and, when
- * it is at most `lo` from the first or `hi` from the last, once more from either border. at and cond hold the choice for
- * the dims before d. */
+/* The sum over all combinations of places, dims d.. still open: an element at i of a dim was read
+ * from lo + i, and, when it is at most `lo` from the first or `hi` from the last, once more from
+ * either border. at and cond hold the choice for the dims before d. */
 static KlValue reflect_sum(KdElem *e, KdValue n, int d, const KlValue *idx, KlValue *at, KlValue cond) {
     const KdNode *node = kd_node(e->f, n);
     if (d == node->type->rank) return kd_guarded(e, n, 0, at, cond, constant(e, n, 0));
@@ -169,7 +170,8 @@ static KlValue sum_loop(KdElem *e, KdValue n, int d, const KlValue *idx, KlValue
     return sum[0];
 }
 
-/* Likewise for replicated borders: the first and the last element of a dim were read from a whole border. */
+/* Likewise for replicated borders: the first and the last element of a dim were read from a whole
+ * border. */
 static KlValue replicate_sum(KdElem *e, KdValue n, int d, const KlValue *idx, KlValue *at, KlValue cond) {
     const KdNode *node = kd_node(e->f, n);
     if (d == node->type->rank) return kd_guarded(e, n, 0, at, cond, constant(e, n, 0));
@@ -198,9 +200,10 @@ uint32_t elem_pad_replicate_grad(KdElem *e, KdValue n, const uint32_t *idx) {
     return replicate_sum(e, n, 0, idx, at, KL_NONE);
 }
 
-/* ---- nearest-neighbour resampling ------------------------------------------------------------------------ */
+/* ---- nearest-neighbour resampling ------------------------------------------------------------ */
 
-/* floor(i * in / out); a division by 1 or a factor that divides evenly is simpler, and its range better known. */
+/* floor(i * in / out); a division by 1 or a factor that divides evenly is simpler, and its range
+ * better known. */
 static KlValue nearest(KlBuilder *b, KlValue i, int64_t in, int64_t out) {
     if (out % in == 0) return over(b, i, out / in);
     if (in % out == 0) return times(b, i, in / out);
@@ -216,7 +219,8 @@ uint32_t elem_upsample_nearest(KdElem *e, KdValue n, const uint32_t *idx) {
     return e->operand(e, n, 0, at);
 }
 
-/* The places p with floor(p * small / large) = i are ceil(i * large / small) <= p < ceil((i + 1) * large / small). */
+/* The places p with floor(p * small / large) = i are ceil(i * large / small) <= p < ceil((i + 1) *
+ * large / small). */
 static KlValue nearest_sum(KdElem *e, KdValue n, int d, const KlValue *idx, KlValue *at, KlValue cond) {
     const KdNode *node = kd_node(e->f, n);
     KlBuilder *b = e->b;
@@ -246,7 +250,7 @@ uint32_t elem_upsample_nearest_grad(KdElem *e, KdValue n, const uint32_t *idx) {
     return nearest_sum(e, n, 0, idx, at, KL_NONE);
 }
 
-/* ---- gather, scatter_add, update_row ----------------------------------------------------------------------- */
+/* ---- gather, scatter_add, update_row --------------------------------------------------------- */
 
 uint32_t elem_gather(KdElem *e, KdValue n, const uint32_t *idx) {
     const KdNode *node = kd_node(e->f, n);

@@ -1,8 +1,9 @@
 /* move_eval.c: the naive reference of the index ops.
  *
- * A move is given by a map from the places of one tensor to those of another: forward, each result element is fetched
- * through it; backward (the adjoints), each operand element is added to where the map sends it. The element rules solve
- * the adjoints the other way round, which is what makes this an independent check.
+ * A move is given by a map from the places of one tensor to those of another: forward, each result
+ * element is fetched through it; backward (the adjoints), each operand element is added to where
+ * the map sends it. The element rules solve the adjoints the other way round, which is what makes
+ * this an independent check.
  */
 #include "ir/ops/ops.h"
 #include "ir/ops/shape.h"
@@ -13,7 +14,8 @@ static const KdType *operand_type(const KdFunc *f, const KdNode *n, int k) {
     return kd_vtype(f, n->in[k]);
 }
 
-/* Turns place idx of the larger side into the place of the smaller that it repeats. a: an attribute. */
+/* Turns place idx of the larger side into the place of the smaller that it repeats. a: an
+ * attribute. */
 typedef void MapFn(const KdType *small, const KdType *large, KdInts a, int64_t *idx);
 
 static void fetch(ARGUMENTS, const char *attr, MapFn *map) {

@@ -1,4 +1,5 @@
-/* random.c: uniform numbers as a pure function of (seed, step, stream, linear index): see ir/random_bits.h. */
+/* random.c: uniform numbers as a pure function of (seed, step, stream, linear index): see
+ * ir/random_bits.h. */
 #include "ir/ops/ops.h"
 #include "ir/ops/shape.h"
 #include "ir/random_bits.h"
@@ -15,7 +16,8 @@ const KdType *infer_random(KdBuilder *b, KdOp op, const KdValue *in, int n_in, c
     return kd_result_type(b, op, KD_F32, attr[1].ints.n, attr[1].ints.v);
 }
 
-/* The key is the same for all elements; as pure code of loop-invariant values it is computed once. */
+/* The key is the same for all elements; as pure code of loop-invariant values it is computed once.
+ * */
 uint32_t elem_random(KdElem *e, KdValue n, const uint32_t *idx) {
     const KdNode *node = kd_node(e->f, n);
     KlBuilder *b = e->b;

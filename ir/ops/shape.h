@@ -1,17 +1,19 @@
-/* shape.h: what the op rules share: words for dimensions, checks of operands and attributes in the user's terms,
- * and walking over the elements of a dense tensor. Private to ir/ops. */
+/* shape.h: what the op rules share: words for dimensions, checks of operands and attributes in the
+ * user's terms, and walking over the elements of a dense tensor. Private to ir/ops. */
 #ifndef KD_OPS_SHAPE_H
 #define KD_OPS_SHAPE_H
 
 #include "ir/ir.h"
 
-/* "batch sizes", "channels", "heights", "widths" of a rank-4 tensor; else "sizes". And of one: "height", "size". */
+/* "batch sizes", "channels", "heights", "widths" of a rank-4 tensor; else "sizes". And of one:
+ * "height", "size". */
 const char *kd_dim_plural(int rank, int d);
 const char *kd_dim_singular(int rank, int d);
 
 /* Each check returns true, or false after kd_error(b->cx, b->loc, "OP: ...").
- * ints: attribute `what` has one entry for each of `want` dims. axis: inside t. f32, not_u8: operand's type.
- * equal: both shapes and element types are the same; equal_but: except along `axis`. scalar: of rank 0 and type d. */
+ * ints: attribute `what` has one entry for each of `want` dims. axis: inside t. f32, not_u8:
+ * operand's type. equal: both shapes and element types are the same; equal_but: except along
+ * `axis`. scalar: of rank 0 and type d. */
 bool kd_check_ints(KdBuilder *b, KdOp op, const char *what, KdInts v, int want);
 bool kd_check_axis(KdBuilder *b, KdOp op, const KdType *t, int64_t axis);
 bool kd_check_f32(KdBuilder *b, KdOp op, const KdType *t);
