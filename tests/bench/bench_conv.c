@@ -1,0 +1,306 @@
+/* bench_conv.c: how fast the schedules are, as a share of the machine's own multiply-add peak.
+ *
+ *   bench_conv [-t THREADS]... [-s SCHEDULE] [-l LANES] [-a] [PATTERN]
+ *
+ * For each layer of the table whose line contains PATTERN, the forward pass, the gradient of its input and the gradient
+ * of its weights are lowered as single anchors, compiled, and run. A line gives GFLOP/s and the share of the peak that was
+ * measured right before and after, for each number of threads (1 and 2 unless -t): the median of several rounds,
+ * because machines have moods. -a prints every kernel's assembly instead of running. Not part of the test suite.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "codegen/codegen.h"
+#include "passes/passes.h"
+#include "runtime/host/peak.h"
+#include "runtime/kdrt/kdrt.h"
+
+enum { ROUNDS = 5 };
+
+typedef struct Layer {
+    const char *name;
+    bool transposed;
+    int64_t n, groups, in, out, h, w, k, stride, pad, extra; /* channels of all groups; h, w: of its input */
+} Layer;
+
+static const Layer layers[] = {
+    /*                                T  n   g   in   out   h    w   k  s  p  e */
+    {"resnet64 res 3x3",              0, 1, 1, 256, 256, 64, 64, 3, 1, 1, 0},
+    {"resnet64 stem 7x7",             0, 1, 1, 3, 64, 256, 256, 7, 1, 3, 0},
+    {"resnet64 down1 3x3 s2",         0, 1, 1, 64, 128, 256, 256, 3, 2, 1, 0},
+    {"resnet64 down2 3x3 s2",         0, 1, 1, 128, 256, 128, 128, 3, 2, 1, 0},
+    {"resnet64 up1 3x3 s2 T",         1, 1, 1, 256, 128, 64, 64, 3, 2, 1, 1},
+    {"resnet64 up2 3x3 s2 T",         1, 1, 1, 128, 64, 128, 128, 3, 2, 1, 1},
+    {"resnet64 last 7x7",             0, 1, 1, 64, 3, 256, 256, 7, 1, 3, 0},
+    {"resnet32 res 3x3",              0, 1, 1, 128, 128, 64, 64, 3, 1, 1, 0},
+    {"resnet16 res 3x3",              0, 1, 1, 64, 64, 64, 64, 3, 1, 1, 0},
+    {"resnet16 stem 7x7",             0, 1, 1, 3, 16, 256, 256, 7, 1, 3, 0},
+    {"resnet16 down1 3x3 s2",         0, 1, 1, 16, 32, 256, 256, 3, 2, 1, 0},
+    {"resnet16 up1 3x3 s2 T",         1, 1, 1, 64, 32, 64, 64, 3, 2, 1, 1},
+    {"resnet16 up2 3x3 s2 T",         1, 1, 1, 32, 16, 128, 128, 3, 2, 1, 1},
+    {"resnet16 last 7x7",             0, 1, 1, 16, 3, 256, 256, 7, 1, 3, 0},
+    {"mobile48 depthwise 3x3",        0, 1, 192, 192, 192, 64, 64, 3, 1, 1, 0},
+    {"mobile48 pointwise",            0, 1, 1, 192, 192, 64, 64, 1, 1, 0, 0},
+    {"unet64 down1 4x4 s2",           0, 1, 1, 3, 64, 256, 256, 4, 2, 1, 0},
+    {"unet64 down2 4x4 s2",           0, 1, 1, 64, 128, 128, 128, 4, 2, 1, 0},
+    {"unet64 down4 4x4 s2",           0, 1, 1, 256, 512, 32, 32, 4, 2, 1, 0},
+    {"unet64 down5 4x4 s2",           0, 1, 1, 512, 512, 16, 16, 4, 2, 1, 0},
+    {"unet64 down6 4x4 s2",           0, 1, 1, 512, 512, 8, 8, 4, 2, 1, 0},
+    {"unet64 down7 4x4 s2",           0, 1, 1, 512, 512, 4, 4, 4, 2, 1, 0},
+    {"unet64 down8 4x4 s2",           0, 1, 1, 512, 512, 2, 2, 4, 2, 1, 0},
+    {"unet64 up8 4x4 s2 T",           1, 1, 1, 512, 512, 1, 1, 4, 2, 1, 0},
+    {"unet64 up7 4x4 s2 T",           1, 1, 1, 1024, 512, 2, 2, 4, 2, 1, 0},
+    {"unet64 up6 4x4 s2 T",           1, 1, 1, 1024, 512, 4, 4, 4, 2, 1, 0},
+    {"unet64 up5 4x4 s2 T",           1, 1, 1, 1024, 512, 8, 8, 4, 2, 1, 0},
+    {"unet64 up3 4x4 s2 T",           1, 1, 1, 512, 128, 32, 32, 4, 2, 1, 0},
+    {"unet64 up1 4x4 s2 T",           1, 1, 1, 128, 3, 128, 128, 4, 2, 1, 0},
+    {"unet16 down2 4x4 s2",           0, 1, 1, 16, 32, 128, 128, 4, 2, 1, 0},
+    {"unet16 down6 4x4 s2",           0, 1, 1, 128, 128, 8, 8, 4, 2, 1, 0},
+    {"unet16 up6 4x4 s2 T",           1, 1, 1, 256, 128, 4, 4, 4, 2, 1, 0},
+    {"patch down2 4x4 s2",            0, 1, 1, 64, 128, 128, 128, 4, 2, 1, 0},
+    {"patch conv4 4x4 s1",            0, 1, 1, 256, 512, 32, 32, 4, 1, 1, 0},
+    {"patch last 4x4 s1",             0, 1, 1, 512, 1, 31, 31, 4, 1, 1, 0},
+};
+
+typedef struct Product { const char *name; int64_t rows, columns, depth; int ta, tb; } Product;
+
+static const Product products[] = {
+    {"infonce logits", 256, 4096, 256, 0, 1},
+    {"infonce grad", 256, 256, 4096, 0, 0},
+    {"square 512", 512, 512, 512, 0, 0},
+    {"square 512 ta", 512, 512, 512, 1, 0},
+    {"head 1x1 as matmul", 4096, 256, 256, 0, 1},
+    {"matrix vector", 2048, 1, 2048, 0, 0},
+    {"vector matrix", 1, 2048, 2048, 0, 0},
+};
+
+typedef enum Mode { FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, MODES } Mode;
+static const char *const mode_name[MODES] = {"forward", "input grad", "weight grad"};
+
+typedef struct Options { int threads[4], n_threads, lanes; const char *schedule, *pattern; bool assembly; } Options;
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- graphs -------------------------------------------------------------------------------------------------- */
+
+static KdValue input(KdBuilder *b, const char *name, int rank, const int64_t *dim) {
+    return kd_input(b, name, KD_DATA, kd_type(b->cx, KD_F32, rank, dim), "");
+}
+
+static KdFunc *layer_func(KdContext *cx, const Layer *l, Mode mode, double *flops) {
+    KdFunc *f = kd_func_new(cx, "bench");
+    KdBuilder b = kd_builder(f);
+    int64_t out_h = (l->h + 2 * l->pad - l->k) / l->stride + 1, out_w = (l->w + 2 * l->pad - l->k) / l->stride + 1;
+    if (l->transposed)
+        out_h = (l->h - 1) * l->stride - 2 * l->pad + l->k + l->extra,
+        out_w = (l->w - 1) * l->stride - 2 * l->pad + l->k + l->extra;
+    int64_t x[4] = {l->n, l->in, l->h, l->w}, y[4] = {l->n, l->out, out_h, out_w};
+    int64_t w[4] = {l->out, l->in / l->groups, l->k, l->k};
+    if (l->transposed)
+        w[0] = l->in, w[1] = l->out / l->groups;
+    int64_t s2[2] = {l->stride, l->stride}, p4[4] = {l->pad, l->pad, l->pad, l->pad}, k2[2] = {l->k, l->k};
+    int64_t d2[2] = {1, 1}, e2[2] = {l->extra, l->extra};
+    if (!l->transposed) { /* the gradient must give back the input's size */
+        e2[0] = l->h - ((out_h - 1) * l->stride - 2 * l->pad + l->k);
+        e2[1] = l->w - ((out_w - 1) * l->stride - 2 * l->pad + l->k);
+    }
+    KdAttr stride = {.ints = {2, s2}}, pad = {.ints = {4, p4}}, dilation = {.ints = {2, d2}}, groups = {.i = l->groups};
+    KdAttr conv[4] = {stride, pad, dilation, groups}, deconv[5] = {stride, pad, dilation, groups, {.ints = {2, e2}}};
+    KdAttr wgrad[5] = {{.ints = {2, k2}}, stride, pad, dilation, groups};
+    KdValue in[2], v;
+    bool plain = (mode == FORWARD) != l->transposed;
+    if (mode == WEIGHT_GRADIENT) {
+        in[0] = input(&b, "x", 4, l->transposed ? y : x), in[1] = input(&b, "gy", 4, l->transposed ? x : y);
+        v = kd_build(&b, KD_OP_CONV2D_WGRAD, NULL, in, 2, wgrad);
+    } else {
+        in[0] = input(&b, "x", 4, mode == FORWARD ? x : y), in[1] = input(&b, "w", 4, w);
+        v = kd_build(&b, plain ? KD_OP_CONV2D : KD_OP_CONV_TRANSPOSE2D, NULL, in, 2, plain ? conv : deconv);
+    }
+    kd_output(f, "out", v, KD_NONE);
+    int64_t *small = l->transposed ? x : y;
+    *flops = 2.0 * (double)(l->n * small[2] * small[3] * l->k * l->k) * (double)l->in * (double)l->out / (double)l->groups;
+    return f;
+}
+
+static KdFunc *product_func(KdContext *cx, const Product *p, double *flops) {
+    KdFunc *f = kd_func_new(cx, "bench");
+    KdBuilder b = kd_builder(f);
+    int64_t x[2] = {p->ta ? p->depth : p->rows, p->ta ? p->rows : p->depth};
+    int64_t y[2] = {p->tb ? p->columns : p->depth, p->tb ? p->depth : p->columns};
+    kd_output(f, "out", kd_matmul(&b, input(&b, "a", 2, x), input(&b, "b", 2, y), p->ta, p->tb), KD_NONE);
+    *flops = 2.0 * (double)p->rows * (double)p->columns * (double)p->depth;
+    return f;
+}
+
+/* ---- running ------------------------------------------------------------------------------------------------- */
+
+typedef struct Runnable {
+    KdJit *jit;
+    KdrtContext rt;
+    void **ext, *arena;
+    int n_ext;
+} Runnable;
+
+static void run_for(Runnable *r, int threads, double least, double *per_run) {
+    r->rt.threads = threads;
+    KdEntry *entry = kd_jit_entry(r->jit);
+    double t0 = seconds(), t = 0;
+    int runs = 0;
+    do {
+        entry(&r->rt, r->ext, r->arena);
+        runs++;
+        t = seconds() - t0;
+    } while (t < least);
+    *per_run = t / runs;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static void measure(Runnable *r, int threads, double flops) {
+    double share[ROUNDS], rate[ROUNDS], t;
+    run_for(r, threads, 0, &t);
+    for (int i = 0; i < ROUNDS; i++) {
+        double before = kd_host_fma_peak(threads);
+        run_for(r, threads, 0.04, &t);
+        double after = kd_host_fma_peak(threads);
+        rate[i] = flops / t * 1e-9;
+        share[i] = rate[i] / (0.5 * (before + after));
+    }
+    qsort(rate, ROUNDS, sizeof *rate, by_value);
+    qsort(share, ROUNDS, sizeof *share, by_value);
+    printf("  %7.1f %3.0f%%", rate[ROUNDS / 2], 100 * share[ROUNDS / 2]);
+    fflush(stdout);
+}
+
+static void run_module(KdContext *cx, const KlModule *m, const KdTarget *t, const Options *o, double flops) {
+    KdCodegenOptions co = {.opt = 2, .jobs = 1};
+    KdJitStats stats = {0};
+    Runnable r = {.n_ext = m->externs.n};
+    r.jit = kd_jit_new(cx, m, t, &co, &stats);
+    if (!r.jit) {
+        kd_diag_print(cx, stderr, false);
+        return;
+    }
+    r.ext = calloc((size_t)r.n_ext, sizeof *r.ext);
+    for (int k = 0; k < r.n_ext; k++) {
+        float *p = r.ext[k] = kdrt_alloc((size_t)m->externs.v[k].count * 4);
+        for (int64_t i = 0; i < m->externs.v[k].count; i++)
+            p[i] = (float)(i % 17) * 0.125f - 1;
+    }
+    r.arena = kdrt_alloc((size_t)m->arena + 64);
+    r.rt.scratch_bytes = kd_jit_scratch(r.jit);
+    r.rt.scratch = kdrt_alloc(r.rt.scratch_bytes * 4 + 64);
+    printf(" %6.0f", 1000 * stats.seconds);
+    for (int k = 0; k < o->n_threads; k++)
+        measure(&r, o->threads[k], flops);
+    printf("\n");
+    for (int k = 0; k < r.n_ext; k++)
+        kdrt_free(r.ext[k]);
+    free(r.ext);
+    kdrt_free(r.arena);
+    kdrt_free(r.rt.scratch);
+    kd_jit_free(r.jit);
+}
+
+/* Lowers f, whose only group is an anchor, with everything in memory of its own. */
+static void bench_func(KdContext *cx, const KdFunc *f, const char *name, double flops, const Options *o) {
+    KdTarget t;
+    if (!kd_target_host(cx, &t))
+        return;
+    if (o->lanes && o->lanes < t.machine.lanes)
+        t.machine.lanes = o->lanes, t.machine.registers = 16;
+    KdPassOptions po = {.machine = t.machine, .fuse = true, .schedule = o->schedule};
+    KdFusion *fu = kd_fuse(f, &po);
+    KdMemPlan *plan = kd_memplan(fu);
+    KdLower l = {.cx = cx, .fu = fu, .o = &po};
+    const char *chosen = kd_schedule_choose(&l, &fu->groups.v[0]);
+    KlModule *m = kd_lower(fu, plan, &po);
+    for (int k = 0; k < m->kernels.n; k++)
+        kl_vectorize(m->kernels.v[k], &t.machine);
+    if (o->assembly) {
+        KdStr s = {.cx = cx};
+        kl_print_module(&s, m);
+        kd_codegen(cx, m, &t, &(KdCodegenOptions){.opt = 2, .jobs = 1}, KD_EMIT_ASM, &s);
+        printf("%s\n", s.s);
+        return;
+    }
+    printf("%-36s %-13s", name, chosen ? chosen : "generic");
+    fflush(stdout);
+    run_module(cx, m, &t, o, flops);
+}
+
+typedef KdFunc *MakeFn(KdContext *cx, const void *what, int mode, double *flops);
+
+static KdFunc *make_layer(KdContext *cx, const void *what, int mode, double *flops) {
+    return layer_func(cx, what, (Mode)mode, flops);
+}
+
+static KdFunc *make_product(KdContext *cx, const void *what, int mode, double *flops) {
+    (void)mode;
+    return product_func(cx, what, flops);
+}
+
+static void bench(MakeFn *make, const void *what, int mode, const char *name, const Options *o) {
+    if (o->pattern && !strstr(name, o->pattern))
+        return;
+    KdContext *cx = kd_context_new();
+    KdLanding landing;
+    const char *message;
+    if (KD_TRY(cx, landing)) {
+        double flops;
+        const KdFunc *f = make(cx, what, mode, &flops);
+        bench_func(cx, f, name, flops, o);
+        kd_landing_pop(cx);
+    } else {
+        kd_failure(cx, &message);
+        printf("%s: %s\n", name, message);
+    }
+    kd_context_free(cx);
+}
+
+int main(int argc, char **argv) {
+    Options o = {0};
+    for (int c; (c = getopt(argc, argv, "t:s:l:a")) != -1;) {
+        if (c == 't' && o.n_threads < 4)
+            o.threads[o.n_threads++] = atoi(optarg);
+        else if (c == 's')
+            o.schedule = optarg;
+        else if (c == 'l')
+            o.lanes = atoi(optarg);
+        else if (c == 'a')
+            o.assembly = true;
+        else
+            return 2;
+    }
+    o.pattern = optind < argc ? argv[optind] : NULL;
+    if (!o.n_threads)
+        o.threads[0] = 1, o.threads[1] = 2, o.n_threads = 2;
+    if (!o.assembly) {
+        printf("%-36s %-13s %6s", "", "schedule", "ms");
+        for (int k = 0; k < o.n_threads; k++)
+            printf("  %7s %2dT ", "GFLOP/s", o.threads[k]);
+        printf("\n");
+    }
+    char name[128];
+    for (int i = 0; i < KD_COUNT(layers); i++)
+        for (int mode = 0; mode < MODES; mode++) {
+            snprintf(name, sizeof name, "%s, %s", layers[i].name, mode_name[mode]);
+            bench(make_layer, &layers[i], mode, name, &o);
+        }
+    for (int i = 0; i < KD_COUNT(products); i++) {
+        snprintf(name, sizeof name, "matmul %s", products[i].name);
+        bench(make_product, &products[i], 0, name, &o);
+    }
+    return 0;
+}
