@@ -7,6 +7,8 @@
  */
 #include "tests/ir/op_harness.h"
 
+static const double nought[6] = {0}; /* an expected result */
+
 /* ---- convolutions -------------------------------------------------------------------------------- */
 
 typedef struct ConvRow {
@@ -279,7 +281,7 @@ static void add_matmul(KhSuite *s) {
         kh_add(s, (KhCase){KD_OP_MATMUL, "2x2 2x2", attrs, .values = values, .want = want[k]});
         for (int i = 0; i < 4; i++) kh_add(s, (KhCase){KD_OP_MATMUL, operands[k][i], attrs});
     }
-    kh_add(s, (KhCase){KD_OP_MATMUL, "3x0 0x2", .want = (const double[6]){0}});
+    kh_add(s, (KhCase){KD_OP_MATMUL, "3x0 0x2", .want = nought});
     static const char *const errors[][3] = {
         {"3x4 5x4", "", "the first operand [3, 4] has 4 columns, the second [5, 4] has 5 rows"},
         {"3x4 4x5", "ta=1", "the first operand [3, 4] transposed has 3 columns"},
@@ -346,7 +348,7 @@ static void add_reductions(KhSuite *s) {
     static const double wrapped[1] = {-2147483643};
     kh_add(s, (KhCase){KD_OP_MAX, "2x3", "axes=1", .values = nan_row, .want = nan_max, .flags = KH_NO_GRAD});
     kh_add(s, (KhCase){KD_OP_SUM, "j:3", "axes=0", .values = big, .want = wrapped});
-    kh_add(s, (KhCase){KD_OP_SUM, "0x3", "axes=0", .want = (const double[3]){0, 0, 0}});
+    kh_add(s, (KhCase){KD_OP_SUM, "0x3", "axes=0", .want = nought});
     static const char *const errors[][3] = {
         {"3x4", "axes=2", "there is no dimension 2"}, {"3x4", "axes=-1", "dimension -1"},
         {"3x4", "axes=1,1", "dimension 1 is named twice"}, {"u:3x4", "axes=1", "u8"},
@@ -376,8 +378,8 @@ static void add_selections(KhSuite *s) {
         kh_add(s, (KhCase){KD_OP_RANK, "6", "axis=0", .values = values[k], .want = place[k]});
         kh_add(s, (KhCase){KD_OP_ARGMAX, "6", "axis=0", .values = values[k], .want = best[k]});
     }
-    kh_add(s, (KhCase){KD_OP_ARGMAX, "6", "axis=0", .values = tie, .want = (const double[1]){0}});
-    kh_add(s, (KhCase){KD_OP_ARGMAX, "3", "axis=0", .values = low, .want = (const double[1]){0}});
+    kh_add(s, (KhCase){KD_OP_ARGMAX, "6", "axis=0", .values = tie, .want = nought});
+    kh_add(s, (KhCase){KD_OP_ARGMAX, "3", "axis=0", .values = low, .want = nought});
     kh_add(s, (KhCase){.op = KD_OP_RANK, .operands = "0x3", .attrs = "axis=0"});
     static const char *const errors[][2] = {{"axis=2", "there is no dimension 2"}, {"axis=-1", "dimension -1"}};
     for (int i = 0; i < 2; i++)
