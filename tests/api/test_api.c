@@ -1,0 +1,222 @@
+/* test_api.c: libkdc as another program would use it: runnables by name, errors as status and text, initialisers with
+ * the moments they promise, two sessions side by side in one process that do not disturb each other. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "frontend/api/kdc.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char source[] =
+    "fn mix(x: [n, c], w: [c, k]) {\n"
+    "    return matmul(x, w) * 2.0\n"
+    "}\n"
+    "net Inits[](x: [n, 4, h, w]) {\n"
+    "    let a = weight([40, 50, 2, 2], \"normal(0.5, 0.02)\")\n"
+    "    let b = weight([40, 50, 2, 2], \"xavier_normal(0.02)\")\n"
+    "    let c = weight([40, 50, 2, 2], \"uniform(-1, 3)\")\n"
+    "    let d = weight([4], \"ones\")\n"
+    "    let e = weight([4], \"zeros\")\n"
+    "    let f = weight([4], \"constant(0.25)\")\n"
+    "    return x * (mean(a) + mean(b) + mean(c) + mean(d) + mean(e) + mean(f))\n"
+    "}\n"
+    "net Tiny[](x: [n, 3, h, w]) {\n"
+    "    return tanh(conv2d[3, 3, pad = 1](x))\n"
+    "}\n"
+    "let I = Inits[]\n"
+    "let T = Tiny[]\n"
+    "session fit(x: [1, 3, 6, 6], y: [1, 3, 6, 6]) from paired {\n"
+    "    let loss = mean(square(T(x) - y))\n"
+    "    minimize loss over T with adam(0.01)\n"
+    "    log loss\n"
+    "}\n";
+
+static KdcProgram *open_source(const char *text) {
+    KdcOptions o = {.threads = 2, .cache = ""};
+    KdcProgram *p = kdc_open("test.kd", text, strlen(text), &o);
+    assert_non_null(p);
+    return p;
+}
+
+static void demand(KdcProgram *p, bool ok) {
+    if (!ok || kdc_status(p) != KDC_OK) {
+        kdc_print_messages(p, stderr, false);
+        fail_msg("status %d", (int)kdc_status(p));
+    }
+}
+
+static void test_run(void **state) {
+    (void)state;
+    KdcProgram *p = open_source(source);
+    demand(p, true);
+    const KdcShape given[2] = {{"x", KDC_F32, 2, {2, 3}}, {"w", KDC_F32, 2, {3, 2}}};
+    KdcShapes s = {.given = given, .n_given = 2, .grads = true};
+    KdcRunnable *r = kdc_net(p, "mix", &s);
+    demand(p, r);
+    assert_int_equal(kdc_input_count(r), 2);
+    KdcTensor *x = kdc_find(r, "x"), *w = kdc_find(r, "w"), *y = kdc_find_output(r, "out");
+    assert_true(x && w && y && !kdc_find(r, "y"));
+    assert_int_equal(x->role, KDC_DATA);
+    assert_int_equal(y->count, 4);
+    for (int i = 0; i < 6; i++) {
+        ((float *)x->data)[i] = (float)i;
+        ((float *)w->data)[i] = (float)(i + 1);
+    }
+    for (int again = 0; again < 3; again++) {
+        assert_int_equal(kdc_run(r), KDC_OK);
+        static const float want[4] = {26, 32, 80, 104}, grad[6] = {6, 14, 22, 6, 14, 22};
+        assert_memory_equal(y->data, want, sizeof want);
+        assert_memory_equal(kdc_find_output(r, "grad.x")->data, grad, sizeof grad);
+    }
+    KdcStats st = kdc_stats(r);
+    assert_true(st.kernels >= 1 && st.calls >= st.kernels && st.seconds > 0);
+    kdc_close(p);
+}
+
+static void moments(const KdcTensor *t, double *mean, double *deviation) {
+    double s = 0, q = 0;
+    for (int64_t i = 0; i < t->count; i++) {
+        double v = (double)((const float *)t->data)[i];
+        s += v;
+        q += v * v;
+    }
+    *mean = s / (double)t->count;
+    *deviation = sqrt(q / (double)t->count - *mean * *mean);
+}
+
+static void test_initialisers(void **state) {
+    (void)state;
+    KdcProgram *p = open_source(source);
+    KdcRunnable *r = kdc_net(p, "I", &(KdcShapes){0});
+    demand(p, r);
+    demand(p, kdc_initialise(r, 7) == KDC_OK);
+    static const struct { const char *name; double mean, deviation; } want[] = {
+        {"a", 0.5, 0.02}, {"b", 0, 0.02 * 0.0745356}, {"c", 1, 4 / 3.4641016}, /* sqrt(2 / (200 + 160)), 4 / sqrt(12) */
+        {"d", 1, 0},      {"e", 0, 0},                {"f", 0.25, 0}};
+    float *first = NULL;
+    for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
+        KdcTensor *t = kdc_find(r, want[i].name);
+        double mean, deviation;
+        assert_non_null(t);
+        assert_int_equal(t->role, KDC_WEIGHT);
+        moments(t, &mean, &deviation);
+        double scale = want[i].deviation; /* 8000 samples: 4 standard errors */
+        if (fabs(mean - want[i].mean) > 0.05 * scale + 1e-7 || fabs(deviation - scale) > 0.04 * scale + 1e-4) {
+            fail_msg("%s: mean %g, deviation %g", want[i].name, mean, deviation);
+        }
+        if (i == 0) {
+            first = malloc(sizeof *first * (size_t)t->count);
+            memcpy(first, t->data, sizeof *first * (size_t)t->count);
+        }
+    }
+    KdcTensor *a = kdc_find(r, "a");
+    size_t bytes = sizeof(float) * (size_t)a->count;
+    kdc_initialise(r, 8);
+    assert_memory_not_equal(a->data, first, bytes); /* another seed, other numbers; the same seed, the same */
+    kdc_initialise(r, 7);
+    assert_memory_equal(a->data, first, bytes);
+    free(first);
+    kdc_close(p);
+}
+
+static char *messages(KdcProgram *p) {
+    char *text = NULL;
+    size_t n;
+    FILE *f = open_memstream(&text, &n);
+    kdc_print_messages(p, f, false);
+    fclose(f);
+    return text;
+}
+
+static void test_errors(void **state) {
+    (void)state;
+    KdcProgram *p = open_source("fn f(x: [n]) {\n    return x +\n}\n");
+    assert_int_equal(kdc_status(p), KDC_INPUT);
+    char *text = messages(p);
+    assert_non_null(strstr(text, "test.kd:"));
+    free(text);
+    assert_null(kdc_net(p, "f", &(KdcShapes){0}));
+    assert_null(kdc_session(p, "f", &(KdcShapes){0}));
+    kdc_close(p);
+    p = open_source(source);
+    assert_null(kdc_net(p, "nothing", &(KdcShapes){0}));
+    assert_int_equal(kdc_status(p), KDC_INPUT);
+    text = messages(p);
+    assert_non_null(strstr(text, "nothing"));
+    free(text);
+    kdc_close(p);
+    p = kdc_open("/no/such/file.kd", NULL, 0, &(KdcOptions){0});
+    assert_non_null(p);
+    assert_int_equal(kdc_status(p), KDC_INPUT);
+    kdc_close(p);
+    kdc_close(NULL);
+}
+
+typedef struct Training {
+    KdcProgram *p;
+    KdcSession *s;
+} Training;
+
+static Training start(uint64_t seed) {
+    Training t = {.p = open_source(source)};
+    t.s = kdc_session(t.p, "fit", &(KdcShapes){0});
+    demand(t.p, t.s);
+    demand(t.p, kdc_session_initialise(t.s, seed) == KDC_OK);
+    KdcTensor *x = kdc_session_find(t.s, "x"), *y = kdc_session_find(t.s, "y");
+    assert_true(x && y);
+    for (int i = 0; i < 108; i++) {
+        ((float *)x->data)[i] = (float)(i % 13) / 6 - 1;
+        ((float *)y->data)[i] = (float)(i % 7) / 4 - 1;
+    }
+    return t;
+}
+
+static float step(Training *t, int64_t i) {
+    demand(t->p, kdc_session_step(t->s, i, 1, 0) == KDC_OK);
+    assert_int_equal(kdc_session_log_count(t->s), 1);
+    for (int k = 0; k < kdc_session_output_count(t->s); k++) {
+        KdcTensor *o = kdc_session_output(t->s, k);
+        if (strcmp(o->name, "log.loss") == 0) {
+            return *(float *)o->data;
+        }
+    }
+    fail_msg("no log.loss");
+    return 0;
+}
+
+static void test_two_sessions(void **state) {
+    (void)state;
+    enum { STEPS = 6 };
+    float alone[2][STEPS];
+    for (int k = 0; k < 2; k++) {
+        Training t = start(3 + (uint64_t)k);
+        for (int i = 0; i < STEPS; i++) {
+            alone[k][i] = step(&t, i + 1);
+        }
+        assert_true(alone[k][STEPS - 1] < alone[k][0]);
+        kdc_close(t.p);
+    }
+    assert_true(alone[0][0] != alone[1][0]);
+    Training a = start(3), b = start(4);
+    for (int i = 0; i < STEPS; i++) {
+        assert_true(step(&a, i + 1) == alone[0][i]);
+        assert_true(step(&b, i + 1) == alone[1][i]);
+    }
+    kdc_close(a.p);
+    kdc_close(b.p);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_run),
+        cmocka_unit_test(test_initialisers),
+        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_two_sessions),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
