@@ -220,6 +220,12 @@ bool kl_is_open(const KlBuilder *b, const KlBlock *block);
 KlIf kl_if_begin(KlBuilder *b, KlValue cond);
 void kl_if_end(KlBuilder *b, KlIf *i);
 
+/* The same instruction (no for, if or yield) with other operands, folded anew: what rewrites of kernels call. A constant
+ * or iota may be given other lanes by type `t`; all other results follow from the operands. KL_NONE for stores. */
+KlValue kl_rebuild(KlBuilder *b, const KlInstr *i, const KlValue *in, KlType t);
+/* Drops pure instructions, loads and loops that nothing uses. kl_module_add and kl_vectorize do so. */
+void kl_sweep(KlKernel *k);
+
 /* What is known of an i64 or i32 value: lo <= v <= hi. Loop variables with constant bounds, constants and
  * arithmetic on them are known; everything else has the type's whole range. */
 void kl_range(const KlBuilder *b, KlValue v, int64_t *lo, int64_t *hi);
