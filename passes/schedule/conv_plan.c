@@ -130,7 +130,7 @@ static void derive(SchConv *c) {
     double crowd = scratch > 0.7 * m->l2 ? 1 + 0.5 * (scratch / (0.7 * m->l2) - 1) : 1;
     double item = work * (crowd < 3 ? crowd : 3) + out + (c->prefill ? 0 : fill) + 100;
     /* Items are dealt out to threads: a handful that does not divide leaves cores idle. */
-    double dealt = items < 64 ? (double)(sch_ceil((int64_t)items, 4) * 4) : items;
+    double dealt = items < 64 ? (double)(sch_ceil((int64_t)items, 8) * 8) : items;
     c->cycles = item * dealt + 4000;
     if (c->prefill)
         c->cycles += fill * (double)(c->batch * c->groups) + 4000;

@@ -25,7 +25,7 @@ static void derive(SchGemm *m) {
     double scratch = 4 * (rows * columns + (double)(m->slices.size * m->unit) * (columns + rows));
     double crowd = scratch > 0.7 * m->machine.l2 ? 1 + 0.5 * (scratch / (0.7 * m->machine.l2) - 1) : 1;
     int64_t items = m->batch * m->row_tiles.count * m->column_tiles.count;
-    double dealt = items < 64 ? (double)(sch_ceil(items, 4) * 4) : (double)items;
+    double dealt = items < 64 ? (double)(sch_ceil(items, 8) * 8) : (double)items;
     m->cycles = dealt * (work * (crowd < 3 ? crowd : 3) + pack + out + 100) + 4000;
 }
 

@@ -76,6 +76,10 @@ static void derive(Outer *u) {
 
     double tiles = (double)(u->lane_tiles.size * u->other_tiles.size * w->y.kernel * (w->x.kernel / u->taps));
     double pixels = (double)(rows * w->x.out), step = sch_tile_cycles(&w->machine, t->mr, t->nv, true);
+    /* The lanes of a tile's band stay in the first cache while all tiles of the others pass, or stream past. */
+    double fresh = (double)(width * (u->inner ? w->x.stride : 1));
+    if (4 * (double)(u->lane_lines * u->lane_pixels * width) > 0.6 * w->machine.l1 && step < fresh / 4)
+        step = fresh / 4;
     double sum = tiles * (pixels * step + (double)rows * 4 + 1.5 * t->mr * t->nv + 20);
     double spread = (double)(u->lane_lines * u->lane_pixels * u->lanes) * 0.6 + (double)(u->lane_lines * u->lanes) * 4;
     double copy = (double)(u->other_tiles.size * u->other * u->other_lines) * ((double)u->other_pitch * 0.3 + 10);
@@ -86,7 +90,7 @@ static void derive(Outer *u) {
     double blocks = (double)(w->groups * u->lane_tiles.count * u->other_tiles.count);
     double items = blocks * (double)u->chunks.count;
     double item = band * (double)u->chunks.size + (double)u->result * 0.1 + 100;
-    double dealt = items < 64 ? (double)(sch_ceil((int64_t)items, 4) * 4) : items;
+    double dealt = items < 64 ? (double)(sch_ceil((int64_t)items, 8) * 8) : items;
     u->cycles = item * dealt + 4000 + blocks * (double)u->result * (1.0 + 0.2 * (double)u->chunks.count);
     if (u->chunks.count > 1)
         u->cycles += 4000;
@@ -325,8 +329,8 @@ static void sum_band(KlBuilder *b, const Outer *u, const Buffers *f, const Item 
     const SchWgrad *w = &u->w;
     int64_t kernel = w->y.kernel * w->x.kernel, lane_row = u->shared ? shared_lanes(u) : u->lanes;
     int64_t width = (int64_t)u->lane_vectors * u->tile.lanes;
-    KlFor i = sch_loop_n(b, u->other_tiles.size);
     KlFor v = sch_loop(b, kl_i64(b, 0), sch_cut_length(b, &u->lane_tiles, it->lane_block), 1);
+    KlFor i = sch_loop_n(b, u->other_tiles.size);
     KlFor y = sch_loop_n(b, w->y.kernel), x = sch_loop_n(b, w->x.kernel / u->taps);
     KlValue from = sch_mulc(b, i.i, u->other * u->other_lines * u->other_pitch);
     KlValue to = sch_madc(b, i.i, u->other * kernel, sch_madc(b, y.i, w->x.kernel, x.i));
@@ -340,8 +344,8 @@ static void sum_band(KlBuilder *b, const Outer *u, const Buffers *f, const Item 
     sum_tile(b, u, f, it->rows, from, at, lane_row, to);
     sch_loop_end(b, &x);
     sch_loop_end(b, &y);
-    sch_loop_end(b, &v);
     sch_loop_end(b, &i);
+    sch_loop_end(b, &v);
 }
 
 /* ---- the epilogue ------------------------------------------------------------------------------------------------------------ */
