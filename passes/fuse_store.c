@@ -131,6 +131,13 @@ static void weigh_index_ops(Store *s) {
     }
 }
 
+/* Can the unit that a broadcast belongs to write it? (Others of the unit may need it there.) */
+static bool unit_can_store(const KdFuser *z, KdValue v) {
+    const KdUnit *u = z->unit[v] < 0 ? NULL : z->units.v[z->unit[v]];
+    return u && kd_domain_is(&u->d, kd_vtype(z->f, v)) &&
+           !(u->kind == KD_GROUP_ROW && kd_domain_two_stage(&u->d));
+}
+
 static void decide_back(Store *s) {
     KdFuser *z = s->z;
     const KdFunc *f = z->f;
@@ -154,7 +161,7 @@ static void decide_back(Store *s) {
             bool stored = index_is_stored(s, v);
             unsigned through = kd_is_view(f, v) ? 0 : USE_INDEX;
             s->fu->stored[v] = stored;
-            if (stored && z->fuse) {
+            if (stored && z->fuse && !unit_can_store(z, v)) {
                 kd_unit_new(z, KD_GROUP_MAP, kd_domain(n->type), v);
             }
             if (kd_is_reshape(f, v) && !stored && (u->flags & (USE_OUTPUT | USE_KEEP))) {
@@ -337,7 +344,7 @@ static void make_groups(Store *s) {
         const KdUnit *u = z->units.v[i];
         KdGroup g = {0};
         for (int k = 0; u && k < u->members.n; k++) {
-            if (fu->stored[u->members.v[k]]) {
+            if (fu->stored[u->members.v[k]] && z->unit[u->members.v[k]] == i) {
                 kd_push(z->cx, &g.stores, u->members.v[k]);
             }
         }
@@ -349,6 +356,9 @@ static void make_groups(Store *s) {
         for (int k = 0; k < u->members.n; k++) {
             KdValue v = u->members.v[k];
             KdClass cls = kd_class(z->f, v);
+            if (z->unit[v] != i) { /* a broadcast that became a group of its own */
+                continue;
+            }
             if (cls == KD_REDUCE) {
                 kd_push(z->cx, &g.local, v);
             }
@@ -416,7 +426,9 @@ static void sort_groups(Store *s) {
     if (done != n) {
         kd_raise(cx, KD_FAIL_INTERNAL, "fuse: the groups of %s wait for each other", s->z->f->name);
     }
-    memcpy(fu->groups.v, sorted, (size_t)n * sizeof *sorted);
+    if (n > 0) {
+        memcpy(fu->groups.v, sorted, (size_t)n * sizeof *sorted);
+    }
     for (KdValue v = 0; v < s->z->f->n; v++) {
         fu->group[v] = fu->group[v] < 0 ? -1 : place[fu->group[v]];
     }

@@ -26,7 +26,6 @@ typedef struct LhOptions {
     int lanes;          /* of the machine: 16, 8, 4; 0: before vectorising, at 16 */
     bool own_plan;      /* the planner that gives every value its own memory, instead of the compiler's */
     double tolerance;   /* relative to the larger of 1 and the value; 0: 2e-4 */
-    const char *skip;   /* a pass to leave out, or NULL */
 } LhOptions;
 
 static inline KlMachine lh_machine(int lanes) {
@@ -158,30 +157,54 @@ static inline int lh_extern_of(const KdFunc *f, int i) {
     return n;
 }
 
-static inline const char *lh_run(const KdFunc *f, const KlModule *m, double *const *in, double *const *want,
-                                 double tolerance, const char *stage) {
+/* Executes m and brings all outputs to got; NULL, or what went wrong. */
+static inline const char *lh_execute(const KdFunc *f, const KlModule *m, double *const *in, double **got) {
     KdContext *cx = f->cx;
     KdStr why = {.cx = cx};
     if (!kl_verify(m, &why)) {
-        return kd_format(cx, "%s: the loops are malformed: %s", stage, why.s);
+        return kd_format(cx, "the loops are malformed: %s", why.s);
     }
     void **ext = KD_NEW_ARRAY(cx, void *, m->externs.n + 1);
     for (int k = 0; k < m->externs.n; k++) {
         ext[k] = lh_memory(cx, &m->externs.v[k], k < f->inputs.n ? in[k] : NULL);
     }
     if (!kl_eval(m, ext, &why)) {
-        return kd_format(cx, "%s: %s", stage, why.s);
+        return why.s;
     }
     for (int o = 0; o < f->outputs.n; o++) {
-        const KdType *t = kd_vtype(f, f->outputs.v[o].value);
         int e = lh_extern_of(f, o);
-        for (int64_t i = 0; i < t->count; i++) {
-            double got = lh_element(&m->externs.v[e], ext[e], i), w = want[o][i];
-            double scale = fabs(w) > 1 ? fabs(w) : 1;
-            bool same = isnan(w) ? isnan(got) : isinf(w) ? got == w : fabs(got - w) <= tolerance * scale;
-            if (!same) {
-                return kd_format(cx, "%s: %s[%lld] is %.9g, not %.9g", stage, f->outputs.v[o].name,
-                                 (long long)i, got, w);
+        for (int64_t i = 0; i < kd_vtype(f, f->outputs.v[o].value)->count; i++) {
+            got[o][i] = lh_element(&m->externs.v[e], ext[e], i);
+        }
+    }
+    return NULL;
+}
+
+static inline double **lh_results(const KdFunc *f) {
+    double **r = KD_NEW_ARRAY(f->cx, double *, f->outputs.n + 1);
+    for (int i = 0; i < f->outputs.n; i++) {
+        r[i] = KD_NEW_ARRAY(f->cx, double, kd_vtype(f, f->outputs.v[i].value)->count + 1);
+    }
+    return r;
+}
+
+static inline double **lh_want(const KdFunc *f, double *const *in) {
+    double **want = lh_results(f);
+    kd_eval(f, (const double *const *)in, want);
+    return want;
+}
+
+static inline bool lh_near(double got, double want, double slack) {
+    double scale = fabs(want) > 1 ? fabs(want) : 1;
+    return isnan(want) ? isnan(got) : isinf(want) ? got == want : fabs(got - want) <= slack * scale;
+}
+
+static inline const char *lh_compare(const KdFunc *f, double *const *got, double *const *want, double tolerance) {
+    for (int o = 0; o < f->outputs.n; o++) {
+        for (int64_t i = 0; i < kd_vtype(f, f->outputs.v[o].value)->count; i++) {
+            if (!lh_near(got[o][i], want[o][i], tolerance)) {
+                return kd_format(f->cx, "%s[%lld] is %.9g, not %.9g", f->outputs.v[o].name, (long long)i, got[o][i],
+                                 want[o][i]);
             }
         }
     }
@@ -206,15 +229,6 @@ static inline KlModule *lh_lower(const KdFunc *f, const LhOptions *o, KdFusion *
     return kd_lower(fu, plan, &po);
 }
 
-static inline double **lh_want(const KdFunc *f, double *const *in) {
-    double **want = KD_NEW_ARRAY(f->cx, double *, f->outputs.n + 1);
-    for (int i = 0; i < f->outputs.n; i++) {
-        want[i] = KD_NEW_ARRAY(f->cx, double, kd_vtype(f, f->outputs.v[i].value)->count + 1);
-    }
-    kd_eval(f, (const double *const *)in, want);
-    return want;
-}
-
 /* NULL, or what went wrong. f has no KD_META nodes. */
 static inline const char *lh_check(const KdFunc *f, double *const *in, double *const *want, const LhOptions *o) {
     const char *wrong = NULL, *message;
@@ -231,7 +245,10 @@ static inline const char *lh_check(const KdFunc *f, double *const *in, double *c
                 kl_vectorize(m->kernels.v[k], &machine);
             }
         }
-        wrong = lh_run(f, m, in, want, tolerance, stage);
+        double **got = lh_results(f);
+        wrong = lh_execute(f, m, in, got);
+        wrong = wrong ? wrong : lh_compare(f, got, want, tolerance);
+        wrong = wrong ? kd_format(f->cx, "%s: %s", stage, wrong) : NULL;
         kd_landing_pop(f->cx);
     } else {
         kd_failure(f->cx, &message);
