@@ -90,14 +90,7 @@ KdContext *kd_context_new(void) {
     KdContext *cx = calloc(1, sizeof *cx);
     if (!cx) return NULL;
     cx->place_index.cx = cx->types.cx = cx;
-    KdLanding l;
-    if (KD_TRY(cx, l)) {
-        kd_push(cx, &cx->places, (KdPlace){0});
-        kd_landing_pop(cx);
-        return cx;
-    }
-    kd_context_free(cx);
-    return NULL;
+    return cx;
 }
 
 void kd_context_free(KdContext *cx) {
@@ -342,6 +335,7 @@ KdLoc kd_loc(KdContext *cx, KdPlace p) {
     if (p.file) p.file = kd_intern_z(cx, p.file);
     if (p.what) p.what = kd_intern_z(cx, p.what);
     if (p.len < 1) p.len = 1;
+    if (cx->places.n == 0) kd_push(cx, &cx->places, (KdPlace){0}); /* 0 is "nowhere" */
     uint64_t words[5] = {(uint64_t)(uintptr_t)p.file, (uint64_t)(uintptr_t)p.what,
                          (uint64_t)(uint32_t)p.line << 32 | (uint32_t)p.col, (uint64_t)p.len, p.outer};
     uint64_t h = kd_hash_bytes(words, sizeof words, 2), found;

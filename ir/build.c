@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "ir/ops/ops.h"
 #include "ir/ops/shape.h"
 #include "ir/simplify.h"
 
@@ -164,6 +165,8 @@ KdValue kd_build(KdBuilder *b, KdOp op, const KdType *type, const KdValue *in, i
     n.in = own;
     if (info->flags & KD_TYPED) {
         if (!type) kd_raise(b->cx, KD_FAIL_INTERNAL, "%s needs a type", info->name);
+        if (!kd_check_typed(b, op, type, n.attr)) return KD_NONE;
+        if (!kd_check_typed(b, op, type, n.attr)) return KD_NONE;
         n.type = type;
     } else {
         n.type = info->infer(b, op, own, n_in, n.attr);

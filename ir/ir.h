@@ -196,6 +196,8 @@ static inline KdBuilder kd_builder(KdFunc *f) { return (KdBuilder){f->cx, f, 0};
  * order, or NULL for defaults. `type` only for KD_TYPED ops, NULL otherwise.
  * KD_NONE after a diagnostic; an operand that is KD_NONE gives KD_NONE silently. */
 KdValue kd_build(KdBuilder *b, KdOp op, const KdType *type, const KdValue *in, int n_in, const KdAttr *attr);
+/* What a leaf's given type and attributes must satisfy: true, or false after a diagnostic. */
+bool kd_check_typed(KdBuilder *b, KdOp op, const KdType *type, const KdAttr *attr);
 /* The same node with other operands, into b->f: what a rewriting pass calls. old is in f_old. */
 KdValue kd_rebuild(KdBuilder *b, const KdFunc *f_old, KdValue old, const KdValue *in);
 
