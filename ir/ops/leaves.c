@@ -31,7 +31,7 @@ bool kd_check_typed(KdBuilder *b, KdOp op, const KdType *type, const KdAttr *att
         kd_error(b->cx, b->loc, "%s: %d values for %" PRId64 " elements", name, attr[0].floats.n, type->count);
         return false;
     }
-    if (op == KD_OP_IOTA) return kd_check_axis(b, op, type, attr[0].i) && kd_check_not_u8(b, op, type);
+    if (op == KD_OP_IOTA) return kd_check_axis(b, op, type, attr[0].i);
     return true;
 }
 
