@@ -166,7 +166,6 @@ KdValue kd_build(KdBuilder *b, KdOp op, const KdType *type, const KdValue *in, i
     if (info->flags & KD_TYPED) {
         if (!type) kd_raise(b->cx, KD_FAIL_INTERNAL, "%s needs a type", info->name);
         if (!kd_check_typed(b, op, type, n.attr)) return KD_NONE;
-        if (!kd_check_typed(b, op, type, n.attr)) return KD_NONE;
         n.type = type;
     } else {
         n.type = info->infer(b, op, own, n_in, n.attr);

@@ -3,9 +3,6 @@
  * Inputs and literals have memory of their own: whoever composes element rules loads them, so their
  * rule is never asked.
  */
-#include <inttypes.h>
-#include <string.h>
-
 #include <string.h>
 
 #include "ir/ops/ops.h"
@@ -15,24 +12,6 @@
 const KdType *infer_typed(KdBuilder *b, KdOp op, const KdValue *in, int n_in, const KdAttr *attr) {
     (void)in, (void)n_in, (void)attr;
     kd_raise(b->cx, KD_FAIL_INTERNAL, "the type of %s is given, not inferred", kd_op_info[op].name);
-}
-
-bool kd_check_typed(KdBuilder *b, KdOp op, const KdType *type, const KdAttr *attr) {
-    static const char *const roles[] = {"data", "weight", "buffer", "state", "frozen"};
-    const char *name = kd_op_info[op].name;
-    if (op == KD_OP_INPUT) {
-        for (int i = 0; i < KD_COUNT(roles); i++)
-            if (strcmp(attr[1].s, roles[i]) == 0 && attr[0].s[0]) return true;
-        kd_error(b->cx, b->loc, "%s: needs a name and a role (data, weight, buffer, state, frozen), found '%s', '%s'", name,
-                 attr[0].s, attr[1].s);
-        return false;
-    }
-    if (op == KD_OP_LITERAL && attr[0].floats.n != type->count) {
-        kd_error(b->cx, b->loc, "%s: %d values for %" PRId64 " elements", name, attr[0].floats.n, type->count);
-        return false;
-    }
-    if (op == KD_OP_IOTA) return kd_check_axis(b, op, type, attr[0].i);
-    return true;
 }
 
 static bool roles_know(const char *role) {
@@ -51,8 +30,10 @@ static bool refuse(KdBuilder *b, KdOp op, const char *what) {
 static bool holds(const KdType *t, double v) { return t->dtype == KD_F32 || kd_fit(t->dtype, v) == v; }
 
 bool kd_check_typed(KdBuilder *b, KdOp op, const KdType *t, const KdAttr *attr) {
-    if (op == KD_OP_INPUT)
+    if (op == KD_OP_INPUT) {
+        if (!attr[0].s[0]) return refuse(b, op, "it needs a name");
         return roles_know(attr[1].s) || refuse(b, op, "the role is one of data, weight, buffer, state, frozen");
+    }
     if (op == KD_OP_CONST) return holds(t, attr[0].f) || refuse(b, op, "the value does not fit the element type");
     if (op == KD_OP_IOTA) return kd_check_axis(b, op, t, attr[0].i);
     KdFloats v = attr[0].floats; /* literal */
