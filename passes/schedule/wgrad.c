@@ -62,11 +62,14 @@ static int64_t input_lines(const SchWgrad *w, int64_t rows) {
 
 static int64_t round_up(int64_t a, int64_t b) { return sch_ceil(a, b) * b; }
 
+/* Lane channels of a lane tile. */
+static int64_t tile_width(const Outer *u) { return (int64_t)u->lane_vectors * u->tile.lanes; }
+
 static void derive(Outer *u) {
     const SchWgrad *w = &u->w;
     const SchTile *t = &u->tile;
     int64_t rows = u->bands.size, steps = w->batch * u->bands.count, kernel = w->y.kernel * w->x.kernel;
-    int64_t lines = input_lines(w, rows), width = (int64_t)u->lane_vectors * t->lanes;
+    int64_t lines = input_lines(w, rows), width = tile_width(u);
     u->lanes = u->lane_tiles.size * width;
     u->lane_lines = u->inner ? lines : rows;
     u->lane_pixels = round_up(u->inner ? w->x.padded : w->x.out, t->lanes);
@@ -116,7 +119,7 @@ static void try_chunks(Outer *best, Outer *u) {
 }
 
 static void try_blocks(Outer *best, Outer *u) {
-    int64_t lanes = sch_ceil(u->lane_channels, (int64_t)u->lane_vectors * u->tile.lanes);
+    int64_t lanes = sch_ceil(u->lane_channels, tile_width(u));
     int64_t others = sch_ceil(u->other_channels, u->other);
     for (int64_t i = 1; i <= lanes; i = next_count(i))
         for (int64_t j = 1; j <= others; j = next_count(j)) {
@@ -129,7 +132,7 @@ static void try_blocks(Outer *best, Outer *u) {
 /* Cycles for one useful multiplication in the register tile alone. */
 static double tile_price(const Outer *u) {
     double step = sch_tile_cycles(&u->w.machine, u->tile.mr, u->tile.nv, true);
-    double lanes = (double)round_up(u->lane_channels, (int64_t)u->lane_vectors * u->tile.lanes);
+    double lanes = (double)round_up(u->lane_channels, tile_width(u));
     double others = (double)round_up(u->other_channels, u->other);
     return step / (u->tile.mr * u->tile.nv) * lanes * others;
 }
@@ -193,12 +196,14 @@ static void fill_row(KdLower *l, const SchWgrad *w, int operand, KlValue image, 
     }
 }
 
-/* The transposed operand: dest[at + pixel * lanes + channel] for one line; channels from `first` of the group on. */
+/* One line of the transposed operand: dest[at + tile * stride + pixel * width + channel of the tile], for `tiles` lane
+ * tiles from channel `first` of the group on. The sums read one tile after the other, so that each lies together. */
 static void spread_line(KdLower *l, const Outer *u, const Buffers *f, KlValue image, KlValue group, KlValue first,
-                        KlValue vectors, KlValue row, int dest, KlValue at, int64_t lanes) {
+                        KlValue tiles, KlValue row, int dest, KlValue at, int64_t stride) {
     KlBuilder *b = &l->b;
     int w = u->tile.lanes, operand = u->inner ? 0 : 1;
-    KlFor v = sch_loop(b, kl_i64(b, 0), vectors, 1), y = sch_loop_n(b, w);
+    int64_t width = tile_width(u);
+    KlFor v = sch_loop(b, kl_i64(b, 0), sch_mulc(b, tiles, u->lane_vectors), 1), y = sch_loop_n(b, w);
     KlValue channel = sch_add(b, first, sch_madc(b, v.i, w, y.i));
     KlValue line = sch_mulc(b, y.i, u->lane_pixels);
     SchGuard guard = sch_guard_begin(b, channel, u->lane_channels);
@@ -209,8 +214,9 @@ static void spread_line(KdLower *l, const Outer *u, const Buffers *f, KlValue im
     }
     sch_loop_end(b, &y);
     KlFor x = sch_loop(b, kl_i64(b, 0), kl_i64(b, u->lane_pixels), w);
-    KlValue to = sch_add(b, sch_madc(b, v.i, w, at), sch_mulc(b, x.i, lanes));
-    sch_transpose(b, w, f->line, x.i, u->lane_pixels, dest, to, lanes);
+    KlValue tile = v.i, part = sch_split(b, &tile, u->lane_vectors);
+    KlValue to = sch_add(b, sch_madc(b, tile, stride, at), sch_madc(b, part, w, sch_mulc(b, x.i, width)));
+    sch_transpose(b, w, f->line, x.i, u->lane_pixels, dest, to, width);
     sch_loop_end(b, &x);
     sch_loop_end(b, &v);
 }
@@ -219,28 +225,30 @@ static int line_buffer(KdLower *l, const Outer *u) {
     return kl_buf(l->k, "line", KL_F32, u->lane_pixels * u->tile.lanes, KL_SCRATCH);
 }
 
-/* The shared temp: [image][group][lines of the whole picture][pixels][all lanes]. */
+/* The shared temp: [image][group][lane tile][lines of the whole picture][pixels][lanes of the tile]. */
 static int64_t shared_lines(const Outer *u) {
     return u->inner ? input_lines(&u->w, u->bands.count * u->bands.size) : u->bands.count * u->bands.size;
 }
-static int64_t shared_lanes(const Outer *u) { return u->lane_tiles.count * u->lanes; }
-static int64_t shared_count(const Outer *u) {
-    return u->w.batch * u->w.groups * shared_lines(u) * u->lane_pixels * shared_lanes(u);
-}
+static int64_t shared_tile(const Outer *u) { return shared_lines(u) * u->lane_pixels * tile_width(u); }
+static int64_t shared_tiles(const Outer *u) { return u->lane_tiles.count * u->lane_tiles.size; }
+static int64_t shared_count(const Outer *u) { return u->w.batch * u->w.groups * shared_tiles(u) * shared_tile(u); }
 
 static void build_shared(KdLower *l, const Outer *u) {
-    int64_t lines = shared_lines(u), lanes = shared_lanes(u);
+    int64_t lines = shared_lines(u), line = u->lane_pixels * tile_width(u);
     kd_lower_begin(l, "channels last", u->w.batch * u->w.groups * lines);
     KlBuilder *b = &l->b;
     Buffers f = {.line = line_buffer(l, u)};
     int dest = kd_lower_temp(l, 0, KL_F32, shared_count(u), KL_OUT);
     KlValue p = kl_parallel_index(l->k), image = p, row = sch_split(b, &image, lines);
-    KlValue group = sch_split(b, &image, u->w.groups), at = sch_mulc(b, p, u->lane_pixels * lanes);
-    KlValue vectors = kl_i64(b, lanes / u->tile.lanes);
+    KlValue group = sch_split(b, &image, u->w.groups);
+    KlValue at = sch_madc(b, sch_madc(b, image, u->w.groups, group), shared_tiles(u) * shared_tile(u),
+                          sch_mulc(b, row, line));
     SchGuard guard = sch_guard_begin(b, row, u->inner ? u->w.y.padded : u->w.y.out);
-    spread_line(l, u, &f, image, group, kl_i64(b, 0), vectors, row, dest, at, lanes);
+    spread_line(l, u, &f, image, group, kl_i64(b, 0), kl_i64(b, shared_tiles(u)), row, dest, at, shared_tile(u));
     if (sch_guard_else(b, &guard)) {
-        sch_zero(b, dest, at, u->lane_pixels * lanes, u->tile.lanes);
+        KlFor v = sch_loop_n(b, shared_tiles(u));
+        sch_zero(b, dest, sch_madc(b, v.i, shared_tile(u), at), line, u->tile.lanes);
+        sch_loop_end(b, &v);
         sch_guard_end(b, &guard);
     }
     l->k->bytes = 8.0 * (double)shared_count(u);
@@ -273,27 +281,27 @@ static KlValue fill_lanes(KdLower *l, const Outer *u, const Buffers *f, const It
     KlBuilder *b = &l->b;
     int64_t rows = u->bands.size * (u->inner ? u->w.y.stride : 1);
     KlValue first = sch_mulc(b, it->lane_block, u->lanes);
+    int64_t line = u->lane_pixels * tile_width(u);
     if (u->shared) {
-        KlValue line = sch_madc(b, sch_madc(b, it->image, u->w.groups, it->group), shared_lines(u),
-                                sch_mulc(b, it->band, rows));
-        return sch_madc(b, line, u->lane_pixels * shared_lanes(u), first);
+        KlValue tile = sch_madc(b, sch_madc(b, it->image, u->w.groups, it->group), shared_tiles(u),
+                                sch_mulc(b, it->lane_block, u->lane_tiles.size));
+        return sch_madc(b, tile, shared_tile(u), sch_mulc(b, it->band, rows * line));
     }
     KlFor r = sch_loop(b, kl_i64(b, 0), u->inner ? kl_i64(b, u->lane_lines) : it->rows, 1);
-    KlValue at = sch_mulc(b, r.i, u->lane_pixels * u->lanes);
-    KlValue vectors = sch_mulc(b, sch_cut_length(b, &u->lane_tiles, it->lane_block), u->lane_vectors);
-    spread_line(l, u, f, it->image, it->group, first, vectors, sch_madc(b, it->band, rows, r.i), f->lanes, at,
-                u->lanes);
+    KlValue tiles = sch_cut_length(b, &u->lane_tiles, it->lane_block);
+    spread_line(l, u, f, it->image, it->group, first, tiles, sch_madc(b, it->band, rows, r.i), f->lanes,
+                sch_mulc(b, r.i, line), u->lane_lines * line);
     sch_loop_end(b, &r);
     return kl_i64(b, 0);
 }
 
 /* One register tile over a band. from, lanes: where the operands begin for this tile; at: its place in the result. */
 static void sum_tile(KlBuilder *b, const Outer *u, const Buffers *f, KlValue rows, KlValue from, KlValue lanes,
-                     int64_t lane_row, KlValue at) {
+                     KlValue at) {
     const SchWgrad *w = &u->w;
     const SchTile *t = &u->tile;
     int n = t->mr * t->nv, kernel = (int)(w->y.kernel * w->x.kernel), taps = (int)u->taps, v = u->lane_vectors;
-    int64_t channel = u->other_lines * u->other_pitch, aoff[SCH_MAX_TILE], boff[SCH_MAX_TILE];
+    int64_t channel = u->other_lines * u->other_pitch, lane_row = tile_width(u), aoff[SCH_MAX_TILE], boff[SCH_MAX_TILE];
     int64_t row[SCH_MAX_TILE], column[SCH_MAX_TILE];
     for (int r = 0; r < t->mr; r++) {
         int c = u->inner ? r : r / taps, tap = u->inner ? 0 : r % taps;
@@ -327,21 +335,21 @@ static void sum_tile(KlBuilder *b, const Outer *u, const Buffers *f, KlValue row
 
 static void sum_band(KlBuilder *b, const Outer *u, const Buffers *f, const Item *it, KlValue lanes, KlValue result) {
     const SchWgrad *w = &u->w;
-    int64_t kernel = w->y.kernel * w->x.kernel, lane_row = u->shared ? shared_lanes(u) : u->lanes;
-    int64_t width = (int64_t)u->lane_vectors * u->tile.lanes;
+    int64_t kernel = w->y.kernel * w->x.kernel, width = tile_width(u);
+    int64_t tile = u->shared ? shared_tile(u) : u->lane_lines * u->lane_pixels * width;
     KlFor v = sch_loop(b, kl_i64(b, 0), sch_cut_length(b, &u->lane_tiles, it->lane_block), 1);
     KlFor i = sch_loop_n(b, u->other_tiles.size);
     KlFor y = sch_loop_n(b, w->y.kernel), x = sch_loop_n(b, w->x.kernel / u->taps);
     KlValue from = sch_mulc(b, i.i, u->other * u->other_lines * u->other_pitch);
     KlValue to = sch_madc(b, i.i, u->other * kernel, sch_madc(b, y.i, w->x.kernel, x.i));
     to = sch_add(b, sch_madc(b, to, u->lanes, sch_mulc(b, v.i, width)), result);
-    KlValue at = sch_madc(b, v.i, width, lanes);
+    KlValue at = sch_madc(b, v.i, tile, lanes);
     KlValue down = sch_mulc(b, y.i, w->y.dilation), right = sch_mulc(b, x.i, w->x.dilation);
     if (u->inner)
-        at = sch_madc(b, sch_madc(b, down, u->lane_pixels, right), lane_row, at);
+        at = sch_madc(b, sch_madc(b, down, u->lane_pixels, right), width, at);
     else
         from = sch_add(b, from, sch_madc(b, down, u->other_pitch, right));
-    sum_tile(b, u, f, it->rows, from, at, lane_row, to);
+    sum_tile(b, u, f, it->rows, from, at, to);
     sch_loop_end(b, &x);
     sch_loop_end(b, &y);
     sch_loop_end(b, &i);

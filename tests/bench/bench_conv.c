@@ -1,13 +1,14 @@
 /* bench_conv.c: how fast the schedules are, as a share of the machine's own multiply-add peak.
  *
- *   bench_conv [-t THREADS]... [-s SCHEDULE] [-l LANES] [-r ROUNDS] [-a] [PATTERN]
+ *   bench_conv [-t THREADS]... [-s SCHEDULE] [-c CPU] [-r ROUNDS] [-a] [-v] [PATTERN]
  *
  * For each layer of the table whose line contains PATTERN, the forward pass, the gradient of its input and the gradient
  * of its weights are lowered as single anchors, compiled, and run. A line gives GFLOP/s and the share of the peak that was
  * measured right before and after, for each number of threads (1 and 2 unless -t): the median of several rounds,
- * because machines have moods. -a prints every kernel's assembly instead of running. Not part of the test suite.
+ * because machines have moods. -c compiles for another CPU (x86-64-v3: AVX2). -a prints loops and assembly
+ * instead; -v compares the results, with 1, 2 and 4 threads, with those of the generic path, bit for bit (the data are
+ * small integers). Not part of the test suite.
  */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,7 +82,7 @@ static const Product products[] = {
 typedef enum Mode { FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, MODES } Mode;
 static const char *const mode_name[MODES] = {"forward", "input grad", "weight grad"};
 
-typedef struct Options { int threads[4], n_threads, lanes, rounds; const char *schedule, *pattern; bool assembly; } Options;
+typedef struct Options { int threads[4], n_threads, rounds; const char *schedule, *pattern, *cpu; bool assembly, verify; } Options;
 
 /* One thread alone is measured by its own clock: other processes do not count. */
 static double seconds(int threads) {
@@ -148,6 +149,7 @@ typedef struct Runnable {
     KdrtContext rt;
     void **ext, *arena;
     int n_ext;
+    double compile; /* seconds */
 } Runnable;
 
 static void run_for(Runnable *r, int threads, double least, double *per_run) {
@@ -184,51 +186,80 @@ static void measure(Runnable *r, int threads, int rounds, double flops) {
     fflush(stdout);
 }
 
-static void run_module(KdContext *cx, const KlModule *m, const KdTarget *t, const Options *o, double flops) {
+static bool runnable_open(Runnable *r, KdContext *cx, const KlModule *m, const KdTarget *t) {
     KdCodegenOptions co = {.opt = 2, .jobs = 1};
     KdJitStats stats = {0};
-    Runnable r = {.n_ext = m->externs.n};
-    r.jit = kd_jit_new(cx, m, t, &co, &stats);
-    if (!r.jit) {
+    *r = (Runnable){.n_ext = m->externs.n};
+    r->jit = kd_jit_new(cx, m, t, &co, &stats);
+    if (!r->jit) {
+        kd_diag_print(cx, stderr, false);
+        return false;
+    }
+    r->compile = stats.seconds;
+    r->ext = calloc((size_t)r->n_ext, sizeof *r->ext);
+    for (int k = 0; k < r->n_ext; k++) {
+        float *p = r->ext[k] = kdrt_alloc((size_t)m->externs.v[k].count * 4);
+        for (int64_t i = 0; i < m->externs.v[k].count; i++)
+            p[i] = (float)(i * 7 % 11 % 7) - 3;
+    }
+    r->arena = kdrt_alloc((size_t)m->arena + 64);
+    r->rt.scratch_bytes = kd_jit_scratch(r->jit);
+    r->rt.scratch = kdrt_alloc(r->rt.scratch_bytes * 4 + 64);
+    return true;
+}
+
+static void runnable_close(Runnable *r) {
+    for (int k = 0; k < r->n_ext; k++)
+        kdrt_free(r->ext[k]);
+    free(r->ext);
+    kdrt_free(r->arena);
+    kdrt_free(r->rt.scratch);
+    kd_jit_free(r->jit);
+}
+
+/* f with everything in memory; f's only group is an anchor. */
+static KlModule *lower(KdContext *cx, const KdFunc *f, const KdTarget *t, const char *schedule, const char **chosen) {
+    KdPassOptions *po = KD_NEW(cx, KdPassOptions);
+    *po = (KdPassOptions){.machine = t->machine, .fuse = true, .schedule = schedule};
+    KdFusion *fu = kd_fuse(f, po);
+    KdLower l = {.cx = cx, .fu = fu, .o = po};
+    *chosen = kd_schedule_choose(&l, &fu->groups.v[0]);
+    KlModule *m = kd_lower(fu, kd_memplan(fu), po);
+    for (int k = 0; k < m->kernels.n; k++)
+        kl_vectorize(m->kernels.v[k], &t->machine);
+    return m;
+}
+
+static bool same_as_generic(KdContext *cx, const KdFunc *f, const KlModule *m, const KdTarget *t) {
+    const char *chosen;
+    KlModule *plain = lower(cx, f, t, "generic", &chosen);
+    Runnable r, want;
+    if (!runnable_open(&r, cx, m, t) || !runnable_open(&want, cx, plain, t))
+        return false;
+    double time;
+    bool same = true;
+    run_for(&want, 2, 0, &time);
+    for (int threads = 1; threads <= 4; threads *= 2) {
+        size_t bytes = (size_t)m->externs.v[r.n_ext - 1].count * 4;
+        memset(r.ext[r.n_ext - 1], 255, bytes);
+        memset(r.rt.scratch, 255, r.rt.scratch_bytes * 4);
+        memset(r.arena, 255, (size_t)m->arena);
+        run_for(&r, threads, 0, &time);
+        same = same && memcmp(r.ext[r.n_ext - 1], want.ext[r.n_ext - 1], bytes) == 0;
+    }
+    runnable_close(&r);
+    runnable_close(&want);
+    return same;
+}
+
+static void bench_func(KdContext *cx, const KdFunc *f, const char *name, double flops, const Options *o) {
+    KdTarget t;
+    if (!(o->cpu ? kd_target_named(cx, NULL, o->cpu, &t) : kd_target_host(cx, &t))) {
         kd_diag_print(cx, stderr, false);
         return;
     }
-    r.ext = calloc((size_t)r.n_ext, sizeof *r.ext);
-    for (int k = 0; k < r.n_ext; k++) {
-        float *p = r.ext[k] = kdrt_alloc((size_t)m->externs.v[k].count * 4);
-        for (int64_t i = 0; i < m->externs.v[k].count; i++)
-            p[i] = (float)(i % 17) * 0.125f - 1;
-    }
-    r.arena = kdrt_alloc((size_t)m->arena + 64);
-    r.rt.scratch_bytes = kd_jit_scratch(r.jit);
-    r.rt.scratch = kdrt_alloc(r.rt.scratch_bytes * 4 + 64);
-    printf(" %6.0f", 1000 * stats.seconds);
-    for (int k = 0; k < o->n_threads; k++)
-        measure(&r, o->threads[k], o->rounds, flops);
-    printf("\n");
-    for (int k = 0; k < r.n_ext; k++)
-        kdrt_free(r.ext[k]);
-    free(r.ext);
-    kdrt_free(r.arena);
-    kdrt_free(r.rt.scratch);
-    kd_jit_free(r.jit);
-}
-
-/* Lowers f, whose only group is an anchor, with everything in memory of its own. */
-static void bench_func(KdContext *cx, const KdFunc *f, const char *name, double flops, const Options *o) {
-    KdTarget t;
-    if (!kd_target_host(cx, &t))
-        return;
-    if (o->lanes && o->lanes < t.machine.lanes)
-        t.machine.lanes = o->lanes, t.machine.registers = 16;
-    KdPassOptions po = {.machine = t.machine, .fuse = true, .schedule = o->schedule};
-    KdFusion *fu = kd_fuse(f, &po);
-    KdMemPlan *plan = kd_memplan(fu);
-    KdLower l = {.cx = cx, .fu = fu, .o = &po};
-    const char *chosen = kd_schedule_choose(&l, &fu->groups.v[0]);
-    KlModule *m = kd_lower(fu, plan, &po);
-    for (int k = 0; k < m->kernels.n; k++)
-        kl_vectorize(m->kernels.v[k], &t.machine);
+    const char *chosen;
+    KlModule *m = lower(cx, f, &t, o->schedule, &chosen);
     if (o->assembly) {
         KdStr s = {.cx = cx};
         kl_print_module(&s, m);
@@ -238,7 +269,18 @@ static void bench_func(KdContext *cx, const KdFunc *f, const char *name, double 
     }
     printf("%-36s %-13s", name, chosen ? chosen : "generic");
     fflush(stdout);
-    run_module(cx, m, &t, o, flops);
+    if (o->verify) {
+        printf(" %s\n", same_as_generic(cx, f, m, &t) ? "same" : "DIFFERENT");
+        return;
+    }
+    Runnable r;
+    if (!runnable_open(&r, cx, m, &t))
+        return;
+    printf(" %6.0f", 1000 * r.compile);
+    for (int k = 0; k < o->n_threads; k++)
+        measure(&r, o->threads[k], o->rounds, flops);
+    printf("\n");
+    runnable_close(&r);
 }
 
 typedef KdFunc *MakeFn(KdContext *cx, const void *what, int mode, double *flops);
@@ -272,13 +314,15 @@ static void bench(MakeFn *make, const void *what, int mode, const char *name, co
 
 int main(int argc, char **argv) {
     Options o = {.rounds = 5};
-    for (int c; (c = getopt(argc, argv, "t:s:l:r:a")) != -1;) {
+    for (int c; (c = getopt(argc, argv, "t:s:c:r:av")) != -1;) {
         if (c == 't' && o.n_threads < 4)
             o.threads[o.n_threads++] = atoi(optarg);
         else if (c == 's')
             o.schedule = optarg;
-        else if (c == 'l')
-            o.lanes = atoi(optarg);
+        else if (c == 'c')
+            o.cpu = optarg;
+        else if (c == 'v')
+            o.verify = true;
         else if (c == 'r' && atoi(optarg) > 0 && atoi(optarg) <= MAX_ROUNDS)
             o.rounds = atoi(optarg);
         else if (c == 'a')
@@ -289,7 +333,7 @@ int main(int argc, char **argv) {
     o.pattern = optind < argc ? argv[optind] : NULL;
     if (!o.n_threads)
         o.threads[0] = 1, o.threads[1] = 2, o.n_threads = 2;
-    if (!o.assembly) {
+    if (!o.assembly && !o.verify) {
         printf("%-36s %-13s %6s", "", "schedule", "ms");
         for (int k = 0; k < o.n_threads; k++)
             printf("  %7s %2dT ", "GFLOP/s", o.threads[k]);
