@@ -505,8 +505,9 @@ static bool emit_kernel(KdEmitter *e, int kernel, bool local) {
         note_definitions(e, &e->k->body);
         LLVMPositionBuilderAtEnd(e->b, LLVMAppendBasicBlockInContext(e->cx, e->fn, ""));
         emit_buffers(e);
-        Loop all = {.body = &e->k->body, .step = 1};
-        emit_loop(e, &all, LLVMGetParam(e->fn, 1), LLVMGetParam(e->fn, 2), 1, false, NULL);
+        LLVMValueRef nothing[1];
+        Loop all = {.body = &e->k->body, .step = 1, .carried = nothing};
+        emit_loop(e, &all, LLVMGetParam(e->fn, 1), LLVMGetParam(e->fn, 2), 1, false, nothing);
         LLVMBuildRetVoid(e->b);
         ok = !e->out_of_memory;
     }
