@@ -34,7 +34,7 @@ KdValue kd_find_input(const KdFunc *f, const char *name) {
 /* ---- attributes --------------------------------------------------------------------------------------- */
 
 /* All attributes of op, owned by the context: given ones copied, or the row's defaults. */
-static const KdAttr *own_attrs(KdContext *cx, KdOp op, const KdAttr *given) {
+static KdAttr *own_attrs(KdContext *cx, KdOp op, const KdAttr *given) {
     int n;
     const KdAttrSpec *spec = kd_op_attrs(cx, op, &n);
     if (n == 0) return NULL;
@@ -62,6 +62,18 @@ static const KdAttr *own_attrs(KdContext *cx, KdOp op, const KdAttr *given) {
         }
     }
     return a;
+}
+
+/* The floats of an f32 leaf are its elements: single precision. The arrays are our own (own_attrs). */
+static void round_elements(KdContext *cx, KdOp op, KdAttr *a) {
+    int n;
+    const KdAttrSpec *spec = kd_op_attrs(cx, op, &n);
+    for (int i = 0; i < n; i++) {
+        if (spec[i].kind == KD_ATTR_FLOAT) a[i].f = (float)a[i].f;
+        if (spec[i].kind != KD_ATTR_FLOATS) continue;
+        double *v = (double *)a[i].floats.v;
+        for (int k = 0; k < a[i].floats.n; k++) v[k] = (float)v[k];
+    }
 }
 
 static bool attr_equal(KdAttrKind kind, const KdAttr *a, const KdAttr *b) {
@@ -158,19 +170,22 @@ KdValue kd_build(KdBuilder *b, KdOp op, const KdType *type, const KdValue *in, i
         if (in[i] == KD_NONE) return KD_NONE;
     if (!check_operands(b, op, in, n_in)) return KD_NONE;
     KdNode n = {.op = (uint16_t)op, .n_in = (uint16_t)n_in, .loc = b->loc};
-    n.attr = own_attrs(b->cx, op, attr);
+    KdAttr *own_attr = own_attrs(b->cx, op, attr);
+    n.attr = own_attr;
     KdValue *own = KD_NEW_ARRAY(b->cx, KdValue, n_in);
     for (int i = 0; i < n_in; i++) own[i] = in[i];
-    order_operands(b->f, op, own, n_in);
+    if (!b->plain) order_operands(b->f, op, own, n_in);
     n.in = own;
     if (info->flags & KD_TYPED) {
         if (!type) kd_raise(b->cx, KD_FAIL_INTERNAL, "%s needs a type", info->name);
         if (!kd_check_typed(b, op, type, n.attr)) return KD_NONE;
+        if (type->dtype == KD_F32) round_elements(b->cx, op, own_attr);
         n.type = type;
     } else {
         n.type = info->infer(b, op, own, n_in, n.attr);
         if (!n.type) return KD_NONE;
     }
+    if (b->plain) return append(b, &n);
     KdValue simpler = kd_simplify(b, op, n.type, own, n_in, n.attr);
     if (simpler != KD_NONE) return simpler;
     if (info->flags & KD_UNIQUE) return append(b, &n);

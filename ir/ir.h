@@ -188,9 +188,10 @@ struct KdBuilder {
     KdContext *cx;
     KdFunc *f;
     KdLoc loc; /* given to the nodes that are made */
+    bool plain; /* every call appends the node as it is asked for: no simplifying, no sharing. For the parser */
 };
 
-static inline KdBuilder kd_builder(KdFunc *f) { return (KdBuilder){f->cx, f, 0}; }
+static inline KdBuilder kd_builder(KdFunc *f) { return (KdBuilder){f->cx, f, 0, false}; }
 
 /* Infers, checks, simplifies, looks for an equal node, appends. attr: all attributes in the row's
  * order, or NULL for defaults. `type` only for KD_TYPED ops, NULL otherwise.
