@@ -3,6 +3,7 @@
 # Reports like cmocka, one line a law.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+shopt -s lastpipe # `law` ends a pipe and must count in this shell
 passed=0 failed=0
 
 law() { # TITLE, then the offending lines on stdin
