@@ -97,6 +97,7 @@ typedef struct KdLower {
     KlBuilder b;
     KdElem e;     /* composes element rules; binds stored values to kernel buffers on first use */
     struct KdBinding *binding; /* private to lower.c */
+    KdMap *schedules;          /* private to schedule/: plans by shape */
 } KdLower;
 
 KlModule *kd_lower(const KdFusion *fu, const KdMemPlan *plan, const KdPassOptions *o);
@@ -113,7 +114,8 @@ bool kd_lower_is_stored(const KdLower *l, KdValue n, int k);
 /* temporary memory that lives from one kernel of this group to the next (partial sums): buffer in this kernel */
 int kd_lower_temp(KdLower *l, int temp, KlScalar s, int64_t count, KlAccess access);
 /* epilogue: given the anchor's element at idx, computes and writes every store of the group there. Scalar code: put
- * it into a loop with ->vector set and let the vectoriser widen it. */
+ * it into a loop with ->vector set and let the vectoriser widen it. Exactly once for each element: what the epilogue
+ * loads may be replaced by what it stores (weights, by an optimiser). */
 void kd_lower_finish(KdLower *l, KlValue acc, const KlValue *idx);
 
 /* One row a schedule: see passes/schedule/schedule.def. Cost in seconds-like units, smaller wins; < 0: does not apply. */

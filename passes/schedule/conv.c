@@ -314,7 +314,7 @@ static void build_slices(KdLower *l, const SchConv *c, const Buffers *u, const I
 
 double cost_conv(const KdLower *l, const KdGroup *g) {
     SchConv c;
-    if (!sch_conv_geometry(&c, l, g->root) || !sch_conv_plan(&c))
+    if (!sch_conv_geometry(&c, l, g->root) || !sch_conv_plan(&c, l))
         return -1;
     return c.cycles / SCH_HERTZ;
 }
@@ -322,7 +322,7 @@ double cost_conv(const KdLower *l, const KdGroup *g) {
 void build_conv(KdLower *l, const KdGroup *g) {
     SchConv plan, *c = &plan;
     sch_conv_geometry(c, l, g->root);
-    sch_conv_plan(c);
+    sch_conv_plan(c, l);
     sch_materialise(l, c->node, 1, 1);
     if (c->prefill)
         build_prefill(l, c);

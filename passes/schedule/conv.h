@@ -30,7 +30,6 @@ typedef struct SchDim {
 } SchDim;
 
 typedef struct SchConv {
-    KdLower *l; /* NULL while only planning */
     KdValue node;
     SchMachine machine;
     bool transposed;
@@ -49,7 +48,7 @@ typedef struct SchConv {
 } SchConv;
 
 bool sch_conv_geometry(SchConv *c, const KdLower *l, KdValue root);
-bool sch_conv_plan(SchConv *c);
+bool sch_conv_plan(SchConv *c, const KdLower *l);
 
 static inline int64_t sch_conv_phases(const SchConv *c) { return c->y.phases * c->x.phases; }
 

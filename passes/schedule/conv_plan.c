@@ -127,23 +127,17 @@ static void derive(SchConv *c) {
     double out = rows * (double)(c->bands.size * c->x.grid * phases) * (c->x.grid >= t->lanes ? 6.0 / t->lanes : 3.0);
     double scratch = 4 * ((double)phases * rows * (double)c->width + (c->prefill ? 0 : depth / (double)c->slices.count *
                           (double)c->channel)) + weight_bytes / (double)c->slices.count;
-    double crowd = scratch > 0.7 * m->l2 ? 1 + 0.5 * (scratch / (0.7 * m->l2) - 1) : 1;
-    double item = work * (crowd < 3 ? crowd : 3) + out + (c->prefill ? 0 : fill) + 100;
-    /* Items are dealt out to threads: a handful that does not divide leaves cores idle. */
-    double dealt = items < 64 ? (double)(sch_ceil((int64_t)items, 8) * 8) : items;
-    c->cycles = item * dealt + 4000;
+    double item = work * sch_crowding(&c->machine, scratch) + out + (c->prefill ? 0 : fill) + 100;
+    c->cycles = item * sch_dealt(items) + 4000;
     if (c->prefill)
         c->cycles += fill * (double)(c->batch * c->groups) + 4000;
 }
 
-/* Piece counts worth a try: every small one, then ever fewer. */
-static int64_t next_count(int64_t n) { return n < 4 ? n + 1 : n < 16 ? n + 2 : n + n / 4; }
-
 static void try_blocks(SchConv *best, SchConv *c) {
     int64_t tiles = sch_ceil(c->rows_out, c->tile.mr);
-    for (int64_t blocks = 1; blocks <= tiles; blocks = next_count(blocks)) {
+    for (int64_t blocks = 1; blocks <= tiles; blocks = sch_next_count(blocks)) {
         c->tiles = sch_cut(tiles, sch_ceil(tiles, blocks));
-        for (int64_t bands = 1; bands <= c->y.grid; bands = next_count(bands)) {
+        for (int64_t bands = 1; bands <= c->y.grid; bands = sch_next_count(bands)) {
             c->bands = sch_cut(c->y.grid, sch_ceil(c->y.grid, bands));
             for (int prefill = 0; prefill < 2; prefill++) {
                 /* Making the whole padded picture is for small ones: it must stay in the caches. */
@@ -158,7 +152,12 @@ static void try_blocks(SchConv *best, SchConv *c) {
     }
 }
 
-bool sch_conv_plan(SchConv *c) {
+bool sch_conv_plan(SchConv *c, const KdLower *l) {
+    KdValue node = c->node;
+    if (sch_recall(l, node, "conv", c, sizeof *c)) {
+        c->node = node;
+        return c->cycles >= 0;
+    }
     SchConv best = *c, trial = *c;
     best.cycles = -1;
     /* Register tiles that are nearly the best for this number of channels; the pixels decide among them. */
@@ -180,5 +179,6 @@ bool sch_conv_plan(SchConv *c) {
                 }
             }
     *c = best;
+    sch_remember(l, node, "conv", c, sizeof *c);
     return best.cycles >= 0;
 }

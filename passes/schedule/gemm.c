@@ -23,33 +23,50 @@ static void derive(SchGemm *m) {
     double fetch = rows * all * 4 / 4;
     work = work > fetch ? work : fetch;
     double scratch = 4 * (rows * columns + (double)(m->slices.size * m->unit) * (columns + rows));
-    double crowd = scratch > 0.7 * m->machine.l2 ? 1 + 0.5 * (scratch / (0.7 * m->machine.l2) - 1) : 1;
     int64_t items = m->batch * m->row_tiles.count * m->column_tiles.count;
-    double dealt = items < 64 ? (double)(sch_ceil(items, 8) * 8) : (double)items;
-    m->cycles = dealt * (work * (crowd < 3 ? crowd : 3) + pack + out + 100) + 4000;
+    m->cycles = sch_dealt((double)items) * (work * sch_crowding(&m->machine, scratch) + pack + out + 100) + 4000;
 }
 
-static int64_t next_count(int64_t n) { return n < 4 ? n + 1 : n < 16 ? n + 2 : n + n / 4; }
-
-bool sch_gemm_plan(SchGemm *m) {
-    SchGemm best = *m, c = *m;
-    best.cycles = -1;
-    for (int mr = 1; mr <= 14 && mr <= m->rows; mr++)
-        for (int nv = 1; nv <= 8; nv++) {
-            if (!sch_tile_fits(&m->machine, mr, nv) || (mr * nv < 6 && mr < m->rows && mr < 6))
+static void try_blocks(SchGemm *best, SchGemm *m) {
+    int64_t rows = sch_ceil(m->rows, m->tile.mr);
+    int64_t columns = sch_ceil(m->columns, (int64_t)m->tile.nv * m->tile.lanes);
+    for (int64_t i = 1; i <= rows; i = sch_next_count(i))
+        for (int64_t j = 1; j <= columns; j = sch_next_count(j)) {
+            if (i * j > 256)
                 continue;
-            c.tile = (SchTile){mr, nv, m->machine.lanes, m->machine.fma};
-            int64_t rows = sch_ceil(m->rows, mr), columns = sch_ceil(m->columns, (int64_t)nv * m->machine.lanes);
-            for (int64_t i = 1; i <= rows; i = next_count(i))
-                for (int64_t j = 1; j <= columns; j = next_count(j)) {
-                    c.row_tiles = sch_cut(rows, sch_ceil(rows, i));
-                    c.column_tiles = sch_cut(columns, sch_ceil(columns, j));
-                    derive(&c);
-                    if (best.cycles < 0 || c.cycles < best.cycles)
-                        best = c;
-                }
+            m->row_tiles = sch_cut(rows, sch_ceil(rows, i));
+            m->column_tiles = sch_cut(columns, sch_ceil(columns, j));
+            derive(m);
+            if (best->cycles < 0 || m->cycles < best->cycles)
+                *best = *m;
         }
+}
+
+bool sch_gemm_plan(SchGemm *m, const KdLower *l, const char *schedule) {
+    SchGemm best = *m, c = *m;
+    if (sch_recall(l, m->node, schedule, &c, sizeof c)) {
+        m->tile = c.tile, m->row_tiles = c.row_tiles, m->column_tiles = c.column_tiles;
+        m->slices = c.slices, m->cycles = c.cycles;
+        return m->cycles >= 0;
+    }
+    best.cycles = -1;
+    double least = 1e300;
+    for (int pass = 0; pass < 2; pass++)
+        for (int mr = 1; mr <= 14 && mr <= m->rows; mr++)
+            for (int nv = 1; nv <= 8; nv++) {
+                int64_t width = (int64_t)nv * m->machine.lanes;
+                double price = sch_tile_cycles(&m->machine, mr, nv, true) * (double)sch_ceil(m->rows, mr) *
+                               (double)sch_ceil(m->columns, width);
+                if (!sch_tile_fits(&m->machine, mr, nv) || (pass && price > 1.1 * least))
+                    continue;
+                c.tile = (SchTile){mr, nv, m->machine.lanes, m->machine.fma};
+                if (pass)
+                    try_blocks(&best, &c);
+                else
+                    least = price < least ? price : least;
+            }
     *m = best;
+    sch_remember(l, m->node, schedule, m, sizeof *m);
     return best.cycles >= 0;
 }
 

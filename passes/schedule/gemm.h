@@ -38,7 +38,8 @@ struct SchGemm {
     double cycles;
 };
 
-bool sch_gemm_plan(SchGemm *m);
+/* m is filled but for its plan. `schedule`: whose it is, to remember it by. */
+bool sch_gemm_plan(SchGemm *m, const KdLower *l, const char *schedule);
 void sch_gemm_build(KdLower *l, const SchGemm *m);
 
 /* Panels from lines that run along the columns, or along the contraction (then they are transposed in scratch);

@@ -59,7 +59,7 @@ static bool plan(const KdLower *l, const KdGroup *g, SchGemm *m, Matmul *mm) {
     m->pack_cost = mm->along ? 0.15 : 0.6;
     m->finish = finish_element;
     m->finish_cost = mm->swapped && columns > 1 ? 1.5 : 0.4;
-    return sch_gemm_plan(m);
+    return sch_gemm_plan(m, l, "matmul");
 }
 
 double cost_matmul(const KdLower *l, const KdGroup *g) {

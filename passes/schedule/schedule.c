@@ -26,6 +26,47 @@ static const Row rows[] = {
 #undef SCHEDULE
 };
 
+/* ---- plans by shape ------------------------------------------------------------------------------------------- */
+
+/* Of what a plan depends on: the op, its operands' and its own type, its attributes. Types are interned. */
+static uint64_t key_of(const KdLower *l, KdValue root, const char *schedule) {
+    const KdFunc *f = l->fu->f;
+    const KdNode *n = kd_node(f, root);
+    uint64_t h = kd_hash_bytes(schedule, strlen(schedule), n->op);
+    h = kd_hash_bytes(&n->type, sizeof n->type, h);
+    for (int k = 0; k < n->n_in; k++) {
+        const KdType *t = kd_vtype(f, n->in[k]);
+        h = kd_hash_bytes(&t, sizeof t, h);
+    }
+    int n_attrs;
+    const KdAttrSpec *spec = kd_op_attrs(l->cx, (KdOp)n->op, &n_attrs);
+    for (int k = 0; k < n_attrs; k++) {
+        if (spec[k].kind == KD_ATTR_INTS)
+            h = kd_hash_bytes(n->attr[k].ints.v, (size_t)n->attr[k].ints.n * sizeof(int64_t), h);
+        else if (spec[k].kind == KD_ATTR_INT)
+            h = kd_hash_bytes(&n->attr[k].i, sizeof n->attr[k].i, h);
+    }
+    return h;
+}
+
+bool sch_recall(const KdLower *l, KdValue root, const char *schedule, void *plan, size_t size) {
+    uint64_t at;
+    if (!l->schedules || !kd_map_get(l->schedules, key_of(l, root, schedule), &at))
+        return false;
+    memcpy(plan, (const void *)(uintptr_t)at, size);
+    return true;
+}
+
+void sch_remember(const KdLower *l, KdValue root, const char *schedule, const void *plan, size_t size) {
+    if (!l->schedules)
+        return;
+    void *copy = kd_alloc(l->cx, size);
+    memcpy(copy, plan, size);
+    kd_map_put(l->schedules, key_of(l, root, schedule), (uint64_t)(uintptr_t)copy);
+}
+
+/* ---- the choice -------------------------------------------------------------------------------------------------- */
+
 /* The element rule in plain loops: one multiplication in one to two cycles, whatever its shape. A schedule has its
  * price in compile time, so that it must save more than a few microseconds. */
 static double generic_cost(const KdLower *l, const KdGroup *g) {
@@ -61,6 +102,10 @@ const char *kd_schedule_choose(const KdLower *l, const KdGroup *g) {
 }
 
 bool kd_schedule_build(KdLower *l, const KdGroup *g) {
+    if (!l->schedules) {
+        l->schedules = KD_NEW(l->cx, KdMap);
+        l->schedules->cx = l->cx;
+    }
     const Row *r = choose(l, g);
     if (r)
         r->build(l, g);

@@ -48,6 +48,22 @@ static inline KlValue sch_minc(KlBuilder *b, KlValue x, int64_t c) {
 /* Splits an index: returns x % n and leaves x / n in *x. */
 KlValue sch_split(KlBuilder *b, KlValue *x, int64_t n);
 
+/* ---- choosing sizes ---------------------------------------------------------------------------------------- */
+
+/* How many pieces to try after n: every small number, then ever fewer. */
+static inline int64_t sch_next_count(int64_t n) { return n < 4 ? n + 1 : n % 3 ? n + n / 2 : n + n / 3; }
+/* Items as they are dealt out to threads: a handful that does not divide leaves cores idle. */
+static inline double sch_dealt(double items) {
+    return items < 64 ? (double)(sch_ceil((int64_t)items, 8) * 8) : items;
+}
+/* How much slower work gets when its scratch crowds the second cache. */
+double sch_crowding(const SchMachine *m, double bytes);
+
+/* Plans are remembered by shape in l->schedules: equal anchors are planned once. `schedule` tells plans of one anchor
+ * apart. sch_recall copies size bytes to plan, or gives false. */
+bool sch_recall(const KdLower *l, KdValue root, const char *schedule, void *plan, size_t size);
+void sch_remember(const KdLower *l, KdValue root, const char *schedule, const void *plan, size_t size);
+
 /* ---- loops ------------------------------------------------------------------------------------------------ */
 
 /* A loop without carried values; hi is a value or a constant. */

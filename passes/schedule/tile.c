@@ -24,6 +24,11 @@ KlValue sch_split(KlBuilder *b, KlValue *x, int64_t n) {
     return rest;
 }
 
+double sch_crowding(const SchMachine *m, double bytes) {
+    double room = 0.7 * m->l2, slower = bytes > room ? 1 + 0.5 * (bytes / room - 1) : 1;
+    return slower < 3 ? slower : 3;
+}
+
 /* ---- loops ------------------------------------------------------------------------------------------------ */
 
 KlFor sch_loop(KlBuilder *b, KlValue lo, KlValue hi, int64_t step) {
@@ -66,10 +71,10 @@ KlValue sch_cut_length(KlBuilder *b, const SchCut *c, KlValue i) {
 /* ---- the register tile -------------------------------------------------------------------------------------- */
 
 bool sch_tile_fits(const SchMachine *m, int mr, int nv) {
-    /* Accumulators, one vector of each column, one broadcast (and a product where there is no FMA); one or two are
-     * left over, because the register allocator is not perfect. */
-    int used = mr * nv + nv + 1 + (m->fma ? 0 : 1);
-    return mr * nv <= SCH_MAX_TILE && used <= m->registers - m->registers / 16 + (m->fma ? 0 : 1);
+    /* Accumulators, one vector of each column, one broadcast; without FMA a product as well, and instructions that
+     * overwrite an operand. One or two are left over, because the register allocator is not perfect. */
+    int used = mr * nv + nv + (m->fma ? 1 : 3);
+    return mr * nv <= SCH_MAX_TILE && used <= m->registers - m->registers / 16;
 }
 
 double sch_tile_cycles(const SchMachine *m, int mr, int nv, bool aligned) {

@@ -88,26 +88,23 @@ static void derive(Outer *u) {
     double copy = (double)(u->other_tiles.size * u->other * u->other_lines) * ((double)u->other_pitch * 0.3 + 10);
     double scratch = 4 * (double)(u->result + u->other_tiles.size * u->other * u->other_lines * u->other_pitch +
                                   u->lane_lines * u->lane_pixels * u->lanes);
-    double crowd = scratch > 0.7 * w->machine.l2 ? 1 + 0.5 * (scratch / (0.7 * w->machine.l2) - 1) : 1;
-    double band = sum * (crowd < 3 ? crowd : 3) + copy + (u->shared ? 0.1 : 1) * spread;
+    double band = sum * sch_crowding(&w->machine, scratch) + copy + (u->shared ? 0.1 : 1) * spread;
     double blocks = (double)(w->groups * u->lane_tiles.count * u->other_tiles.count);
     double items = blocks * (double)u->chunks.count;
     double item = band * (double)u->chunks.size + (double)u->result * 0.1 + 100;
-    double dealt = items < 64 ? (double)(sch_ceil((int64_t)items, 8) * 8) : items;
-    u->cycles = item * dealt + 4000 + blocks * (double)u->result * (1.0 + 0.2 * (double)u->chunks.count);
+    u->cycles = item * sch_dealt(items) + 4000 + blocks * (double)u->result * (1.0 + 0.2 * (double)u->chunks.count);
     if (u->chunks.count > 1)
         u->cycles += 4000;
     if (u->shared)
         u->cycles += 4000 + spread * (double)(u->lane_tiles.count * w->groups * steps);
 }
 
-static int64_t next_count(int64_t n) { return n < 4 ? n + 1 : n < 16 ? n + 2 : n + n / 2; }
-
 static void try_chunks(Outer *best, Outer *u) {
-    for (int64_t bands = 1; bands <= u->w.y.out; bands = next_count(bands)) {
+    for (int64_t bands = 1; bands <= u->w.y.out; bands = sch_next_count(bands)) {
         u->bands = sch_cut(u->w.y.out, sch_ceil(u->w.y.out, bands));
         int64_t steps = u->w.batch * u->bands.count;
-        for (int64_t chunks = 1; chunks <= steps && chunks <= 16; chunks *= 2)
+        int64_t blocks = u->w.groups * u->lane_tiles.count * u->other_tiles.count;
+        for (int64_t chunks = 1; chunks <= steps && (chunks == 1 || chunks * blocks <= 32); chunks *= 2)
             for (int shared = 0; shared < 2; shared++) {
                 u->chunks = sch_cut(steps, sch_ceil(steps, chunks));
                 u->shared = shared;
@@ -121,8 +118,10 @@ static void try_chunks(Outer *best, Outer *u) {
 static void try_blocks(Outer *best, Outer *u) {
     int64_t lanes = sch_ceil(u->lane_channels, tile_width(u));
     int64_t others = sch_ceil(u->other_channels, u->other);
-    for (int64_t i = 1; i <= lanes; i = next_count(i))
-        for (int64_t j = 1; j <= others; j = next_count(j)) {
+    for (int64_t i = 1; i <= lanes; i = sch_next_count(i))
+        for (int64_t j = 1; j <= others; j = sch_next_count(j)) {
+            if (i * j > 64)
+                continue;
             u->lane_tiles = sch_cut(lanes, sch_ceil(lanes, i));
             u->other_tiles = sch_cut(others, sch_ceil(others, j));
             try_chunks(best, u);
@@ -138,6 +137,10 @@ static double tile_price(const Outer *u) {
 }
 
 static bool plan(Outer *u, const KdLower *l, KdValue root, bool inner) {
+    if (sch_recall(l, root, inner ? "inner" : "outer", u, sizeof *u)) {
+        u->w.node = root;
+        return u->cycles >= 0;
+    }
     *u = (Outer){.inner = inner, .cycles = -1};
     if (!sch_wgrad_shape(&u->w, l, root))
         return false;
@@ -163,6 +166,7 @@ static bool plan(Outer *u, const KdLower *l, KdValue root, bool inner) {
                         try_blocks(&best, &c);
                 }
     *u = best;
+    sch_remember(l, root, inner ? "inner" : "outer", u, sizeof *u);
     return best.cycles >= 0;
 }
 

@@ -56,7 +56,7 @@ static bool plan(const KdLower *l, const KdGroup *g, SchGemm *m, SchWgrad *w) {
                    .row_stride = pixels, .depth_stride = 1, .batch_stride = w->outputs * pixels,
                    .outer_stride = w->groups * w->outputs * pixels, .unit = w->x.out, .pack_cost = 4,
                    .finish_cost = 0.5, .pack = pack, .finish = finish, .more = w};
-    return sch_gemm_plan(m);
+    return sch_gemm_plan(m, l, "windows");
 }
 
 double cost_wgrad_gemm(const KdLower *l, const KdGroup *g) {

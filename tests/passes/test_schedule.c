@@ -8,7 +8,7 @@
 #include "tests/passes/lower_harness.h"
 
 typedef enum Prologue { PLAIN, RELU, REFLECT, CONCAT, SCALED } Prologue; /* SCALED: both operands are computed */
-typedef enum Epilogue { BARE, BIAS_RELU, RESIDUAL, TWO } Epilogue;
+typedef enum Epilogue { BARE, BIAS_RELU, RESIDUAL, TWO, UPDATE } Epilogue; /* UPDATE: in place */
 
 typedef struct Conv {
     const char *schedule;
@@ -33,7 +33,7 @@ static const Conv convs[] = {
     CONV(1, 1, 4, 7, 6, 37, 3, 3, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, REFLECT, BIAS_RELU),
     CONV(1, 1, 3, 17, 10, 11, 7, 7, {1, 1}, {3, 3, 3, 3}, {1, 1}, {0, 0}, RELU, BARE),
     CONV(1, 1, 19, 3, 9, 8, 7, 7, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, REFLECT, BIAS_RELU),
-    CONV(1, 1, 6, 10, 12, 13, 3, 3, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, RESIDUAL),
+    CONV(1, 1, 6, 10, 12, 13, 3, 3, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, UPDATE),
     CONV(2, 1, 4, 6, 8, 34, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, CONCAT, BIAS_RELU),
     CONV(1, 1, 7, 20, 4, 4, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
     CONV(1, 1, 9, 12, 2, 2, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, RELU, BARE),
@@ -52,7 +52,7 @@ static const Conv convs[] = {
 
     DECONV(1, 1, 8, 8, 8, 16, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
     DECONV(2, 1, 5, 7, 6, 9, 3, 3, {2, 2}, {1, 1, 1, 1}, {1, 1}, {1, 1}, PLAIN, BIAS_RELU),
-    DECONV(1, 1, 9, 5, 7, 17, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, RELU, RESIDUAL),
+    DECONV(1, 1, 9, 5, 7, 17, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, RELU, UPDATE),
     DECONV(1, 1, 12, 8, 1, 1, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, RELU, BARE),
     DECONV(1, 1, 11, 6, 2, 3, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, CONCAT, BARE),
     DECONV(1, 2, 3, 4, 5, 5, 3, 3, {2, 2}, {0, 0, 0, 0}, {1, 1}, {0, 0}, PLAIN, TWO),
@@ -65,7 +65,7 @@ static const Conv convs[] = {
     DECONV(1, 1, 6, 3, 5, 20, 7, 7, {1, 1}, {3, 3, 3, 3}, {1, 1}, {0, 0}, PLAIN, BARE),
 
     OUTER(1, 1, 8, 16, 6, 16, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
-    OUTER(2, 1, 5, 19, 7, 9, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, RELU, RESIDUAL),
+    OUTER(2, 1, 5, 19, 7, 9, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, RELU, UPDATE),
     OUTER(1, 1, 3, 17, 9, 18, 7, 7, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, REFLECT, BARE),
     OUTER(1, 1, 6, 10, 9, 11, 3, 3, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, TWO),
     OUTER(2, 1, 4, 5, 8, 8, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, CONCAT, BARE),
@@ -76,13 +76,13 @@ static const Conv convs[] = {
     OUTER(1, 4, 1, 1, 6, 7, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
 
     INNER(1, 1, 16, 3, 8, 9, 7, 7, {1, 1}, {3, 3, 3, 3}, {1, 1}, {0, 0}, PLAIN, BARE),
-    INNER(2, 1, 19, 2, 7, 6, 3, 3, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, REFLECT, RESIDUAL),
+    INNER(2, 1, 19, 2, 7, 6, 3, 3, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, REFLECT, UPDATE),
     INNER(1, 1, 5, 4, 9, 8, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, SCALED, BARE),
     INNER(1, 2, 3, 5, 7, 7, 3, 3, {2, 1}, {0, 1, 2, 0}, {1, 2}, {0, 0}, PLAIN, TWO),
     INNER(1, 1, 3, 1, 3, 24, 1, 15, {1, 1}, {0, 7, 0, 7}, {1, 1}, {0, 0}, PLAIN, BARE),
 
     GEMM(1, 1, 7, 9, 4, 4, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
-    GEMM(2, 1, 5, 12, 3, 5, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, RELU, RESIDUAL),
+    GEMM(2, 1, 5, 12, 3, 5, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, RELU, UPDATE),
     GEMM(1, 1, 8, 3, 2, 2, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
     GEMM(2, 3, 2, 4, 6, 7, 3, 2, {2, 1}, {1, 0, 0, 2}, {1, 2}, {0, 0}, SCALED, BARE),
     GEMM(1, 1, 3, 4, 6, 5, 3, 3, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, REFLECT, TWO),
@@ -107,7 +107,7 @@ static const Product products[] = {
     MATMUL(0, 13, 37, 29, 1, 1, SCALED, TWO),
     MATMUL(3, 9, 21, 10, 0, 0, PLAIN, BARE),
     MATMUL(2, 9, 21, 10, 1, 1, SCALED, BARE),
-    MATMUL(2, 21, 3, 10, 0, 1, RELU, RESIDUAL),
+    MATMUL(2, 21, 3, 10, 0, 1, RELU, UPDATE),
     MATMUL(2, 21, 3, 10, 1, 0, PLAIN, BARE),
     MATMUL(0, 1, 50, 40, 0, 0, PLAIN, BARE),
     MATMUL(0, 1, 50, 40, 0, 1, PLAIN, BARE),
@@ -160,8 +160,11 @@ static KdValue operand(KdBuilder *b, const char *name, int rank, const int64_t *
 
 static void finish(KdBuilder *b, KdValue y, Epilogue e) {
     const KdType *t = kd_vtype(b->f, y);
-    KdValue other = KD_NONE;
-    if (e == BIAS_RELU) {
+    KdValue other = KD_NONE, updates = KD_NONE;
+    if (e == UPDATE) {
+        updates = input(b, "old", t->rank, t->dim);
+        y = kd_binary(b, KD_OP_SUB, updates, y);
+    } else if (e == BIAS_RELU) {
         int64_t dim[4] = {1, 1, 1, 1};
         int axis = t->rank == 4 ? 1 : t->rank - 1;
         dim[axis] = t->dim[axis];
@@ -171,7 +174,7 @@ static void finish(KdBuilder *b, KdValue y, Epilogue e) {
         other = e == TWO ? y : KD_NONE;
         y = sum;
     }
-    kd_output(b->f, "y", y, KD_NONE);
+    kd_output(b->f, "y", y, updates);
     if (other != KD_NONE)
         kd_output(b->f, "z", other, KD_NONE);
 }
@@ -245,12 +248,15 @@ static const char *run_on(const KdFunc *f, const char *schedule, KlMachine machi
     const char *chosen = kd_schedule_choose(&l, g);
     if (!chosen || strcmp(chosen, schedule) != 0)
         return kd_format(f->cx, "chose %s", chosen ? chosen : "the generic path");
-    KlModule *m = kd_lower(fu, lh_plan(fu), &o);
+    KlModule *m = kd_lower(fu, kd_memplan(fu), &o);
     for (int k = 0; k < m->kernels.n && vectorize; k++)
         kl_vectorize(m->kernels.v[k], &machine);
     const char *stage = kd_format(f->cx, "lanes %d, l2 %lld%s", machine.lanes, (long long)machine.l2,
                                   vectorize ? ", vectorised" : "");
-    return lh_run(f, m, in, want, 0, stage);
+    double **got = lh_results(f);
+    const char *wrong = lh_execute(f, m, in, got);
+    wrong = wrong ? wrong : lh_compare(f, got, want, 0);
+    return wrong ? kd_format(f->cx, "%s: %s", stage, wrong) : NULL;
 }
 
 static void run_case(void **state) {
