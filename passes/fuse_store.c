@@ -191,11 +191,26 @@ static void decide_back(Store *s) {
 
 /* ---- second decision: what is cheaper to compute again --------------------------------------------- */
 
+enum { MAX_BIG = 3, MAX_SMALL = 16 };
+
 typedef struct Chain {
     int ops, max_ops, n_small, n_big;
-    KdValue small[16], big;
+    KdValue small[MAX_SMALL], big[MAX_BIG];
     int64_t count; /* of the value that would be computed again */
 } Chain;
+
+static bool add_leaf(KdValue *list, int *n, int cap, KdValue v) {
+    for (int i = 0; i < *n; i++) {
+        if (list[i] == v) {
+            return true;
+        }
+    }
+    if (*n == cap) {
+        return false;
+    }
+    list[(*n)++] = v;
+    return true;
+}
 
 /* Can v's element be computed from memory, within the chain's limits? */
 static bool follow(const Store *s, KdValue v, Chain *c) {
@@ -208,30 +223,21 @@ static bool follow(const Store *s, KdValue v, Chain *c) {
     for (int k = 0; k < n->n_in; k++) {
         KdValue o = n->in[k];
         int64_t count = kd_vtype(f, o)->count;
+        bool stored = s->fu->stored[o], computed = kd_class(f, o) != KD_INDEX;
         if (kd_is_leaf(f, o)) {
             continue;
         }
-        if (s->fu->stored[o] && count * 4 > c->count) {
-            if (c->n_big == 1 && c->big != o) {
+        if (stored && count * 4 > c->count) {
+            if (!add_leaf(c->big, &c->n_big, MAX_BIG, o)) {
                 return false;
             }
-            c->n_big = 1;
-            c->big = o;
+        } else if (stored) {
             continue;
-        }
-        if (s->fu->stored[o] || (kd_class(f, o) != KD_INDEX && count * 8 <= c->count)) {
-            if (!s->fu->stored[o]) {
-                if (c->n_small == KD_COUNT(c->small)) {
-                    return false;
-                }
-                c->small[c->n_small++] = o;
+        } else if (computed && count * 8 <= c->count) {
+            if (!add_leaf(c->small, &c->n_small, MAX_SMALL, o)) {
+                return false;
             }
-            continue;
-        }
-        if (kd_class(f, o) != KD_INDEX && kd_class(f, o) != KD_ELEMENTWISE) {
-            return false;
-        }
-        if (!follow(s, o, c)) {
+        } else if ((computed && kd_class(f, o) != KD_ELEMENTWISE) || !follow(s, o, c)) {
             return false;
         }
     }
@@ -249,56 +255,78 @@ static int recompute_limit(const KdUses *u, int64_t count) {
     return u->flags & USE_WINDOW ? 1 : limit;
 }
 
+/* Does the unit load v anyway, itself or through what it computes again? */
+static bool unit_loads(const Store *s, int unit, KdValue v, int depth) {
+    const KdFuser *z = s->z;
+    for (KdValue k = z->use_from[v]; k < z->use_from[v + 1] && depth > 0; k++) {
+        KdValue u = z->use[k];
+        bool passes = !s->fu->stored[u] && (kd_class(z->f, u) == KD_ELEMENTWISE || kd_is_view(z->f, u));
+        if (z->unit[u] == unit || (passes && unit_loads(s, unit, u, depth - 1))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Is it cheaper to compute v again than to store it? At most one big value may have to be loaded for that which whoever
+ * uses v does not load anyway. */
+static bool is_recomputed(const Store *s, KdValue v, Chain *c) {
+    const KdNode *n = kd_node(s->z->f, v);
+    const KdUses *u = &s->uses[v];
+    *c = (Chain){.max_ops = recompute_limit(u, n->type->count), .count = n->type->count};
+    if (kd_class(s->z->f, v) != KD_ELEMENTWISE || c->max_ops == 0 || !follow(s, v, c)) {
+        return false;
+    }
+    int news = 0;
+    for (int i = 0; i < c->n_big; i++) {
+        bool loaded = u->n <= MAX_USERS;
+        for (int k = 0; k < u->n && loaded; k++) {
+            loaded = u->unit[k] == s->z->unit[v] || unit_loads(s, u->unit[k], c->big[i], 4);
+        }
+        news += !loaded;
+    }
+    return news <= 1;
+}
+
 /* A value of a unit that several stored values are cheap functions of is stored instead of them: the sum under a relu
- * and under the mask of its gradient. */
+ * and under the mask of its gradient; a gradient under its products. */
 static void store_common_source(Store *s) {
     KdFuser *z = s->z;
     const KdFunc *f = z->f;
     uint8_t *votes = kd_alloc(z->cx, f->n + 1);
+    Chain c;
     for (KdValue v = 0; v < f->n; v++) {
         const KdNode *n = kd_node(f, v);
         if (!z->live[v] || !s->fu->stored[v] || kd_class(f, v) != KD_ELEMENTWISE ||
-            (kd_op_info[n->op].flags & KD_COSTLY) ||
-            recompute_limit(&s->uses[v], n->type->count) == 0) {
+            is_recomputed(s, v, &c)) {
             continue;
         }
-        KdValue source = KD_NONE;
-        bool one = true;
         for (int k = 0; k < n->n_in; k++) {
             KdValue o = n->in[k];
-            if (!kd_is_leaf(f, o) && kd_vtype(f, o)->count * 4 > n->type->count && o != source) {
-                KdValue base = o;
-                while (kd_class(f, base) == KD_INDEX && kd_is_view(f, base)) {
-                    base = kd_node(f, base)->in[0];
-                }
-                one = one && (source == KD_NONE || kd_is_leaf(f, base));
-                source = kd_is_leaf(f, base) ? source : o;
+            KdClass cls = kd_class(f, o);
+            if (s->fu->stored[o] || z->unit[o] != z->unit[v] || votes[o] == 2 ||
+                (cls != KD_ELEMENTWISE && cls != KD_ANCHOR && cls != KD_WINDOW) ||
+                kd_vtype(f, o)->count != n->type->count) {
+                continue;
             }
-        }
-        if (one && source != KD_NONE && !s->fu->stored[source] &&
-            z->unit[source] == z->unit[v] && !kd_is_view(f, source) &&
-            z->units.v[z->unit[v]]->kind == KD_GROUP_ANCHOR && votes[source] < 2 &&
-            ++votes[source] == 2) {
-            s->fu->stored[source] = true;
+            s->fu->stored[o] = true; /* if it were */
+            votes[o] += is_recomputed(s, v, &c);
+            s->fu->stored[o] = votes[o] == 2;
         }
     }
 }
 
 static void decide_forward(Store *s) {
     KdFuser *z = s->z;
-    const KdFunc *f = z->f;
     store_common_source(s);
-    for (KdValue v = 0; v < f->n; v++) {
-        const KdNode *n = kd_node(f, v);
-        if (!z->live[v] || !s->fu->stored[v] || kd_class(f, v) != KD_ELEMENTWISE) {
+    for (KdValue v = 0; v < z->f->n; v++) {
+        Chain c;
+        if (!z->live[v] || !s->fu->stored[v] || !is_recomputed(s, v, &c)) {
             continue;
         }
-        Chain c = {.max_ops = recompute_limit(&s->uses[v], n->type->count), .count = n->type->count};
-        if (c.max_ops > 0 && follow(s, v, &c)) {
-            s->fu->stored[v] = false;
-            for (int i = 0; i < c.n_small; i++) {
-                s->fu->stored[c.small[i]] = true;
-            }
+        s->fu->stored[v] = false;
+        for (int i = 0; i < c.n_small; i++) {
+            s->fu->stored[c.small[i]] = true;
         }
     }
 }

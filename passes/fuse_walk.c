@@ -140,9 +140,6 @@ bool kd_group_reads_only_at_index(const KdFusion *fu, int group, KdValue read) {
     if (w->stamp[read] != w->now || !w->touch.v[w->slot[read]].load) {
         return true; /* not read at all */
     }
-    if (g->kind == KD_GROUP_ANCHOR) {
-        return false; /* schedules let tiles overlap at an axis' end: those elements are finished twice */
-    }
     unsigned at = w->touch.v[w->slot[read]].at;
     return at == KD_AT_FULL || at == KD_AT_ROW;
 }
