@@ -274,7 +274,7 @@ static void put_literal(KdLower *l, KdValue v) {
     }
 }
 
-static void lower_copy(KdLower *l, KdValue from, KlArg to) {
+static void lower_copy(KdLower *l, KdValue from, KlArg at, KlArg to) {
     enum { PIECE = 16384 };
     const KdType *t = kd_vtype(l->fu->f, from);
     KlScalar s = scalar_of(t->dtype);
@@ -282,7 +282,7 @@ static void lower_copy(KdLower *l, KdValue from, KlArg to) {
     l->binding->group = -1;
     kd_lower_begin(l, kd_format(l->cx, "copy %lld", (long long)t->count), pieces);
     KlBuilder *b = &l->b;
-    int in = bind(l, (KdBound){from, -1, l->plan->place[from], 0}, "from", s, t->count, KL_IN);
+    int in = bind(l, (KdBound){from, -1, at, 0}, "from", s, t->count, KL_IN);
     int out = bind(l, (KdBound){KD_NONE, -1, to, 0}, "to", s, t->count, KL_OUT);
     KlValue lo = kl_op2(b, KL_OP_MUL, kl_parallel_index(l->k), kl_i64(b, PIECE));
     KlValue n = kl_op2(b, KL_OP_MIN, kl_op2(b, KL_OP_SUB, kl_i64(b, t->count), lo), kl_i64(b, PIECE));
@@ -338,7 +338,10 @@ KlModule *kd_lower(const KdFusion *fu, const KdMemPlan *plan, const KdPassOption
         lower_group(&l, g);
     }
     for (int i = 0; i < plan->n_copies; i++) {
-        lower_copy(&l, plan->copies[i].from, plan->copies[i].to);
+        KdValue from = plan->copies[i].from;
+        int64_t kept = plan->copies[i].kept;
+        KlArg at = kept ? (KlArg){KL_ARG_ARENA, 0, kept - 1} : plan->place[from];
+        lower_copy(&l, from, at, plan->copies[i].to);
     }
     return l.m;
 }

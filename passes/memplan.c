@@ -117,28 +117,6 @@ static void find_passed_through(Planner *z) {
     }
 }
 
-/* Copies run one after the other: one that reads an input comes before the one that overwrites it. Inputs that replace
- * each other in a circle go through the arena, by a copy to it first. */
-static void order_copies(Planner *z) {
-    KdMemPlan *p = z->p;
-    for (int done = 0; done < p->n_copies; done++) {
-        int pick = -1;
-        for (int i = done; i < p->n_copies && pick < 0; i++) {
-            bool blocked = false;
-            for (int k = done; k < p->n_copies; k++) {
-                const KlArg *from = &p->place[p->copies[k].from];
-                blocked |= k != i && from->kind == KL_ARG_EXTERN && from->index == p->copies[i].to.index;
-            }
-            if (!blocked) pick = i;
-        }
-        if (pick < 0)
-            kd_raise(z->cx, KD_FAIL_INTERNAL, "memplan: inputs that replace each other in a circle are not planned");
-        __typeof__(p->copies[0]) t = p->copies[pick];
-        for (int i = pick; i > done; i--) p->copies[i] = p->copies[i - 1];
-        p->copies[done] = t;
-    }
-}
-
 /* ---- blocks ------------------------------------------------------------------------------------------------ */
 
 /* A block whose last value dies in group g and which v, stored by g, may take over; -1. */
@@ -210,6 +188,53 @@ static void place_blocks(Planner *z) {
     }
 }
 
+/* ---- copies ----------------------------------------------------------------------------------------------- */
+
+/* Would `copy` overwrite the input that `reader` reads? */
+static bool overwrites(const KdMemPlan *p, int copy, int reader) {
+    const KlArg *from = &p->place[p->copies[reader].from], *to = &p->copies[copy].to;
+    return copy != reader && !p->copies[reader].kept && from->kind == KL_ARG_EXTERN && to->kind == KL_ARG_EXTERN &&
+           from->index == to->index;
+}
+
+static void move_copy(KdMemPlan *p, int from, int to) {
+    __typeof__(p->copies[0]) t = p->copies[from];
+    for (int i = from; i > to; i--) p->copies[i] = p->copies[i - 1];
+    p->copies[to] = t;
+}
+
+/* Before copy `at` overwrites an input, that is kept in the arena for those who have yet to read it. */
+static void keep(Planner *z, int at) {
+    KdMemPlan *p = z->p;
+    int64_t offset = p->arena;
+    KdValue v = KD_NONE;
+    for (int i = at + 1; i < p->n_copies; i++) {
+        if (!overwrites(p, at, i)) continue;
+        v = p->copies[i].from;
+        p->copies[i].kept = 1 + offset;
+    }
+    p->arena += bytes_of(z->f, v);
+    p->copies[p->n_copies].from = v;
+    p->copies[p->n_copies].to = (KlArg){KL_ARG_ARENA, 0, offset};
+    move_copy(p, p->n_copies++, at);
+}
+
+/* Copies run one after the other: one that reads an input comes before the one that overwrites it. Where inputs replace
+ * each other in a circle, one of them is kept in the arena first. */
+static void order_copies(Planner *z) {
+    KdMemPlan *p = z->p;
+    for (int done = 0; done < p->n_copies; done++) {
+        int pick = -1;
+        for (int i = done; i < p->n_copies && pick < 0; i++) {
+            bool blocked = false;
+            for (int k = done; k < p->n_copies; k++) blocked |= overwrites(p, i, k);
+            if (!blocked) pick = i;
+        }
+        if (pick < 0) keep(z, done);
+        else move_copy(p, pick, done);
+    }
+}
+
 /* ---- the pass --------------------------------------------------------------------------------------------------- */
 
 static void place_inputs(Planner *z) {
@@ -232,7 +257,7 @@ KdMemPlan *kd_memplan(const KdFusion *fu) {
     size_t n = (size_t)fu->f->n + 1;
     z.p->place = KD_NEW_ARRAY(cx, KlArg, n);
     for (KdValue v = 0; v < fu->f->n; v++) z.p->place[v].kind = KL_ARG_ARENA;
-    z.p->copies = kd_alloc_array(cx, (size_t)fu->f->outputs.n + 1, sizeof *z.p->copies);
+    z.p->copies = kd_alloc_array(cx, 2 * (size_t)fu->f->outputs.n + 1, sizeof *z.p->copies);
     z.last = KD_NEW_ARRAY(cx, int, n);
     z.block = KD_NEW_ARRAY(cx, int, n);
     z.extern_of = KD_NEW_ARRAY(cx, int, n);
@@ -242,9 +267,9 @@ KdMemPlan *kd_memplan(const KdFusion *fu) {
     find_lives(&z);
     find_passed_through(&z);
     for (int i = 0; i < fu->f->outputs.n; i++) place_output(&z, &fu->f->outputs.v[i], taken);
-    order_copies(&z);
     make_blocks(&z);
     place_blocks(&z);
+    order_copies(&z);
     for (KdValue v = 0; v < fu->f->n; v++)
         if (z.block[v] >= 0) z.p->place[v].offset = z.blocks.v[z.block[v]].offset;
     for (KdValue v = 0; v < fu->f->n; v++)
@@ -265,6 +290,11 @@ void kd_print_memplan(KdStr *s, const KdFusion *fu, const KdMemPlan *p) {
             if (p->place[v].kind == KL_ARG_EXTERN) kd_str_printf(s, " %d", p->place[v].index);
             kd_str_printf(s, " + %" PRId64 "\n", p->place[v].offset);
         }
-    for (int i = 0; i < p->n_copies; i++)
-        kd_str_printf(s, "copy %%%u to extern %d\n", p->copies[i].from, p->copies[i].to.index);
+    for (int i = 0; i < p->n_copies; i++) {
+        const KlArg *to = &p->copies[i].to;
+        kd_str_printf(s, "copy %%%u", p->copies[i].from);
+        if (p->copies[i].kept) kd_str_printf(s, ", kept at arena + %" PRId64 ",", p->copies[i].kept - 1);
+        if (to->kind == KL_ARG_EXTERN) kd_str_printf(s, " to extern %d\n", to->index);
+        else kd_str_printf(s, " to arena + %" PRId64 "\n", to->offset);
+    }
 }

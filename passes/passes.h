@@ -73,7 +73,11 @@ typedef struct KdMemPlan {
     /* Externs, in this order: f->inputs, then one per output that does not update an input. */
     KD_VEC(KlExtern) externs;
     /* Outputs whose place is not yet where they must end: copied at the end of the step. */
-    struct { KdValue from; KlArg to; } *copies;
+    struct {
+        KdValue from;
+        KlArg to;
+        int64_t kept; /* 0, or 1 + the offset in the arena where an earlier copy kept `from`, overwritten by now */
+    } *copies;
     int n_copies;
 } KdMemPlan;
 
