@@ -1,7 +1,7 @@
 /* cache.c: compiled objects, kept between runs.
  *
  * One file holds all objects of one module: FOLDER/KEY.kdo, where KEY is the hash of everything the machine code
- * depends on: loop text and plan, target, level, this code generator's own text, LLVM's version. (Constants are not in
+ * depends on: kernels and plan, target, level, this code generator's own text, LLVM's version. (Constants are not in
  * the objects, so they are not in the key.) A file is written under a temporary name and renamed, so readers in other
  * processes see all of it or nothing; its checksum turns a damaged one into a miss. A cache may always fail: then
  * the caller compiles.
@@ -11,7 +11,9 @@
 #include "codegen/internal.h"
 #include "codegen/version.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -55,6 +57,39 @@ static void add_text(Key *k, const char *s) { add_bytes(k, s, strlen(s) + 1); }
 
 static void add_number(Key *k, int64_t n) { add_bytes(k, &n, sizeof n); }
 
+/* Everything of a kernel that code depends on: what its text holds but for names. (The text itself takes longer to print
+ * than the objects to load.) Structs have padding, so fields go in one by one. */
+static void add_block(Key *key, const KlBlock *b) {
+    add_number(key, b->params.n);
+    if (b->params.n)
+        add_bytes(key, b->params.v, (size_t)b->params.n * sizeof *b->params.v);
+    add_number(key, b->instrs.n);
+    for (int i = 0; i < b->instrs.n; i++) {
+        const KlInstr *in = b->instrs.v[i];
+        int64_t fields[] = {in->op,     in->n_in, in->n_results, in->type.scalar, in->type.lanes,
+                            in->result, in->imm,  in->unroll,    in->body != NULL, in->shuffle != NULL};
+        add_bytes(key, fields, sizeof fields);
+        add_bytes(key, &in->fimm, sizeof in->fimm);
+        if (in->n_in)
+            add_bytes(key, in->in, in->n_in * sizeof *in->in);
+        if (in->shuffle)
+            add_bytes(key, in->shuffle, in->type.lanes * sizeof *in->shuffle);
+        if (in->body)
+            add_block(key, in->body);
+    }
+}
+
+static void add_kernel(Key *key, const KlKernel *k) {
+    add_number(key, k->range);
+    add_number(key, k->grain);
+    add_number(key, k->types.n);
+    for (int i = 0; i < k->bufs.n; i++) {
+        int64_t fields[] = {k->bufs.v[i].dtype, k->bufs.v[i].count, k->bufs.v[i].access};
+        add_bytes(key, fields, sizeof fields);
+    }
+    add_block(key, &k->body);
+}
+
 static void add_plan(Key *key, const KlModule *m) {
     add_number(key, m->externs.n);
     add_number(key, m->arena);
@@ -85,12 +120,9 @@ const char *kd_cache_path(KdContext *cx, const KlModule *m, const KdTarget *t, c
     add_text(&key, t->features);
     add_number(&key, o->opt);
     add_text(&key, m->name);
-    KdStr text = {.cx = cx};
-    for (int i = 0; i < m->kernels.n; i++) {
-        text.n = 0;
-        kl_print_kernel(&text, m->kernels.v[i]);
-        add_bytes(&key, text.s, text.n);
-    }
+    add_number(&key, m->kernels.n);
+    for (int i = 0; i < m->kernels.n; i++)
+        add_kernel(&key, m->kernels.v[i]);
     add_plan(&key, m);
     return kd_format(cx, "%s/%016llx%016llx.kdo", o->cache, (unsigned long long)key.a, (unsigned long long)key.b);
 }
@@ -152,6 +184,8 @@ bool kd_cache_load(const char *path, KdObjects *o) {
                  kd_hash_bytes(body, h.bytes, 2) == h.checksum[1];
     bool ok = sound && split(body, &h, o);
     free(file);
+    if (ok)
+        (void)utimensat(AT_FDCWD, path, NULL, 0); /* prune() goes by this */
     return ok;
 }
 
@@ -199,6 +233,43 @@ static bool write_all(int fd, const char *bytes, size_t size) {
     return true;
 }
 
+typedef struct Kept {
+    char name[64];
+    struct timespec used;
+} Kept;
+
+static int older(const void *a, const void *b) {
+    const Kept *x = a, *y = b;
+    if (x->used.tv_sec != y->used.tv_sec)
+        return x->used.tv_sec < y->used.tv_sec ? -1 : 1;
+    return x->used.tv_nsec < y->used.tv_nsec ? -1 : x->used.tv_nsec > y->used.tv_nsec;
+}
+
+/* Beyond KEEP_MOST files those that were not used for longest are deleted, down to KEEP_LEAST. Another process may
+ * do the same at the same time; a file deleted twice or under a reader's hands is only a miss. */
+static void prune(const char *folder) {
+    enum { KEEP_MOST = 256, KEEP_LEAST = 192, LOOK_AT = 4096 };
+    DIR *d = opendir(folder);
+    Kept *kept = calloc(LOOK_AT, sizeof *kept);
+    int n = 0;
+    for (struct dirent *e; d && kept && n < LOOK_AT && (e = readdir(d));) {
+        size_t len = strlen(e->d_name);
+        struct stat s;
+        if (len != 36 || strcmp(e->d_name + 32, ".kdo") != 0 || fstatat(dirfd(d), e->d_name, &s, 0) != 0)
+            continue;
+        memcpy(kept[n].name, e->d_name, len + 1);
+        kept[n++].used = s.st_mtim;
+    }
+    if (n > KEEP_MOST) {
+        qsort(kept, (size_t)n, sizeof *kept, older);
+        for (int i = 0; i < n - KEEP_LEAST; i++)
+            (void)unlinkat(dirfd(d), kept[i].name, 0);
+    }
+    free(kept);
+    if (d)
+        closedir(d);
+}
+
 void kd_cache_save(const char *path, const KdObjects *o) {
     size_t size = 0, n = strlen(path);
     char *file = join(o, &size), *temporary = malloc(n + 8);
@@ -212,6 +283,8 @@ void kd_cache_save(const char *path, const KdObjects *o) {
             written = close(fd) == 0 && written;
             if (!written || rename(temporary, path) != 0)
                 unlink(temporary);
+            *strrchr(temporary, '/') = 0;
+            prune(temporary);
         }
     }
     free(file);
