@@ -172,15 +172,13 @@ static bool divide_pattern(KlWiden *e, const KlInstr *i, KlLanes x, int64_t d, K
     KlType t = kl_vtype(e->b.k, x.v);
     KlValue divisor = t.scalar == KL_I64 ? kl_i64(&e->b, d) : kl_i32(&e->b, (int32_t)d);
     KlValue first = kl_op2(&e->b, (KlOp)i->op, x.v, divisor);
-    int64_t known = s.r % d, from = 0;
     if (s.m % d == 0 && s.r >= 0) { /* lane 0's remainder is known, so every lane's is */
         for (int l = 0; l < e->w; l++) {
-            int64_t n = known + x.off[l];
+            int64_t n = s.r % d + x.off[l];
             if (n < 0) return false;
-            off[l] = rem ? n % d : n / d;
-            if (l == 0) from = off[0];
-            off[l] -= from;
+            off[l] = rem ? n % d - s.r % d : n / d;
         }
+        if (rem) first = t.scalar == KL_I64 ? kl_i64(&e->b, s.r % d) : kl_i32(&e->b, (int32_t)(s.r % d));
         return make_pattern(e, first, off, r);
     }
     for (int l = 0; l < e->w; l++) {
@@ -338,6 +336,7 @@ static void widen_load(KlWiden *e, const KlInstr *i) {
     KlLanes x = e->lanes[i->in[0]], *r = &e->lanes[i->result];
     int buf = (int)i->imm;
     bool masked = i->n_in > 1;
+    if (e->ready[i->result]) return;
     bool same_mask = !masked || (e->lanes[i->in[1]].form == KL_UNIFORM && e->lanes[i->in[2]].form == KL_UNIFORM);
     if (x.form == KL_UNIFORM && same_mask && !e->guarded) {
         KlValue in[3] = {x.v, masked ? e->lanes[i->in[1]].v : KL_NONE, masked ? e->lanes[i->in[2]].v : KL_NONE};

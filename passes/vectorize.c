@@ -6,6 +6,8 @@
  * What one instruction becomes is decided in vector_lanes.c. Loops inside a widened loop stay loops, if their bounds are
  * the same in every lane; what they carry becomes a vector where it differs between lanes. An if whose condition varies
  * masks the stores and loads inside. A marked loop that does not fit these rules stays scalar: never wrong, only slow.
+ * Loads from inputs at a place that does not depend on the loop move before it, and with them (the builder lifts what it
+ * can) all that is computed from them; short loops inside are repeated instead.
  *
  * Carried values (KlInstr.fold) become vectors that start from the fold's identity; lanes that take no part keep theirs.
  * After the loop the lanes are folded by a balanced tree and joined with the initial value: init op lanes. Because one
@@ -17,7 +19,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { COPIES = 4, MAX_CARRIED = 64, SMALL_BODY = 96 };
+enum { COPIES = 4, MAX_CARRIED = 64, SMALL_BODY = 96, MOST_MOVED = 16, SHORT_LOOP = 4, UNROLLED_BODY = 128 };
 
 /* ---- may it be widened? -------------------------------------------------------------------------- */
 
@@ -136,11 +138,50 @@ static KlLanes carried_form(KlWiden *e, KlValue old, KlValue v, bool vector) {
     return (KlLanes){.form = KL_VECTOR, .wide = kl_vtype(e->old, old).scalar == KL_I64, .v = v};
 }
 
+/* Trips of a loop whose bounds are constants of the old kernel, else -1. */
+static int64_t known_trips(const KlWiden *e, const KlInstr *i) {
+    int64_t span;
+    if (!is_const(e, i->in[0]) || !is_const(e, i->in[1])) return -1;
+    int64_t lo = e->def[i->in[0]]->imm;
+    if (lo == INT64_MIN || !kd_add_ok(e->def[i->in[1]]->imm, -lo, &span)) return -1;
+    return span > 0 ? (span - 1) / i->imm + 1 : 0;
+}
+
+/* Instructions if all loops are repeated; large if one of them is not short. */
+static int64_t repeated_size(const KlWiden *e, const KlInstr *i) {
+    int64_t trips = known_trips(e, i), n = i->body->instrs.n;
+    if (trips < 0 || trips > SHORT_LOOP) return UNROLLED_BODY + 1;
+    for (int j = 0; j < i->body->instrs.n && n <= UNROLLED_BODY; j++) {
+        const KlInstr *c = i->body->instrs.v[j];
+        if (c->body) n += c->op == KL_OP_FOR ? repeated_size(e, c) : c->body->instrs.n;
+    }
+    return n * trips;
+}
+
+/* A short loop inside a widened one: its body as often as it runs. */
+static void repeat_loop(KlWiden *e, const KlInstr *i) {
+    int n = i->n_results;
+    KlLanes *values = KD_NEW_ARRAY(e->cx, KlLanes, n + 1);
+    const KlValue *params = i->body->params.v;
+    for (int j = 0; j < n; j++) values[j] = e->lanes[i->in[2 + j]];
+    for (int64_t t = 0; t < known_trips(e, i); t++) {
+        e->lanes[params[0]] = kl_uniform(kl_i64(&e->b, e->def[i->in[0]]->imm + t * i->imm));
+        for (int j = 0; j < n; j++) e->lanes[params[1 + j]] = values[j];
+        const KlInstr *yield = widen_block(e, i->body);
+        for (int j = 0; j < n; j++) values[j] = e->lanes[yield->in[j]];
+    }
+    for (int j = 0; j < n; j++) e->lanes[i->result + (KlValue)j] = values[j];
+}
+
 /* A loop that stays what it is, outside of widened loops or inside one. */
 static void keep_loop(KlWiden *e, const KlInstr *i) {
     int n = i->n_results;
     KlValue *values = KD_NEW_ARRAY(e->cx, KlValue, n + 1);
     const KlValue *params = i->body->params.v;
+    if (e->w > 1 && repeated_size(e, i) <= UNROLLED_BODY) {
+        repeat_loop(e, i);
+        return;
+    }
     for (int j = 0; j < n; j++) values[j] = carried(e, i->in[2 + j], e->w > 1 && e->varying[params[1 + j]]);
     KlFor f = kl_for_begin(&e->b, e->lanes[i->in[0]].v, e->lanes[i->in[1]].v, i->imm, n, values);
     f.instr->unroll = i->unroll;
@@ -167,6 +208,33 @@ static void keep_if(KlWiden *e, const KlInstr *i) {
     widen_block(e, i->body);
     e->mask = mask;
     e->guarded = guarded;
+}
+
+/* ---- what does not depend on the loop ---------------------------------------------------------------------- */
+
+static void mark_inside(const KlBlock *block, bool *inside) {
+    for (int j = 0; j < block->params.n; j++) inside[block->params.v[j]] = true;
+    for (int j = 0; j < block->instrs.n; j++) {
+        const KlInstr *i = block->instrs.v[j];
+        for (int r = 0; r < i->n_results; r++) inside[i->result + (KlValue)r] = true;
+        if (i->body) mark_inside(i->body, inside);
+    }
+}
+
+/* Loads that are in range whether or not the loop runs. Before the first instruction of the loop is widened. */
+static void move_loads(KlWiden *e, const KlBlock *block, const bool *inside, int *left) {
+    for (int j = 0; j < block->instrs.n; j++) {
+        const KlInstr *i = block->instrs.v[j];
+        if (i->body) move_loads(e, i->body, inside, left);
+        if (i->op != KL_OP_LOAD || i->n_in != 1 || inside[i->in[0]] || *left == 0) continue;
+        const KlBuf *buf = &e->old->bufs.v[i->imm];
+        int64_t lo, hi;
+        kl_range(&e->b, e->lanes[i->in[0]].v, &lo, &hi);
+        if (buf->access != KL_IN || lo < 0 || hi >= buf->count) continue;
+        e->lanes[i->result] = kl_uniform(kl_load(&e->b, (int)i->imm, e->lanes[i->in[0]].v, 1));
+        e->ready[i->result] = true;
+        --*left;
+    }
 }
 
 /* ---- a widened loop ------------------------------------------------------------------------------------- */
@@ -220,6 +288,10 @@ static void widen_loop(KlWiden *e, const KlInstr *i, int w, int64_t trips) {
     int n = i->n_results;
     KlValue lo = e->lanes[i->in[0]].v, hi = e->lanes[i->in[1]].v, acc[COPIES * MAX_CARRIED];
     int64_t group = i->imm * w;
+    bool *inside = KD_NEW_ARRAY(e->cx, bool, e->old->types.n);
+    int left = MOST_MOVED;
+    mark_inside(i->body, inside);
+    move_loads(e, i->body, inside, &left);
     e->w = w;
     e->loop = i;
     for (int j = 0; j < COPIES * n; j++) acc[j] = identity(e, (KlOp)i->fold, kl_vtype(e->old, i->in[2 + j % n]));
@@ -293,6 +365,7 @@ void kl_vectorize(KlKernel *k, const KlMachine *machine) {
     e.def = KD_NEW_ARRAY(k->cx, const KlInstr *, k->types.n);
     if (!find_definitions(&e, &k->body)) return;
     e.lanes = KD_NEW_ARRAY(k->cx, KlLanes, k->types.n);
+    e.ready = KD_NEW_ARRAY(k->cx, bool, k->types.n);
     e.varying = KD_NEW_ARRAY(k->cx, bool, k->types.n);
     KlKernel *new = kl_kernel_new(k->cx, k->what, k->range);
     for (int j = 0; j < k->bufs.n; j++) kd_push(k->cx, &new->bufs, k->bufs.v[j]);

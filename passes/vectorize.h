@@ -27,6 +27,7 @@ typedef struct KlWiden {
     KlLanes *lanes;         /* by old value */
     const KlInstr **def;    /* by old value: its instruction; of a loop variable: the loop */
     bool *varying;          /* by old value, of the loop being widened: may differ between lanes */
+    bool *ready;            /* by old value: a load that was moved before the loop */
     int w;                  /* lanes of the loop being widened, or 1 */
     const KlInstr *loop;    /* which it is */
     KlValue mask;           /* lanes that take part, or KL_NONE for all */

@@ -296,13 +296,98 @@ static void test_random(void **state) {
     assert_true(widened * 2 > all); /* the test tests something */
 }
 
+/* ---- what it looks like ------------------------------------------------------------------------------------ */
+
+typedef struct Text { const char *name, *in, *out; } Text;
+
+#define MODULE "module @m\nkernel @k range 4 {\n  buf x: f32[256] in\n  buf y: f32[64] inout\n  body(%0) {\n"
+#define END "  }\n}\n"
+
+static const Text texts[] = {
+    {"a main loop and a masked rest",
+     MODULE "    for %1 = 0 .. 21 step 1 vector 8 {\n      %2 = load f32 x[%1]\n      %3 = neg f32 %2\n      store f32 y[%1], %3\n    }\n" END,
+     MODULE "    for %1 = 0 .. 16 step 8 {\n      %2 = load f32x8 x[%1]\n      %3 = neg f32x8 %2\n      store f32x8 y[%1], %3\n    }\n"
+            "    %4 = iota i32x8\n    %5 = cmp lt i32x8 %4, 5\n    %6 = load f32x8 x[16] if %5 else 0\n    %7 = neg f32x8 %6\n"
+            "    store f32x8 y[16], %7 if %5\n" END},
+    {"every second, backwards, each twice: contiguous loads and a shuffle",
+     MODULE "    for %1 = 0 .. 16 step 1 vector 4 {\n      %2 = mul i64 %1, 2\n      %3 = load f32 x[%2]\n      %4 = sub i64 15, %1\n"
+            "      %5 = load f32 x[%4]\n      %6 = add f32 %3, %5\n      %7 = div i64 %1, 2\n      %8 = load f32 x[%7]\n      %9 = add f32 %6, %8\n"
+            "      store f32 y[%1], %9\n    }\n" END,
+     MODULE "    for %1 = 0 .. 16 step 4 {\n      %2 = mul i64 %1, 2\n      %3 = load f32x4 x[%2]\n      %4 = add i64 %2, 3\n"
+            "      %5 = load f32x4 x[%4]\n      %6 = shuffle f32x4 f32x4 %3, %5 [0, 2, 5, 7]\n      %7 = sub i64 15, %1\n      %8 = add i64 %7, -3\n"
+            "      %9 = load f32x4 x[%8]\n      %10 = shuffle f32x4 f32x4 %9, %9 [3, 2, 1, 0]\n      %11 = add f32x4 %6, %10\n"
+            "      %12 = div i64 %1, 2\n      %13 = load f32x2 x[%12]\n      %14 = shuffle f32x4 f32x2 %13, %13 [0, 0, 1, 1]\n"
+            "      %15 = add f32x4 %11, %14\n      store f32x4 y[%1], %15\n    }\n" END},
+    {"rows of 16 taken apart: no gather",
+     MODULE "    for %1 = 0 .. 64 step 1 vector 8 {\n      %2 = div i64 %1, 16\n      %3 = rem i64 %1, 16\n      %4 = mul i64 %2, 64\n"
+            "      %5 = add i64 %4, %3\n      %6 = load f32 x[%5]\n      %7 = load f32 x[%2]\n      %8 = mul f32 %6, %7\n      store f32 y[%1], %8\n    }\n" END,
+     MODULE "    for %1 = 0 .. 64 step 8 {\n      %2 = div i64 %1, 16\n      %3 = rem i64 %1, 16\n      %4 = mul i64 %2, 64\n"
+            "      %5 = add i64 %4, %3\n      %6 = load f32x8 x[%5]\n      %7 = load f32 x[%2]\n      %8 = splat f32x8 f32 %7\n"
+            "      %9 = mul f32x8 %6, %8\n      store f32x8 y[%1], %9\n    }\n" END},
+    {"an if masks, what is the same for all moves out",
+     MODULE "    for %1 = 0 .. 8 step 1 vector 8 {\n      %2 = load f32 x[%0]\n      %3 = sqrt f32 %2\n      %4 = load f32 x[%1]\n"
+            "      %5 = cmp gt f32 %4, %3\n      if %5 {\n        store f32 y[%1], %3\n      }\n    }\n" END,
+     MODULE "    %1 = load f32 x[%0]\n    %2 = sqrt f32 %1\n    %3 = load f32x8 x[0]\n    %4 = splat f32x8 f32 %2\n    %5 = cmp gt f32x8 %3, %4\n"
+            "    store f32x8 y[0], %4 if %5\n" END},
+    {"a loop that cannot be widened is left alone: all store to one place",
+     MODULE "    for %1 = 0 .. 8 step 1 vector 8 {\n      %2 = load f32 x[%1]\n      store f32 y[%0], %2\n    }\n" END,
+     MODULE "    for %1 = 0 .. 8 step 1 {\n      %2 = load f32 x[%1]\n      store f32 y[%0], %2\n    }\n" END},
+    {"a sum in one accumulator",
+     MODULE "    %3 = for %1 = 0 .. 16 step 1 carry(%2: f32 = 1) vector 8 fold add {\n      %4 = load f32 x[%1]\n      %5 = add f32 %2, %4\n"
+            "      yield %5\n    }\n    store f32 y[%0], %3\n" END,
+     MODULE "    %2 = for %1 = 0 .. 16 step 8 carry(%3: f32x8 = -0) {\n      %4 = load f32x8 x[%1]\n      %5 = add f32x8 %3, %4\n      yield %5\n    }\n"
+            "    %6 = reduce_add f32x8 %2\n    %7 = add f32 1, %6\n    store f32 y[%0], %7\n" END},
+};
+
+static void test_text(void **state) {
+    const Text *t = *state;
+    KdContext *cx = kd_context_new();
+    KdLanding landing;
+    assert_true(KD_TRY(cx, landing));
+    KlModule *m = kl_parse_module(cx, "t.kl", t->in, strlen(t->in));
+    if (!m) kd_diag_print(cx, stderr, false);
+    assert_non_null(m);
+    KlMachine machine = {.lanes = 8};
+    kl_vectorize(m->kernels.v[0], &machine);
+    KdStr s = {.cx = cx}, why = {.cx = cx};
+    kl_print_module(&s, m);
+    assert_string_equal(s.s, t->out);
+    assert_true(kl_verify(m, &why));
+    kd_landing_pop(cx);
+    kd_context_free(cx);
+}
+
+/* Full unrolling: the variable becomes constants, carried values pass from copy to copy; unknown bounds stay. */
+static void test_unroll(void **state) {
+    (void)state;
+    static const char in[] = MODULE "    %3 = for %1 = 1 .. 6 step 2 carry(%2: f32 = 0) unroll full {\n      %4 = load f32 x[%1]\n"
+                                    "      %5 = add f32 %2, %4\n      yield %5\n    }\n    store f32 y[0], %3\n"
+                                    "    for %6 = 0 .. %0 step 1 unroll full {\n      store f32 y[%6], 1\n    }\n" END;
+    static const char out[] = MODULE "    %1 = load f32 x[1]\n    %2 = add f32 0, %1\n    %3 = load f32 x[3]\n    %4 = add f32 %2, %3\n"
+                                     "    %5 = load f32 x[5]\n    %6 = add f32 %4, %5\n    store f32 y[0], %6\n"
+                                     "    for %7 = 0 .. %0 step 1 unroll full {\n      store f32 y[%7], 1\n    }\n" END;
+    KdContext *cx = kd_context_new();
+    KdLanding landing;
+    assert_true(KD_TRY(cx, landing));
+    KlModule *m = kl_parse_module(cx, "t.kl", in, strlen(in));
+    assert_non_null(m);
+    kl_unroll(m->kernels.v[0]);
+    KdStr s = {.cx = cx};
+    kl_print_module(&s, m);
+    assert_string_equal(s.s, out);
+    kd_landing_pop(cx);
+    kd_context_free(cx);
+}
+
 int main(void) {
     static const Fold folds[] = {NO_FOLD, FOLD_INT, FOLD_MAX, FOLD_SUM};
-    const struct CMUnitTest tests[] = {
-        {.name = "random bodies", .test_func = test_random, .initial_state = (void *)&folds[0]},
-        {.name = "integer sums", .test_func = test_random, .initial_state = (void *)&folds[1]},
-        {.name = "maxima", .test_func = test_random, .initial_state = (void *)&folds[2]},
-        {.name = "float sums", .test_func = test_random, .initial_state = (void *)&folds[3]},
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    static const char *const names[] = {"random bodies", "integer sums", "maxima", "float sums"};
+    struct CMUnitTest tests[KD_COUNT(folds) + KD_COUNT(texts) + 1];
+    int n = 0;
+    for (int j = 0; j < KD_COUNT(folds); j++)
+        tests[n++] = (struct CMUnitTest){.name = names[j], .test_func = test_random, .initial_state = (void *)&folds[j]};
+    for (int j = 0; j < KD_COUNT(texts); j++)
+        tests[n++] = (struct CMUnitTest){.name = texts[j].name, .test_func = test_text, .initial_state = (void *)&texts[j]};
+    tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_unroll);
+    return _cmocka_run_group_tests("vectorize", tests, (size_t)n, NULL, NULL);
 }
