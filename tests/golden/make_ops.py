@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Makes ops.kd and ops.safetensors: one `fn` or `net` for each case, and what PyTorch computes for it.
+
+    /usr/bin/python3 tests/golden/make_ops.py
+
+Needs Debian's python3-torch. The cases are listed in ops_cases.py: a name, a .kd expression, a PyTorch function of the
+same inputs. PyTorch runs in float64; the file stores the inputs, the result, and the gradient of sum(result * seed) for
+every float input, after checking that gradient against central differences (reliability.md, trap 1: PyTorch 1.13 has
+wrong gradients of its own).
+
+    NAME.in.X   NAME.seed   NAME.out   NAME.grad.X   NAME.new.X (a buffer's new value)
+
+A case with `weights` is a net: inputs that `weights` maps to a path ("conv.weight") are its weights and buffers, the
+others its parameters. A case whose name ends in _train runs in training mode.
+"""
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from golden_lib import *
+
+CASES = []
+
+
+class Case:
+    """kd: the expression; consts: statements before it. grad: False when nothing is differentiable. weights: input ->
+    path. new: input -> function of the inputs, the buffer's new value. exact: the list of inputs to differentiate."""
+
+    def __init__(self, name, kd, fn, grad, consts, weights, new, inputs):
+        self.name, self.kd, self.fn, self.grad, self.consts = name, kd, fn, grad, consts
+        self.weights, self.new, self.inputs = weights or {}, new or {}, inputs
+
+    def path(self, key):
+        return self.weights.get(key, key)
+
+
+def case(name, kd, fn, grad=True, consts="", weights=None, new=None, **inputs):
+    assert name not in [c.name for c in CASES], name
+    CASES.append(Case(name, kd, fn, grad, consts, weights, new, inputs))
+
+
+def smooth(key, *shape, lo=-1.0, hi=1.0):
+    """Inputs in [lo, hi), practically all distinct."""
+    n = int(np.prod(shape)) if shape else 1
+    u = uniform(key, n).astype(np.float64)
+    return torch.from_numpy((u + 1) / 2 * (hi - lo) + lo).reshape(shape)
+
+
+def ints(key, *shape, hi):
+    n = int(np.prod(shape))
+    return torch.from_numpy(((uniform(key, n) + 1) / 2 * hi).astype(np.int64).clip(0, hi - 1)).reshape(shape)
+
+
+exec(open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "ops_cases.py")).read())
+
+
+def differences(fn, tensors, seed, which, eps=1e-6):
+    """Central differences of sum(fn * seed) for a sample of the elements of tensors[which]."""
+    t = tensors[which]
+    flat = t.detach().clone().flatten()
+    at = sorted(set((np.arange(6) * max(flat.numel() - 1, 1) // 5).clip(0, flat.numel() - 1).tolist()))
+    values = []
+    for i in at:
+        two = []
+        for s in (eps, -eps):
+            moved = flat.clone()
+            moved[i] += s
+            args = dict(tensors, **{which: moved.reshape(t.shape)})
+            two.append((fn(**args) * seed).sum().item())
+        values.append((two[0] - two[1]) / (2 * eps))
+    return at, np.array(values)
+
+
+def source(c):
+    params = ", ".join("%s: %s[%s]" % (a, "" if t.is_floating_point() else "i32", ", ".join(map(str, t.shape)))
+                       for a, t in c.inputs.items() if a not in c.weights)
+    lines = "".join("    %s\n" % line for line in c.consts.strip().splitlines())
+    return "%s %s(%s) {\n%s    return %s\n}" % ("net" if c.weights else "fn", c.name, params, lines, c.kd)
+
+
+def values(k, c, out):
+    trained = {a: c.grad and t.is_floating_point() and a not in c.new and "running" not in c.path(a)
+               for a, t in c.inputs.items()}
+    # inputs are rounded to float32 first: that is what the file stores
+    tensors = {a: t.float().double().requires_grad_(trained[a]) if t.is_floating_point() else t
+               for a, t in c.inputs.items()}
+    y = c.fn(**tensors)
+    seed = smooth(900 + k, *y.shape, lo=0.5, hi=1.5).float().double()
+    if any(trained.values()):
+        (y * seed).sum().backward()
+    for a, t in tensors.items():
+        out["%s.in.%s" % (c.name, c.path(a))] = t.detach().float() if t.is_floating_point() else t.to(torch.int32)
+        if trained[a]:
+            g = t.grad if t.grad is not None else torch.zeros_like(t)
+            at, num = differences(c.fn, {b: u.detach() for b, u in tensors.items()}, seed, a)
+            got = g.flatten()[at].numpy()
+            assert np.allclose(got, num, rtol=1e-4, atol=1e-6), (c.name, a, got, num)
+            out["%s.grad.%s" % (c.name, c.path(a))] = g.float()
+    for a, fn in c.new.items():
+        out["%s.new.%s" % (c.name, c.path(a))] = fn(**{b: u.detach() for b, u in tensors.items()}).float()
+    out[c.name + ".seed"] = seed.float()
+    out[c.name + ".out"] = y.detach().float() if y.is_floating_point() else y.to(torch.int32)
+
+
+def main():
+    here = os.path.dirname(os.path.abspath(__file__))
+    out = {}
+    for k, c in enumerate(CASES):
+        values(k, c, out)
+    with open(os.path.join(here, "ops.kd"), "w") as f:
+        f.write("# Made by make_ops.py: do not edit. One function for each golden case; values in ops.safetensors.\n")
+        f.write("\n".join(source(c) for c in CASES) + "\n")
+    save_safetensors(os.path.join(here, "ops.safetensors"), out)
+    print(len(CASES), "cases,", sum(np.asarray(v).nbytes for v in out.values()), "bytes")
+
+
+main()
