@@ -1,7 +1,7 @@
 /* fuse_print.c: a fusion as text, for people (--emit=fused). Group by group: kind and domain, what is loaded and what
  * is stored, how often big values cross memory, and the group's nodes as lines of graph IR. Marks beside a node: `=`
- * it is stored, `.` a reduction kept per row, nothing: composed in place. Nodes that several groups compose are printed
- * in each of them.
+ * it is stored, `.` a reduction kept per row, `@` a reshape of a value in memory, nothing: composed in place. Nodes that
+ * several groups compose are printed in each of them.
  */
 #include "passes/fuse.h"
 
@@ -69,10 +69,31 @@ static const char *domain_text(const KdFunc *f, const KdGroup *g, const KdDomain
     return s.s;
 }
 
+typedef struct Printer {
+    const KdFusion *fu;
+    KdStr *s;
+    const char **line;
+    int *length;
+    int *shown; /* by node: 1 + the group that printed it as an alias last */
+} Printer;
+
+static void print_aliases(Printer *p, int g, KdValue v) {
+    const KdNode *n = kd_node(p->fu->f, v);
+    for (int k = 0; k < n->n_in; k++) {
+        KdValue o = n->in[k];
+        if (p->fu->alias[o] != KD_NONE && p->shown[o] != g + 1) {
+            p->shown[o] = g + 1;
+            print_aliases(p, g, o);
+            kd_str_printf(p->s, "  @ %.*s\n", p->length[o], p->line[o]);
+        }
+    }
+}
+
 void kd_print_fusion(KdStr *s, const KdFusion *fu) {
     const KdFunc *f = fu->f;
-    int *length, traffic[2] = {0, 0};
-    const char **line = node_lines(f, &length);
+    int traffic[2] = {0, 0};
+    Printer p = {.fu = fu, .s = s, .shown = KD_NEW_ARRAY(f->cx, int, f->n + 1)};
+    p.line = node_lines(f, &p.length);
     for (int g = 0; g < fu->groups.n; g++) {
         const KdGroup *group = &fu->groups.v[g];
         KdDomain d = kd_group_domain(fu, group);
@@ -94,15 +115,16 @@ void kd_print_fusion(KdStr *s, const KdFusion *fu) {
                       domain_text(f, group, &d), reads, writes, list.s ? list.s : " nothing");
         for (int i = 0; i < w->touch.n; i++) {
             KdValue v = w->touch.v[i].v;
-            if (w->touch.v[i].load || !line[v]) {
+            if (w->touch.v[i].load || !p.line[v] || p.shown[v] == g + 1) {
                 continue;
             }
+            print_aliases(&p, g, v);
             bool local = false;
             for (int k = 0; k < group->local.n; k++) {
                 local = local || group->local.v[k] == v;
             }
             char mark = kd_group_has(fu, g, v) ? '=' : group->kind == KD_GROUP_ROW && local ? '.' : ' ';
-            kd_str_printf(s, "  %c %.*s\n", mark, length[v], line[v]);
+            kd_str_printf(s, "  %c %.*s\n", mark, p.length[v], p.line[v]);
         }
     }
     kd_str_printf(s, "%d groups; big values (%d elements and more) read %d, written %d times\n", fu->groups.n,
