@@ -271,7 +271,7 @@ static int compare(uint32_t seed, int lanes, Fold fold) {
     run(cx, k, &got, seed, "widened");
     KdStr text = {.cx = cx};
     kl_print_kernel(&text, k);
-    char lane_text[8];
+    char lane_text[24];
     snprintf(lane_text, sizeof lane_text, "x%d ", lanes);
     int widened = strstr(text.s, lane_text) != NULL;
     for (int j = 0; j < ROWS * N; j++) {
