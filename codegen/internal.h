@@ -56,9 +56,6 @@ typedef struct KdEmitJob {
 } KdEmitJob;
 bool kd_emit(const KdEmitJob *job, LLVMModuleRef module);
 
-/* Scratch bytes that a thread needs to run any kernel of m. */
-int64_t kd_scratch_bytes(const KlModule *m);
-
 LLVMTypeRef kd_emit_type(const KdEmitter *e, KlType t);
 /* The value of a PURE instruction; notes base and addend where they are known. */
 LLVMValueRef kd_emit_expr(KdEmitter *e, const KlInstr *in);
