@@ -11,7 +11,7 @@
  */
 #include "passes/schedule/conv.h"
 
-typedef struct Buffers { int picture, line, tile, row, weights; } Buffers;
+typedef struct Buffers { int picture, line, tile, row, weights; } Buffers; /* line: of sch_conv_fill */
 
 /* What an item knows of its place. Values of the current kernel. */
 typedef struct Item { KlValue image, group, band, block; } Item;
@@ -24,7 +24,7 @@ static KlValue picture_element(KdLower *l, const SchSource *s, const KlValue *li
 }
 
 /* dest[at + class * plane + i] = line[i * step + class] for i in 0 .. n, from the line buffer. */
-static void split_classes(KdLower *l, const SchConv *c, const Buffers *u, int dest, KlValue at) {
+static void split_classes(KdLower *l, const SchConv *c, int from_line, int dest, KlValue at) {
     KlBuilder *b = &l->b;
     int lanes = c->tile.lanes;
     int64_t n = c->pitch, step = c->x.step;
@@ -32,7 +32,7 @@ static void split_classes(KdLower *l, const SchConv *c, const Buffers *u, int de
         KlFor k = sch_loop_n(b, c->x.classes);
         KlValue to = sch_madc(b, k.i, c->plane, at);
         KlFor i = sch_vector_loop(b, kl_i64(b, 0), kl_i64(b, n), lanes);
-        KlValue v = kl_load(b, u->line, sch_madc(b, i.i, step, k.i), 1);
+        KlValue v = kl_load(b, from_line, sch_madc(b, i.i, step, k.i), 1);
         kl_store(b, dest, sch_add(b, to, i.i), v);
         sch_loop_end(b, &i);
         sch_loop_end(b, &k);
@@ -43,7 +43,7 @@ static void split_classes(KdLower *l, const SchConv *c, const Buffers *u, int de
         pick[0][i] = 2 * i, pick[1][i] = 2 * i + 1;
     KlFor f = sch_loop(b, kl_i64(b, 0), kl_i64(b, n), lanes);
     KlValue from = sch_mulc(b, f.i, 2);
-    KlValue lo = kl_load(b, u->line, from, lanes), hi = kl_load(b, u->line, sch_addc(b, from, lanes), lanes);
+    KlValue lo = kl_load(b, from_line, from, lanes), hi = kl_load(b, from_line, sch_addc(b, from, lanes), lanes);
     KlValue mask = KL_NONE;
     if (n % lanes) {
         KlValue left = kl_cvt(b, KL_I32, kl_op2(b, KL_OP_SUB, kl_i64(b, n), f.i));
@@ -59,9 +59,8 @@ static void split_classes(KdLower *l, const SchConv *c, const Buffers *u, int de
     sch_loop_end(b, &f);
 }
 
-/* All lines of one input channel (`channel` absolute) for grid rows from `grid` on. */
-static void fill_channel(KdLower *l, const SchConv *c, const Buffers *u, KlValue image, KlValue channel, KlValue grid,
-                         int64_t lines, int dest, KlValue at) {
+void sch_conv_fill(KdLower *l, const SchConv *c, int line_buf, KlValue image, KlValue channel, KlValue grid,
+                   int64_t lines, int dest, KlValue at) {
     KlBuilder *b = &l->b;
     SchSource s = {.element = picture_element, .node = c->node, .operand = 0, .width = c->x.in,
                    .border = sch_border(l, c->node, 0, 3)};
@@ -73,8 +72,8 @@ static void fill_channel(KdLower *l, const SchConv *c, const Buffers *u, KlValue
     if (c->x.step == 1) {
         sch_fill_line(l, &s, line, c->x.origin, c->pitch, dest, to);
     } else {
-        sch_fill_line(l, &s, line, c->x.origin, c->pitch * c->x.step, u->line, kl_i64(b, 0));
-        split_classes(l, c, u, dest, to);
+        sch_fill_line(l, &s, line, c->x.origin, c->pitch * c->x.step, line_buf, kl_i64(b, 0));
+        split_classes(l, c, line_buf, dest, to);
     }
     if (sch_guard_else(b, &guard)) {
         for (int64_t i = 0; i < c->x.classes; i++)
@@ -88,7 +87,7 @@ static void fill_channel(KdLower *l, const SchConv *c, const Buffers *u, KlValue
 /* Vector loads run past the last channel by less than a column tile: what they meet must be initialised. */
 static int64_t overrun(const SchConv *c) { return c->width + c->tile.lanes; }
 
-static int line_buffer(KdLower *l, const SchConv *c) {
+int sch_conv_line_buffer(KdLower *l, const SchConv *c) {
     int lanes = c->tile.lanes;
     if (c->x.step == 1)
         return -1;
@@ -101,10 +100,10 @@ static void build_prefill(KdLower *l, const SchConv *c) {
     int64_t channels = c->groups * c->depth;
     kd_lower_begin(l, "padded picture", c->batch * channels);
     KlBuilder *b = &l->b;
-    Buffers u = {.line = line_buffer(l, c)};
+    int line = sch_conv_line_buffer(l, c);
     int dest = kd_lower_temp(l, 0, KL_F32, prefill_count(c), KL_OUT);
     KlValue p = kl_parallel_index(l->k), image = p, channel = sch_split(b, &image, channels);
-    fill_channel(l, c, &u, image, channel, kl_i64(b, 0), c->bands.count * c->bands.size + c->y.reach, dest,
+    sch_conv_fill(l, c, line, image, channel, kl_i64(b, 0), c->bands.count * c->bands.size + c->y.reach, dest,
                  sch_mulc(b, p, c->channel));
     KlIf last = kl_if_begin(b, kl_cmp(b, KL_EQ, p, kl_i64(b, c->batch * channels - 1)));
     sch_zero(b, dest, kl_i64(b, c->batch * channels * c->channel), overrun(c), c->tile.lanes);
@@ -304,7 +303,7 @@ static void build_slices(KdLower *l, const SchConv *c, const Buffers *u, const I
     } else {
         s = kl_i64(b, 0);
         KlFor i = sch_loop(b, kl_i64(b, 0), depth, 1);
-        fill_channel(l, c, u, it->image, sch_add(b, channel, i.i), grid, c->bands.size + c->y.reach, u->picture,
+        sch_conv_fill(l, c, u->line, it->image, sch_add(b, channel, i.i), grid, c->bands.size + c->y.reach, u->picture,
                      sch_mulc(b, i.i, c->channel));
         sch_loop_end(b, &i);
     }
@@ -338,7 +337,7 @@ void build_conv(KdLower *l, const KdGroup *g) {
     if (c->prefill) {
         u.picture = kd_lower_temp(l, 0, KL_F32, prefill_count(c), KL_IN);
     } else {
-        u.line = line_buffer(l, c);
+        u.line = sch_conv_line_buffer(l, c);
         u.picture = kl_buf(l->k, "picture", KL_F32, slice + overrun(c), KL_SCRATCH);
         sch_zero(b, u.picture, kl_i64(b, slice), overrun(c), lanes);
     }

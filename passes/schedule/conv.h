@@ -50,6 +50,16 @@ typedef struct SchConv {
 bool sch_conv_geometry(SchConv *c, const KdLower *l, KdValue root);
 bool sch_conv_plan(SchConv *c, const KdLower *l);
 
+/* One dimension of a forward convolution, from its numbers. */
+void sch_dim_forward(SchDim *d);
+
+/* All lines of one input channel (`channel`: of all groups) for grid rows from `grid` on go to dest[at ...], padded and
+ * by class: [class y][class x][lines][pitch]. Uses node, x, y, tile.lanes, pitch and plane of c. */
+void sch_conv_fill(KdLower *l, const SchConv *c, int line_buf, KlValue image, KlValue channel, KlValue grid,
+                   int64_t lines, int dest, KlValue at);
+/* Its scratch; -1 where it needs none. */
+int sch_conv_line_buffer(KdLower *l, const SchConv *c);
+
 static inline int64_t sch_conv_phases(const SchConv *c) { return c->y.phases * c->x.phases; }
 
 #endif

@@ -10,7 +10,7 @@ static int64_t gcd(int64_t a, int64_t b) { return b ? gcd(b, a % b) : a; }
 
 static int64_t floor_div(int64_t a, int64_t b) { return (a - sch_mod(a, b)) / b; }
 
-static void dim_forward(SchDim *d) {
+void sch_dim_forward(SchDim *d) {
     d->phases = 1;
     d->grid = d->out;
     d->step = d->stride;
@@ -74,7 +74,7 @@ bool sch_conv_geometry(SchConv *c, const KdLower *l, KdValue root) {
         if (transposed && !dim_transposed(d))
             return false;
         if (!transposed)
-            dim_forward(d);
+            sch_dim_forward(d);
     }
     return true;
 }

@@ -26,11 +26,15 @@ typedef struct Layer {
     const char *name;
     bool transposed;
     int64_t n, groups, in, out, h, w, k, stride, pad, extra; /* channels of all groups; h, w: of its input */
+    bool fused; /* relu(x * a + b), reflected instead of padded with zeros, goes in; relu(y + c) comes out */
 } Layer;
 
 static const Layer layers[] = {
     /*                                T  n   g   in   out   h    w   k  s  p  e */
     {"resnet64 res 3x3",              0, 1, 1, 256, 256, 64, 64, 3, 1, 1, 0},
+    {"resnet64 res 3x3 fused",        0, 1, 1, 256, 256, 64, 64, 3, 1, 1, 0, true},
+    {"resnet16 res 3x3 fused",        0, 1, 1, 64, 64, 64, 64, 3, 1, 1, 0, true},
+    {"resnet16 last 7x7 fused",       0, 1, 1, 16, 3, 256, 256, 7, 1, 3, 0, true},
     {"resnet64 stem 7x7",             0, 1, 1, 3, 64, 256, 256, 7, 1, 3, 0},
     {"resnet64 down1 3x3 s2",         0, 1, 1, 64, 128, 256, 256, 3, 2, 1, 0},
     {"resnet64 down2 3x3 s2",         0, 1, 1, 128, 256, 128, 128, 3, 2, 1, 0},
@@ -97,6 +101,14 @@ static KdValue input(KdBuilder *b, const char *name, int rank, const int64_t *di
     return kd_input(b, name, KD_DATA, kd_type(b->cx, KD_F32, rank, dim), "");
 }
 
+static KdValue fused_input(KdBuilder *b, KdValue x, int64_t pad) {
+    int64_t c[4] = {1, kd_vtype(b->f, x)->dim[1], 1, 1}, edge[4] = {0, 0, pad, pad};
+    KdAttr reflect[2] = {{.ints = {4, edge}}, {.ints = {4, edge}}};
+    x = kd_binary(b, KD_OP_MUL, x, input(b, "a", 4, c));
+    x = kd_unary(b, KD_OP_RELU, kd_binary(b, KD_OP_ADD, x, input(b, "b", 4, c)));
+    return kd_build(b, KD_OP_PAD_REFLECT, NULL, &x, 1, reflect);
+}
+
 static KdFunc *layer_func(KdContext *cx, const Layer *l, Mode mode, double *flops) {
     KdFunc *f = kd_func_new(cx, "bench");
     KdBuilder b = kd_builder(f);
@@ -124,7 +136,13 @@ static KdFunc *layer_func(KdContext *cx, const Layer *l, Mode mode, double *flop
         v = kd_build(&b, KD_OP_CONV2D_WGRAD, NULL, in, 2, wgrad);
     } else {
         in[0] = input(&b, "x", 4, mode == FORWARD ? x : y), in[1] = input(&b, "w", 4, w);
+        if (l->fused && mode == FORWARD)
+            in[0] = fused_input(&b, in[0], l->pad), p4[0] = p4[1] = p4[2] = p4[3] = 0;
         v = kd_build(&b, plain ? KD_OP_CONV2D : KD_OP_CONV_TRANSPOSE2D, NULL, in, 2, plain ? conv : deconv);
+    }
+    if (l->fused && mode == FORWARD) {
+        int64_t c[4] = {1, l->out, 1, 1};
+        v = kd_unary(&b, KD_OP_RELU, kd_binary(&b, KD_OP_ADD, v, input(&b, "c", 4, c)));
     }
     kd_output(f, "out", v, KD_NONE);
     int64_t *small = l->transposed ? x : y;
@@ -217,13 +235,15 @@ static void runnable_close(Runnable *r) {
     kd_jit_free(r->jit);
 }
 
-/* f with everything in memory; f's only group is an anchor. */
+/* f with everything in memory; chosen: the schedule of its anchor. */
 static KlModule *lower(KdContext *cx, const KdFunc *f, const KdTarget *t, const char *schedule, const char **chosen) {
     KdPassOptions *po = KD_NEW(cx, KdPassOptions);
     *po = (KdPassOptions){.machine = t->machine, .fuse = true, .schedule = schedule};
     KdFusion *fu = kd_fuse(f, po);
     KdLower l = {.cx = cx, .fu = fu, .o = po};
-    *chosen = kd_schedule_choose(&l, &fu->groups.v[0]);
+    *chosen = NULL;
+    for (int g = 0; g < fu->groups.n && !*chosen; g++)
+        *chosen = kd_schedule_choose(&l, &fu->groups.v[g]);
     KlModule *m = kd_lower(fu, kd_memplan(fu), po);
     for (int k = 0; k < m->kernels.n; k++)
         kl_vectorize(m->kernels.v[k], &t->machine);

@@ -23,6 +23,7 @@ typedef struct Conv {
 #define DECONV(...) {"conv_phases", KD_OP_CONV_TRANSPOSE2D, __VA_ARGS__}
 #define OUTER(...) {"wgrad_outer", KD_OP_CONV2D_WGRAD, __VA_ARGS__}
 #define INNER(...) {"wgrad_inner", KD_OP_CONV2D_WGRAD, __VA_ARGS__}
+#define DOT(...) {"wgrad_dot", KD_OP_CONV2D_WGRAD, __VA_ARGS__}
 #define GEMM(...) {"wgrad_gemm", KD_OP_CONV2D_WGRAD, __VA_ARGS__}
 
 static const Conv convs[] = {
@@ -80,6 +81,12 @@ static const Conv convs[] = {
     INNER(1, 1, 5, 4, 9, 8, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, SCALED, BARE),
     INNER(1, 2, 3, 5, 7, 7, 3, 3, {2, 1}, {0, 1, 2, 0}, {1, 2}, {0, 0}, PLAIN, TWO),
     INNER(1, 1, 3, 1, 3, 24, 1, 15, {1, 1}, {0, 7, 0, 7}, {1, 1}, {0, 0}, PLAIN, BARE),
+
+    DOT(1, 8, 1, 1, 9, 18, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
+    DOT(2, 5, 1, 1, 11, 37, 3, 3, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, REFLECT, UPDATE),
+    DOT(1, 3, 2, 3, 6, 9, 5, 5, {1, 1}, {2, 2, 2, 2}, {1, 1}, {0, 0}, RELU, TWO),
+    DOT(1, 2, 1, 2, 12, 9, 7, 7, {1, 1}, {0, 3, 2, 1}, {1, 1}, {0, 0}, SCALED, BARE),
+    DOT(1, 4, 1, 1, 9, 8, 2, 3, {3, 2}, {0, 2, 1, 0}, {2, 1}, {0, 0}, PLAIN, BARE),
 
     GEMM(1, 1, 7, 9, 4, 4, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
     GEMM(2, 1, 5, 12, 3, 5, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, RELU, UPDATE),
