@@ -8,7 +8,6 @@
 
 #include "ir/random_bits.h"
 
-#include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +17,6 @@ typedef struct Spec {
     uint32_t key;
     double arg[2];
     int n_arg;
-    const char *mode; /* "fan_out" as a last word, or "" */
 } Spec;
 
 typedef double DrawFn(const Spec *s, int64_t i);
@@ -58,7 +56,7 @@ static double xavier_scale(const Spec *s) {
 static double kaiming_scale(const Spec *s) {
     double in, out, a = arg(s, 0, 0);
     fans(s, &in, &out);
-    return sqrt(2 / (1 + a * a)) / sqrt(strcmp(s->mode, "fan_out") == 0 ? out : in);
+    return sqrt(2 / (1 + a * a)) / sqrt(in);
 }
 
 static double draw_zeros(const Spec *s, int64_t i) {
@@ -101,31 +99,84 @@ static double draw_kaiming_uniform(const Spec *s, int64_t i) {
     return kaiming_scale(s) * sqrt(3) * (2 * unit(s, (uint32_t)i) - 1);
 }
 
-static const struct {
+/* ---- what concerns a tensor as a whole, after its elements are drawn from the standard normal ------------- */
+
+typedef void FinishFn(const Spec *s, float *v);
+
+static double dot(const float *x, const float *y, int64_t n, int64_t step) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += (double)x[i * step] * (double)y[i * step];
+    }
+    return sum;
+}
+
+static void scale(float *x, int64_t n, int64_t step, double by) {
+    for (int64_t i = 0; i < n; i++) {
+        x[i * step] = (float)((double)x[i * step] * by);
+    }
+}
+
+static void finish_unit(const Spec *s, float *v) {
+    double norm = sqrt(dot(v, v, s->t->count, 1));
+    scale(v, s->t->count, 1, norm > 0 ? 1 / norm : 0);
+}
+
+/* torch.nn.init.orthogonal_: as a matrix [dim 0, rest], the shorter side's vectors become orthonormal, times gain.
+ * Gram and Schmidt, each vector twice against those before it, which is accurate to rounding. */
+static void finish_orthogonal(const Spec *s, float *v) {
+    int64_t rows = s->t->rank > 0 ? s->t->dim[0] : 1, cols = s->t->count / rows;
+    bool wide = rows <= cols;
+    int64_t n = wide ? rows : cols, length = wide ? cols : rows;
+    int64_t next = wide ? cols : 1, step = wide ? 1 : cols; /* from vector to vector; inside one */
+    for (int64_t i = 0; i < n; i++) {
+        float *x = v + i * next;
+        for (int64_t k = 0; k < 2 * i; k++) {
+            float *y = v + k % i * next;
+            double p = dot(x, y, length, step);
+            for (int64_t j = 0; j < length; j++) {
+                x[j * step] = (float)((double)x[j * step] - p * (double)y[j * step]);
+            }
+        }
+        double norm = sqrt(dot(x, x, length, step));
+        scale(x, length, step, norm > 0 ? 1 / norm : 0);
+    }
+    scale(v, s->t->count, 1, arg(s, 0, 1));
+}
+
+static double draw_standard(const Spec *s, int64_t i) {
+    return normal(s, i);
+}
+
+typedef struct Word {
     const char *name;
     DrawFn *draw;
-    int args; /* at most */
-} words[] = {
-    {"zeros", draw_zeros, 0},
-    {"ones", draw_ones, 0},
-    {"constant", draw_constant, 1},
-    {"normal", draw_normal, 2},
-    {"uniform", draw_uniform, 2},
-    {"xavier_normal", draw_xavier_normal, 1},
-    {"xavier_uniform", draw_xavier_uniform, 1},
-    {"kaiming_normal", draw_kaiming_normal, 1},
-    {"kaiming_uniform", draw_kaiming_uniform, 1},
+    FinishFn *finish; /* or NULL */
+    int args;         /* at most */
+} Word;
+
+static const Word words[] = {
+    {"zeros", draw_zeros, NULL, 0},
+    {"ones", draw_ones, NULL, 0},
+    {"constant", draw_constant, NULL, 1},
+    {"normal", draw_normal, NULL, 2},
+    {"uniform", draw_uniform, NULL, 2},
+    {"xavier_normal", draw_xavier_normal, NULL, 1},
+    {"xavier_uniform", draw_xavier_uniform, NULL, 1},
+    {"kaiming_normal", draw_kaiming_normal, NULL, 1},
+    {"kaiming_uniform", draw_kaiming_uniform, NULL, 1},
+    {"orthogonal", draw_standard, finish_orthogonal, 1},
+    {"unit", draw_standard, finish_unit, 0},
 };
 
-/* "word", "word(1, 2)", "word(0.5, fan_out)"; NULL when it is none of ours. */
-static DrawFn *parse(KdContext *cx, const char *init, Spec *s) {
+/* "word" or "word(1, 2)", as the language writes them; NULL when it is none of ours. */
+static const Word *parse(const char *init, Spec *s) {
     size_t n = strcspn(init, "( ");
     int k = 0;
     while (k < KD_COUNT(words) && (strlen(words[k].name) != n || memcmp(words[k].name, init, n) != 0)) {
         k++;
     }
     const char *p = init + n;
-    s->mode = "";
     s->n_arg = 0;
     if (k == KD_COUNT(words) || (*p && *p != '(')) {
         return NULL;
@@ -133,29 +184,25 @@ static DrawFn *parse(KdContext *cx, const char *init, Spec *s) {
     for (p += *p == '('; *p && *p != ')'; p += strspn(p, ", ")) {
         char *end;
         double v = strtod(p, &end);
-        size_t word = strcspn(p, ",) ");
-        if (end == p + word && word > 0 && s->n_arg < words[k].args) {
-            s->arg[s->n_arg++] = v;
-        } else if (end == p && isalpha((unsigned char)*p)) {
-            s->mode = kd_intern(cx, p, word);
-        } else {
+        if (end == p || s->n_arg == words[k].args) {
             return NULL;
         }
-        p += word;
+        s->arg[s->n_arg++] = v;
+        p = end;
     }
-    return words[k].draw;
+    return &words[k];
 }
 
 bool kdc_init_tensor(KdContext *cx, KdcTensor *t, uint64_t seed) {
     uint64_t h = kd_hash_bytes(t->name, strlen(t->name), seed);
     Spec s = {.t = t, .key = kd_random_key((uint32_t)seed, (uint32_t)h, (uint32_t)(h >> 32))};
-    DrawFn *draw = parse(cx, *t->init ? t->init : "zeros", &s);
-    if (!draw) {
+    const Word *word = parse(*t->init ? t->init : "zeros", &s);
+    if (!word || (word->finish && t->dtype != KDC_F32)) {
         kd_error(cx, 0, "%s: unknown initialisation '%s'", t->name, t->init);
         return false;
     }
     for (int64_t i = 0; i < t->count; i++) {
-        double v = draw(&s, i);
+        double v = word->draw(&s, i);
         switch (t->dtype) {
         case KDC_F32:
             ((float *)t->data)[i] = (float)v;
@@ -167,6 +214,9 @@ bool kdc_init_tensor(KdContext *cx, KdcTensor *t, uint64_t seed) {
             ((uint8_t *)t->data)[i] = (uint8_t)v;
             break;
         }
+    }
+    if (word->finish && t->count > 0) {
+        word->finish(&s, t->data);
     }
     return true;
 }

@@ -16,18 +16,13 @@ typedef struct Call {
     KdcFiles files;
 } Call;
 
-/* The compiler's own scalars, when the file does not say: the seed, and the first step of the first epoch. */
+/* The compiler's own scalars, when the file does not say: what random numbers (dropout) are drawn from. */
 static bool known_scalar(const Call *c, KdcTensor *t) {
-    bool seed = strcmp(t->name, "seed") == 0;
-    if (t->rank != 0 || (!seed && strcmp(t->name, "step") != 0 && strcmp(t->name, "epoch") != 0)) {
+    bool seed = strcmp(t->name, "rng_seed") == 0;
+    if (t->rank != 0 || (!seed && strcmp(t->name, "rng_step") != 0)) {
         return false;
     }
-    uint32_t v = seed ? (uint32_t)c->a->seed : 1;
-    if (t->dtype == KDC_I32) {
-        *(int32_t *)t->data = (int32_t)v;
-    } else if (t->dtype == KDC_F32) {
-        *(float *)t->data = (float)v;
-    }
+    *(int32_t *)t->data = seed ? (int32_t)(uint32_t)c->a->seed : 1; /* both i32 */
     return true;
 }
 
@@ -51,7 +46,7 @@ static bool fill_inputs(Call *c, KdcRunnable *r) {
         const KdTensor *x = c->files.in ? kd_weights_find(c->files.in, t->name) : NULL;
         ok = (x ? kdc_load_tensor(c->p, t, x, c->a->in) : known_scalar(c, t) || missing(c, t)) && ok;
     }
-    return ok && kdc_fill_weights(c->p, c->a, &c->files, all, n);
+    return ok && kdc_fill_weights(c->p, c->a, &c->files, true, all, n);
 }
 
 static bool call_net(Call *c) {
@@ -232,7 +227,7 @@ static bool call_session(Call *c) {
         const char *name = kdc_session_log(s, j);
         logs.t[j].name = strncmp(name, "log.", 4) == 0 ? name : kd_format(c->p->cx, "log.%s", name);
     }
-    if (!kdc_fill_weights(c->p, c->a, &c->files, all, n)) {
+    if (!kdc_fill_weights(c->p, c->a, &c->files, false, all, n)) {
         return false;
     }
     int64_t first = given_scalar(c, "step"), epoch = given_scalar(c, "epoch");

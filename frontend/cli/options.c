@@ -34,7 +34,7 @@ static const Option options[] = {
     {OPT_EMIT, 0, "emit", "STAGE", COMPILE, "print a stage: ast, ir, grad, fused, loops, llvm, asm, obj"},
     {OPT_IN, 0, "in", "FILE", CALL, "safetensors: inputs by parameter name, weights by their own"},
     {OPT_OUT, 0, "out", "FILE", CALL, "safetensors to write; without it, a line per output is printed"},
-    {OPT_WEIGHTS, 0, "weights", "FILE", CALL, "safetensors: weights, by name or by order and shape"},
+    {OPT_WEIGHTS, 0, "weights", "[NET=]FILE", CALL, "safetensors: weights (of NET), by name or by order and shape; may be repeated"},
     {OPT_GRAD, 0, "grad", NULL, CALL, "also grad.X for every input and weight X, of the sum of output * seed"},
     {OPT_TRAIN, 0, "train", NULL, CALL, "training mode: dropout on, batch statistics"},
     {OPT_TAP, 0, "tap", "NAME", CALL, "also write an inner feature; may be repeated"},
@@ -175,7 +175,7 @@ static int take(KdcArgs *a, const Option *o, const char *value) {
     case OPT_OUTPUT: a->output = value; return 0;
     case OPT_IN: a->in = value; return 0;
     case OPT_OUT: a->out = value; return 0;
-    case OPT_WEIGHTS: a->weights = value; return 0;
+    case OPT_WEIGHTS: a->weights[a->n_weights++] = value; return 0;
     case OPT_GRAD: a->grad = true; return 0;
     case OPT_TRAIN: a->train = true; return 0;
     case OPT_TAP: a->taps[a->n_taps++] = value; return 0;
@@ -364,7 +364,7 @@ int kdc_args_parse(KdcArgs *a, int argc, char **argv) {
     const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR");
     *a = (KdcArgs){.steps = 1};
     a->color = isatty(2) && !(no_color && *no_color) && !(term && strcmp(term, "dumb") == 0);
-    const char ***lists[] = {&a->defines, &a->imports, &a->skips, &a->prints, &a->taps};
+    const char ***lists[] = {&a->defines, &a->imports, &a->skips, &a->prints, &a->taps, &a->weights};
     for (int i = 0; i < KD_COUNT(lists); i++) {
         *lists[i] = calloc((size_t)argc + 1, sizeof **lists[i]);
         if (!*lists[i]) {
@@ -393,4 +393,5 @@ void kdc_args_free(KdcArgs *a) {
     free(a->skips);
     free(a->prints);
     free(a->taps);
+    free(a->weights);
 }

@@ -1,10 +1,18 @@
 /* tensors.c: see tensors.h. */
 #include "frontend/cli/tensors.h"
 
-#include <float.h>
+#include <ctype.h>
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
+
+static bool is_name(const char *p, const char *end) {
+    bool name = p < end && !isdigit((unsigned char)*p);
+    for (; p < end; p++) {
+        name = name && (isalnum((unsigned char)*p) || *p == '_');
+    }
+    return name;
+}
 
 bool kdc_files_read(KdcProgram *p, const KdcArgs *a, KdcFiles *f) {
     KdTrouble t;
@@ -12,15 +20,26 @@ bool kdc_files_read(KdcProgram *p, const KdcArgs *a, KdcFiles *f) {
     if (a->in && !(f->in = kd_weights_read(a->in, &t))) {
         return kdc_cli_trouble(p, &t);
     }
-    if (a->weights && !(f->weights = kd_weights_read(a->weights, &t))) {
-        return kdc_cli_trouble(p, &t);
+    for (int i = 0; i < a->n_weights; i++) {
+        KdcWeightsFile w = {.net = "", .file = a->weights[i]};
+        const char *equals = strchr(w.file, '=');
+        if (equals && is_name(w.file, equals)) {
+            w.net = kd_format(p->cx, "%.*s.", (int)(equals - w.file), w.file);
+            w.file = equals + 1;
+        }
+        if (!(w.w = kd_weights_read(w.file, &t))) {
+            return kdc_cli_trouble(p, &t);
+        }
+        kd_push(p->cx, &f->weights, w);
     }
     return true;
 }
 
 void kdc_files_free(KdcFiles *f) {
     kd_weights_free(f->in);
-    kd_weights_free(f->weights);
+    for (int i = 0; i < f->weights.n; i++) {
+        kd_weights_free(f->weights.v[i].w);
+    }
     *f = (KdcFiles){0};
 }
 
@@ -71,14 +90,14 @@ static void print_map(const KdcArgs *a, const KdcTensor *t, const char *file, co
     }
 }
 
-/* Loads what the file has for the tensors still missing; done[] says which those are. */
-static bool fill_from(KdcProgram *p, const KdcArgs *a, const KdWeights *w, const char *file,
+/* Loads what the file has for those tensors under `net` that are still missing; done[] says which. */
+static bool fill_from(KdcProgram *p, const KdcArgs *a, const KdWeights *w, const char *file, const char *net,
                       bool by_order, KdcTensor *const *t, int n, bool *done) {
     KdcTensor **missing = KD_NEW_ARRAY(p->cx, KdcTensor *, n + 1);
     int *place = KD_NEW_ARRAY(p->cx, int, n + 1);
     int count = 0;
     for (int i = 0; i < n; i++) {
-        if (!done[i]) {
+        if (!done[i] && strncmp(t[i]->name, net, strlen(net)) == 0) {
             place[count] = i;
             missing[count++] = t[i];
         }
@@ -98,13 +117,17 @@ static bool fill_from(KdcProgram *p, const KdcArgs *a, const KdWeights *w, const
         print_map(a, missing[i], file, m.from[i]->name,
                   m.kind[i] == KDC_MATCH_ORDER ? " (by order and shape)" : "");
     }
-    if (a->verbose && by_order && m.unused) {
+    if (*net && !count) {
+        kd_error(p->cx, 0, "%s: there are no weights under '%.*s'", file, (int)strlen(net) - 1, net);
+        return false;
+    }
+    if (a->verbose && m.unused) {
         fprintf(stderr, "%s: %d tensors are not used\n", file, m.unused);
     }
     return true;
 }
 
-bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, KdcTensor *const *t, int n) {
+bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, bool whole_net, KdcTensor *const *t, int n) {
     KdcTensor **kept = KD_NEW_ARRAY(p->cx, KdcTensor *, n + 1);
     bool *done = KD_NEW_ARRAY(p->cx, bool, n + 1);
     int count = 0;
@@ -113,11 +136,14 @@ bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, KdcTen
             kept[count++] = t[i];
         }
     }
-    if (f->in && !fill_from(p, a, f->in, a->in, false, kept, count, done)) {
+    if (f->in && !fill_from(p, a, f->in, a->in, "", false, kept, count, done)) {
         return false;
     }
-    if (f->weights && !fill_from(p, a, f->weights, a->weights, true, kept, count, done)) {
-        return false;
+    for (int i = 0; i < f->weights.n; i++) {
+        const KdcWeightsFile *w = &f->weights.v[i];
+        if (!fill_from(p, a, w->w, w->file, w->net, whole_net || *w->net, kept, count, done)) {
+            return false;
+        }
     }
     for (int i = 0; i < count; i++) {
         if (!done[i]) {

@@ -4,8 +4,15 @@
 
 #include "frontend/cli/common.h"
 
-typedef struct KdcFiles { /* what the command line names; NULL where it names nothing */
-    KdWeights *in, *weights;
+/* One --weights [NET=]FILE: of all weights, or of those under NET. */
+typedef struct KdcWeightsFile {
+    const char *net, *file; /* net: "T.", or "" */
+    KdWeights *w;
+} KdcWeightsFile;
+
+typedef struct KdcFiles { /* what the command line names */
+    KdWeights *in; /* or NULL */
+    KD_VEC(KdcWeightsFile) weights;
 } KdcFiles;
 
 /* Reads --in and --weights. false after a message in p. */
@@ -15,9 +22,9 @@ void kdc_files_free(KdcFiles *f);
 /* Types of what --in gives, for elaboration: everything whose name could be a parameter's. */
 KdcShape *kdc_files_shapes(KdcProgram *p, const KdcFiles *f, int *n);
 
-/* Fills every tensor but data inputs: from --in by name, from --weights by name or by order and shape, the rest by its init.
- * With -v the map is printed to stderr. */
-bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, KdcTensor *const *t, int n);
+/* Fills every tensor but data inputs: from --in by name, then from each --weights by name and (where whole_net or NET= says
+ * which network the file is for) by order and shape, the rest by its init. With -v the map is printed to stderr. */
+bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, bool whole_net, KdcTensor *const *t, int n);
 
 /* What will be written to --out, or printed. */
 typedef struct KdcResults {
