@@ -1,9 +1,11 @@
-/* loop_build.c: the only way loop IR comes into existence (but for loop_parse.c, which writes what it reads).
+/* loop_build.c: the only way loop IR comes into existence (but for loop_parse.c, which writes what
+ * it reads).
  *
- * In: calls of the builder's functions. Out: instructions in the kernel's blocks, folded (loop_fold.c), shared, and
- * hoisted: see loop_fold.h for where an instruction goes. Loops of one trip and ifs whose condition is known dissolve
- * into their surroundings; loops of no trip and ifs that never happen are built into a block nobody sees.
- * A type error here is a bug of the caller, so it raises KD_FAIL_INTERNAL.
+ * In: calls of the builder's functions. Out: instructions in the kernel's blocks, folded
+ * (loop_fold.c), shared, and hoisted: see loop_fold.h for where an instruction goes. Loops of one
+ * trip and ifs whose condition is known dissolve into their surroundings; loops of no trip and ifs
+ * that never happen are built into a block nobody sees. A type error here is a bug of the caller,
+ * so it raises KD_FAIL_INTERNAL.
  */
 #include "ir/loop_fold.h"
 #include "ir/loop_text.h"
@@ -68,12 +70,14 @@ int kl_module_add(KlModule *m, KlKernel *k) {
     kl_print_kernel_as(&text, k, false);
     uint64_t hash = kd_hash_bytes(text.s, text.n, 0);
     for (int j = 0; j < m->kernels.n; j++) {
-        /* Texts are long and kernels few: texts of old kernels are made again, but only where sizes agree. */
+        /* Texts are long and kernels few: texts of old kernels are made again, but only where sizes
+         * agree. */
         const KlKernel *o = m->kernels.v[j];
         if (o->range != k->range || o->bufs.n != k->bufs.n || o->types.n != k->types.n) continue;
         other.n = 0;
         kl_print_kernel_as(&other, o, false);
-        if (other.n == text.n && kd_hash_bytes(other.s, other.n, 0) == hash && !memcmp(other.s, text.s, text.n))
+        if (other.n == text.n && kd_hash_bytes(other.s, other.n, 0) == hash &&
+            !memcmp(other.s, text.s, text.n))
             return j;
     }
     k->name = kd_intern_z(m->cx, kd_format(m->cx, "k%d", m->kernels.n));
@@ -81,7 +85,8 @@ int kl_module_add(KlModule *m, KlKernel *k) {
     return m->kernels.n - 1;
 }
 
-/* ---- what is known of values ------------------------------------------------------------------- */
+/* ---- what is known of values -------------------------------------------------------------------
+ */
 
 bool kl_is_integer(KlScalar s) {
     return s == KL_I1 || s == KL_U8 || s == KL_I32 || s == KL_I64;
@@ -172,10 +177,12 @@ KlBuilder kl_builder(KlKernel *k) {
     return b;
 }
 
-/* ---- appending ----------------------------------------------------------------------------------- */
+/* ---- appending
+ * -----------------------------------------------------------------------------------  */
 
 static _Noreturn void wrong(KlBuilder *b, KlOp op, const char *why) {
-    kd_raise(b->cx, KD_FAIL_INTERNAL, "loop IR: %s in kernel \"%s\": %s", kl_op_text[op], b->k->what, why);
+    kd_raise(b->cx, KD_FAIL_INTERNAL, "loop IR: %s in kernel \"%s\": %s", kl_op_text[op],
+             b->k->what, why);
 }
 
 static KlInstr *copy_instr(KlBuilder *b, const KlInstr *proto) {
@@ -192,7 +199,8 @@ static KlInstr *copy_instr(KlBuilder *b, const KlInstr *proto) {
 }
 
 static uint64_t instr_hash(const KlInstr *i) {
-    uint64_t head[4] = {i->op | (uint64_t)i->type.scalar << 16 | (uint64_t)i->type.lanes << 32, (uint64_t)i->imm, 0, 0};
+    uint64_t head[4] = {i->op | (uint64_t)i->type.scalar << 16 | (uint64_t)i->type.lanes << 32,
+                        (uint64_t)i->imm, 0, 0};
     memcpy(&head[2], &i->fimm, sizeof i->fimm);
     uint64_t h = kd_hash_bytes(head, sizeof head, 1);
     if (i->n_in) h = kd_hash_bytes(i->in, i->n_in * sizeof *i->in, h);
@@ -201,19 +209,22 @@ static uint64_t instr_hash(const KlInstr *i) {
 }
 
 static bool instr_equal(const KlInstr *a, const KlInstr *c) {
-    return a->op == c->op && a->type.scalar == c->type.scalar && a->type.lanes == c->type.lanes && a->n_in == c->n_in &&
-           a->imm == c->imm && !memcmp(&a->fimm, &c->fimm, sizeof a->fimm) &&
+    return a->op == c->op && a->type.scalar == c->type.scalar && a->type.lanes == c->type.lanes &&
+           a->n_in == c->n_in && a->imm == c->imm && !memcmp(&a->fimm, &c->fimm, sizeof a->fimm) &&
            (!a->n_in || !memcmp(a->in, c->in, a->n_in * sizeof *a->in)) &&
            (!a->shuffle || !memcmp(a->shuffle, c->shuffle, a->type.lanes * sizeof *a->shuffle));
 }
 
-/* An equal instruction in the open block of that level (exactly) or, for level < 0, in any open block. */
-static KlInstr *find_shared(KlBuilder *b, const KlInstr *proto, uint64_t hash, int level, int writes) {
+/* An equal instruction in the open block of that level (exactly) or, for level < 0, in any open
+ * block. */
+static KlInstr *find_shared(KlBuilder *b, const KlInstr *proto, uint64_t hash, int level,
+                            int writes) {
     struct KlScope *s = b->scope;
     for (int j = s->heads[hash & (uint64_t)(s->n_heads - 1)]; j > 0; j = s->shared.v[j - 1].next) {
         const KlShared *e = &s->shared.v[j - 1];
         if (e->hash != hash || e->writes != writes) continue;
-        if (e->level >= s->levels.n || s->levels.v[e->level].block != e->block) continue; /* closed */
+        if (e->level >= s->levels.n || s->levels.v[e->level].block != e->block)
+            continue; /* closed */
         if (level >= 0 && e->level != level) continue;
         if (instr_equal(e->instr, proto)) return e->instr;
     }
@@ -247,7 +258,8 @@ static bool may_move(const KlBuilder *b, const KlInstr *i) {
 
 KlValue kl_pure(KlBuilder *b, const KlInstr *proto, int64_t lo, int64_t hi) {
     struct KlScope *s = b->scope;
-    if (lo == hi && proto->op != KL_OP_CONST && kl_is_integer(proto->type.scalar)) return kl_int(b, proto->type, lo);
+    if (lo == hi && proto->op != KL_OP_CONST && kl_is_integer(proto->type.scalar))
+        return kl_int(b, proto->type, lo);
     uint64_t hash = instr_hash(proto);
     KlInstr *same = find_shared(b, proto, hash, -1, 0);
     if (same) return same->result;
@@ -269,7 +281,8 @@ KlValue kl_pure(KlBuilder *b, const KlInstr *proto, int64_t lo, int64_t hi) {
     return i->result;
 }
 
-/* ---- constants --------------------------------------------------------------------------------------- */
+/* ---- constants
+ * ---------------------------------------------------------------------------------------  */
 
 KlValue kl_int(KlBuilder *b, KlType t, int64_t c) {
     c = kl_wrap(t.scalar, c);
@@ -299,7 +312,8 @@ KlValue kl_constant_like(KlBuilder *b, KlValue like, double c) {
     return t.scalar == KL_F32 ? kl_float(b, t, c) : kl_int(b, t, (int64_t)c);
 }
 
-/* ---- arithmetic --------------------------------------------------------------------------------------- */
+/* ---- arithmetic
+ * ---------------------------------------------------------------------------------------  */
 
 KlValue kl_splat(KlBuilder *b, int lanes, KlValue x) {
     KlType t = kl_vtype(b->k, x);
@@ -328,21 +342,25 @@ static void match_lanes(KlBuilder *b, KlOp op, KlValue *x, KlValue *y) {
 }
 
 static void same_scalar(KlBuilder *b, KlOp op, KlValue x, KlValue y) {
-    if (kl_vtype(b->k, x).scalar != kl_vtype(b->k, y).scalar) wrong(b, op, "operands of different types");
+    if (kl_vtype(b->k, x).scalar != kl_vtype(b->k, y).scalar)
+        wrong(b, op, "operands of different types");
 }
 
 /* Which element types an operation takes. */
 static bool op_takes(KlOp op, KlScalar s) {
     bool number = s == KL_F32 || s == KL_I32 || s == KL_I64;
-    if (op == KL_OP_FMA || op == KL_OP_SQRT || op == KL_OP_FLOOR || op == KL_OP_ROUND) return s == KL_F32;
+    if (op == KL_OP_FMA || op == KL_OP_SQRT || op == KL_OP_FLOOR || op == KL_OP_ROUND)
+        return s == KL_F32;
     if (op == KL_OP_REM || op == KL_OP_SHL || op == KL_OP_SHR) return s == KL_I32 || s == KL_I64;
-    if (op == KL_OP_AND || op == KL_OP_OR || op == KL_OP_XOR) return s == KL_I1 || s == KL_I32 || s == KL_I64;
+    if (op == KL_OP_AND || op == KL_OP_OR || op == KL_OP_XOR)
+        return s == KL_I1 || s == KL_I32 || s == KL_I64;
     return number;
 }
 
 KlValue kl_op1(KlBuilder *b, KlOp op, KlValue x) {
     KlType t = kl_vtype(b->k, x);
-    if (op != KL_OP_NEG && op != KL_OP_ABS && op != KL_OP_SQRT && op != KL_OP_FLOOR && op != KL_OP_ROUND)
+    if (op != KL_OP_NEG && op != KL_OP_ABS && op != KL_OP_SQRT && op != KL_OP_FLOOR &&
+        op != KL_OP_ROUND)
         wrong(b, op, "not an operation of one operand");
     if (!op_takes(op, t.scalar)) wrong(b, op, "operand type");
     KlValue folded = kl_fold_op1(b, op, t, x);
@@ -351,7 +369,8 @@ KlValue kl_op1(KlBuilder *b, KlOp op, KlValue x) {
     kl_scalar_range(t.scalar, &lo, &hi);
     KlFact f = kl_fact(b, x);
     if (f.lo > lo && op == KL_OP_NEG) lo = -f.hi, hi = -f.lo;
-    else if (f.lo > lo && op == KL_OP_ABS) lo = f.lo > 0 ? f.lo : f.hi < 0 ? -f.hi : 0, hi = f.hi > -f.lo ? f.hi : -f.lo;
+    else if (f.lo > lo && op == KL_OP_ABS)
+        lo = f.lo > 0 ? f.lo : f.hi < 0 ? -f.hi : 0, hi = f.hi > -f.lo ? f.hi : -f.lo;
     KlInstr proto = {.op = op, .type = t, .n_in = 1, .in = &x};
     return kl_pure(b, &proto, lo, hi);
 }
@@ -363,12 +382,13 @@ KlValue kl_op2(KlBuilder *b, KlOp op, KlValue x, KlValue y) {
     match_lanes(b, op, &x, &y);
     KlType t = kl_vtype(b->k, x);
     if (!op_takes(op, t.scalar)) wrong(b, op, "operand type");
-    KlValue folded = t.scalar == KL_F32 ? kl_fold_float2(b, op, t, x, y) : kl_fold_int2(b, op, t, x, y);
+    KlValue folded =
+        t.scalar == KL_F32 ? kl_fold_float2(b, op, t, x, y) : kl_fold_int2(b, op, t, x, y);
     if (folded != KL_NONE) return folded;
     int64_t lo, hi;
     kl_range_op2(b, op, t, x, y, &lo, &hi);
-    bool commutes = op == KL_OP_ADD || op == KL_OP_MUL || op == KL_OP_MIN || op == KL_OP_MAX || op == KL_OP_AND ||
-                    op == KL_OP_OR || op == KL_OP_XOR;
+    bool commutes = op == KL_OP_ADD || op == KL_OP_MUL || op == KL_OP_MIN || op == KL_OP_MAX ||
+                    op == KL_OP_AND || op == KL_OP_OR || op == KL_OP_XOR;
     if (t.scalar != KL_F32 && commutes && kl_is_const(b, x, NULL)) { /* constants go second */
         KlValue z = x;
         x = y;
@@ -433,7 +453,8 @@ KlValue kl_cvt(KlBuilder *b, KlScalar to, KlValue x) {
     if (to == KL_I1 || to == KL_VOID) wrong(b, KL_OP_CVT, "to a type that is no number");
     int64_t c, lo, hi;
     float f;
-    if (kl_is_const(b, x, &c)) return to == KL_F32 ? kl_float(b, r, (double)(float)c) : kl_int(b, r, c);
+    if (kl_is_const(b, x, &c))
+        return to == KL_F32 ? kl_float(b, r, (double)(float)c) : kl_int(b, r, c);
     kl_scalar_range(to, &lo, &hi);
     if (kl_is_float_const(b, x, &f) && to != KL_U8) {
         double limit = to == KL_I32 ? 0x1p31 : 0x1p63;
@@ -441,13 +462,16 @@ KlValue kl_cvt(KlBuilder *b, KlScalar to, KlValue x) {
         return kl_int(b, r, v);
     }
     KlFact fact = kl_fact(b, x);
-    if (t.scalar != KL_F32 && to != KL_F32 && fact.lo >= lo && fact.hi <= hi) lo = fact.lo, hi = fact.hi;
+    if (t.scalar != KL_F32 && to != KL_F32 && fact.lo >= lo && fact.hi <= hi)
+        lo = fact.lo, hi = fact.hi;
     KlInstr *d = kl_def(b, x);
-    if (d && d->op == KL_OP_CVT && t.scalar == KL_I32 && to == KL_I64 && kl_vtype(b->k, d->in[0]).scalar == KL_I64) {
+    if (d && d->op == KL_OP_CVT && t.scalar == KL_I32 && to == KL_I64 &&
+        kl_vtype(b->k, d->in[0]).scalar == KL_I64) {
         KlFact inner = kl_fact(b, d->in[0]); /* i64 -> i32 -> i64 that lost nothing */
         if (inner.lo >= INT32_MIN && inner.hi <= INT32_MAX) return d->in[0];
     }
-    if (d && d->op == KL_OP_CVT && t.scalar == KL_I64 && to == KL_I32 && kl_vtype(b->k, d->in[0]).scalar == KL_I32)
+    if (d && d->op == KL_OP_CVT && t.scalar == KL_I64 && to == KL_I32 &&
+        kl_vtype(b->k, d->in[0]).scalar == KL_I32)
         return d->in[0];
     KlInstr proto = {.op = KL_OP_CVT, .type = r, .n_in = 1, .in = &x};
     return kl_pure(b, &proto, lo, hi);
@@ -478,7 +502,8 @@ KlValue kl_bitcast(KlBuilder *b, KlScalar to, KlValue x) {
     return kl_pure(b, &proto, lo, hi);
 }
 
-/* ---- lanes -------------------------------------------------------------------------------------------- */
+/* ---- lanes
+ * --------------------------------------------------------------------------------------------  */
 
 KlValue kl_extract(KlBuilder *b, KlValue x, int lane) {
     KlType t = kl_vtype(b->k, x);
@@ -489,7 +514,8 @@ KlValue kl_extract(KlBuilder *b, KlValue x, int lane) {
     if (d && d->op == KL_OP_CONST && t.scalar == KL_F32) return kl_f32(b, d->fimm);
     if (d && d->op == KL_OP_IOTA) return kl_int(b, kl_type(t.scalar, 1), lane);
     KlFact f = kl_fact(b, x);
-    KlInstr proto = {.op = KL_OP_EXTRACT, .type = kl_type(t.scalar, 1), .n_in = 1, .in = &x, .imm = lane};
+    KlInstr proto = {
+        .op = KL_OP_EXTRACT, .type = kl_type(t.scalar, 1), .n_in = 1, .in = &x, .imm = lane};
     return kl_pure(b, &proto, f.lo, f.hi);
 }
 
@@ -497,19 +523,26 @@ KlValue kl_shuffle(KlBuilder *b, KlValue x, KlValue y, int lanes, const int *sel
     KlType t = kl_vtype(b->k, x);
     if (y == KL_NONE) y = x;
     KlType ty = kl_vtype(b->k, y);
-    if (t.scalar != ty.scalar || t.lanes != ty.lanes) wrong(b, KL_OP_SHUFFLE, "operands of different types");
+    if (t.scalar != ty.scalar || t.lanes != ty.lanes)
+        wrong(b, KL_OP_SHUFFLE, "operands of different types");
     bool identity = lanes == t.lanes;
     for (int j = 0; j < lanes; j++) {
-        if (selector[j] < 0 || selector[j] >= 2 * t.lanes) wrong(b, KL_OP_SHUFFLE, "selector out of range");
+        if (selector[j] < 0 || selector[j] >= 2 * t.lanes)
+            wrong(b, KL_OP_SHUFFLE, "selector out of range");
         identity = identity && selector[j] == j;
     }
     if (identity) return x;
     const KlInstr *d = kl_def(b, x);
     if (x == y && d && d->op == KL_OP_SPLAT) return kl_splat(b, lanes, d->in[0]);
-    if (x == y && d && d->op == KL_OP_CONST && t.scalar == KL_F32) return kl_float(b, kl_type(KL_F32, lanes), d->fimm);
+    if (x == y && d && d->op == KL_OP_CONST && t.scalar == KL_F32)
+        return kl_float(b, kl_type(KL_F32, lanes), d->fimm);
     KlFact fx = kl_fact(b, x), fy = kl_fact(b, y);
     KlValue in[2] = {x, y};
-    KlInstr proto = {.op = KL_OP_SHUFFLE, .type = kl_type(t.scalar, lanes), .n_in = 2, .in = in, .shuffle = selector};
+    KlInstr proto = {.op = KL_OP_SHUFFLE,
+                     .type = kl_type(t.scalar, lanes),
+                     .n_in = 2,
+                     .in = in,
+                     .shuffle = selector};
     return kl_pure(b, &proto, fx.lo < fy.lo ? fx.lo : fy.lo, fx.hi > fy.hi ? fx.hi : fy.hi);
 }
 
@@ -518,14 +551,17 @@ KlValue kl_reduce(KlBuilder *b, KlOp op, KlValue x) {
     if (op != KL_OP_ADD && op != KL_OP_MAX && op != KL_OP_MIN) wrong(b, op, "not a reduction");
     if (!op_takes(op, t.scalar)) wrong(b, op, "operand type");
     if (t.lanes == 1) return x;
-    KlOp r = op == KL_OP_ADD ? KL_OP_REDUCE_ADD : op == KL_OP_MAX ? KL_OP_REDUCE_MAX : KL_OP_REDUCE_MIN;
+    KlOp r = op == KL_OP_ADD   ? KL_OP_REDUCE_ADD
+             : op == KL_OP_MAX ? KL_OP_REDUCE_MAX
+                               : KL_OP_REDUCE_MIN;
     KlFact f = kl_fact(b, x);
     if (op == KL_OP_ADD) kl_scalar_range(t.scalar, &f.lo, &f.hi);
     KlInstr proto = {.op = r, .type = kl_type(t.scalar, 1), .n_in = 1, .in = &x};
     return kl_pure(b, &proto, f.lo, f.hi);
 }
 
-/* ---- memory --------------------------------------------------------------------------------------------- */
+/* ---- memory
+ * ---------------------------------------------------------------------------------------------  */
 
 static int *writes_of(KlBuilder *b, int buf) {
     while (b->scope->writes.n <= buf) kd_push(b->cx, &b->scope->writes, 0);
@@ -536,7 +572,8 @@ static KlScalar access(KlBuilder *b, KlOp op, int buf, KlValue idx) {
     if (buf < 0 || buf >= b->k->bufs.n) wrong(b, op, "no such buffer");
     KlType t = kl_vtype(b->k, idx);
     bool vector = op == KL_OP_GATHER || op == KL_OP_SCATTER;
-    if (t.scalar != (vector ? KL_I32 : KL_I64) || (!vector && t.lanes != 1)) wrong(b, op, "index type");
+    if (t.scalar != (vector ? KL_I32 : KL_I64) || (!vector && t.lanes != 1))
+        wrong(b, op, "index type");
     return b->k->bufs.v[buf].dtype;
 }
 
@@ -580,11 +617,13 @@ static bool settle_mask(KlBuilder *b, KlOp op, int lanes, KlValue *mask) {
 
 KlValue kl_load(KlBuilder *b, int buf, KlValue idx, int lanes) {
     KlScalar s = access(b, KL_OP_LOAD, buf, idx);
-    KlInstr proto = {.op = KL_OP_LOAD, .type = kl_type(s, lanes), .n_in = 1, .in = &idx, .imm = buf};
+    KlInstr proto = {
+        .op = KL_OP_LOAD, .type = kl_type(s, lanes), .n_in = 1, .in = &idx, .imm = buf};
     return append_read(b, &proto);
 }
 
-static KlValue load_masked(KlBuilder *b, KlOp op, int buf, int lanes, KlValue idx, KlValue mask, KlValue els) {
+static KlValue load_masked(KlBuilder *b, KlOp op, int buf, int lanes, KlValue idx, KlValue mask,
+                           KlValue els) {
     KlType t = kl_type(access(b, op, buf, idx), lanes);
     bool any = settle_mask(b, op, lanes, &mask);
     if (els == KL_NONE) els = t.scalar == KL_F32 ? kl_float(b, t, 0) : kl_int(b, t, 0);
@@ -608,7 +647,8 @@ static void store_masked(KlBuilder *b, KlOp op, int buf, KlValue idx, KlValue v,
     KlType t = kl_vtype(b->k, v);
     if (access(b, op, buf, idx) != t.scalar) wrong(b, op, "value of another type than the buffer");
     if (b->k->bufs.v[buf].access == KL_IN) wrong(b, op, "into an input buffer");
-    if (op == KL_OP_SCATTER && t.lanes != kl_vtype(b->k, idx).lanes) wrong(b, op, "lanes of value and index");
+    if (op == KL_OP_SCATTER && t.lanes != kl_vtype(b->k, idx).lanes)
+        wrong(b, op, "lanes of value and index");
     if (!settle_mask(b, op, t.lanes, &mask)) return;
     KlValue in[3] = {idx, v, mask};
     KlInstr proto = {.op = op, .type = t, .n_in = mask == KL_NONE ? 2 : 3, .in = in, .imm = buf};
@@ -628,7 +668,8 @@ void kl_scatter(KlBuilder *b, int buf, KlValue idx, KlValue v, KlValue mask) {
     store_masked(b, KL_OP_SCATTER, buf, idx, v, mask);
 }
 
-/* ---- loops and ifs ------------------------------------------------------------------------------------------ */
+/* ---- loops and ifs
+ * ------------------------------------------------------------------------------------------  */
 
 static void open_block(KlBuilder *b, KlBlock *block, bool guarded) {
     KlLevel l = {block, guarded};
@@ -642,12 +683,14 @@ static void close_block(KlBuilder *b, KlBlock *outer) {
 }
 
 /* Bounds of the loop variable; *trips: how often the body runs, if known, else -1. */
-static void loop_bounds(KlBuilder *b, KlValue lo, KlValue hi, int64_t step, int64_t *least, int64_t *most, int64_t *trips) {
+static void loop_bounds(KlBuilder *b, KlValue lo, KlValue hi, int64_t step, int64_t *least,
+                        int64_t *most, int64_t *trips) {
     KlFact fl = kl_fact(b, lo), fh = kl_fact(b, hi);
     *least = fl.lo;
     *most = fh.hi == INT64_MIN ? INT64_MIN : fh.hi - 1;
     *trips = -1;
-    if (fl.lo == fl.hi && fh.lo == fh.hi && fl.lo > -(INT64_C(1) << 62) && fh.lo < INT64_C(1) << 62) {
+    if (fl.lo == fl.hi && fh.lo == fh.hi && fl.lo > -(INT64_C(1) << 62) &&
+        fh.lo < INT64_C(1) << 62) {
         *trips = fh.lo > fl.lo ? (fh.lo - fl.lo - 1) / step + 1 : 0;
         if (*trips > 0) *most = fl.lo + (*trips - 1) * step;
     }
@@ -657,7 +700,8 @@ static void loop_bounds(KlBuilder *b, KlValue lo, KlValue hi, int64_t step, int6
 KlFor kl_for_begin(KlBuilder *b, KlValue lo, KlValue hi, int64_t step, int n, const KlValue *init) {
     if (step <= 0) wrong(b, KL_OP_FOR, "step is not positive");
     KlType i64 = kl_type(KL_I64, 1), tl = kl_vtype(b->k, lo), th = kl_vtype(b->k, hi);
-    if (memcmp(&tl, &i64, sizeof tl) || memcmp(&th, &i64, sizeof th)) wrong(b, KL_OP_FOR, "bounds are not i64");
+    if (memcmp(&tl, &i64, sizeof tl) || memcmp(&th, &i64, sizeof th))
+        wrong(b, KL_OP_FOR, "bounds are not i64");
     int64_t least, most, trips;
     loop_bounds(b, lo, hi, step, &least, &most, &trips);
     KlInstr *i = KD_NEW(b->cx, KlInstr);
@@ -690,7 +734,11 @@ KlFor kl_for_begin(KlBuilder *b, KlValue lo, KlValue hi, int64_t step, int n, co
 static void append_yield(KlBuilder *b, KlBlock *block, const KlValue *in, int n) {
     KlValue *copy = KD_NEW_ARRAY(b->cx, KlValue, n ? n : 1);
     if (n) memcpy(copy, in, (size_t)n * sizeof *copy);
-    KlInstr proto = {.op = KL_OP_YIELD, .type = kl_type(KL_VOID, 1), .n_in = (uint16_t)n, .in = copy, .result = KL_NONE};
+    KlInstr proto = {.op = KL_OP_YIELD,
+                     .type = kl_type(KL_VOID, 1),
+                     .n_in = (uint16_t)n,
+                     .in = copy,
+                     .result = KL_NONE};
     KlInstr *i = KD_NEW(b->cx, KlInstr);
     *i = proto;
     kd_push(b->cx, &block->instrs, i);
@@ -701,7 +749,8 @@ void kl_for_end(KlBuilder *b, KlFor *l, const KlValue *next, KlValue *results) {
     int n = i->n_results;
     for (int j = 0; j < n; j++) {
         KlType a = kl_vtype(b->k, next[j]), c = kl_vtype(b->k, i->in[2 + j]);
-        if (a.scalar != c.scalar || a.lanes != c.lanes) wrong(b, KL_OP_FOR, "a carried value changes its type");
+        if (a.scalar != c.scalar || a.lanes != c.lanes)
+            wrong(b, KL_OP_FOR, "a carried value changes its type");
     }
     if (b->at != (i->body ? i->body : l->outer)) wrong(b, KL_OP_FOR, "loops do not nest");
     if (!i->body) {

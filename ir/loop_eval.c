@@ -1,11 +1,14 @@
-/* loop_eval.c: runs loop IR without LLVM: the reference that lowering and code generation are held against.
+/* loop_eval.c: runs loop IR without LLVM: the reference that lowering and code generation are held
+ * against.
  *
- * In: a module and the memory of its externs. Out: what the plan writes, bit for bit what loop.h promises (float
- * arithmetic in float, one rounding for fma, nothing contracted). Every access is checked against its buffer, every
- * divisor and shift count against the type; the first offence stops the run and is described.
+ * In: a module and the memory of its externs. Out: what the plan writes, bit for bit what loop.h
+ * promises (float arithmetic in float, one rounding for fma, nothing contracted). Every access is
+ * checked against its buffer, every divisor and shift count against the type; the first offence
+ * stops the run and is described.
  *
- * Each value of a kernel has a fixed place in one frame (its lanes one after the other), so an instruction is a switch
- * and a loop over lanes. The arena, and scratch memory, start out as all ones: NaN as floats.
+ * Each value of a kernel has a fixed place in one frame (its lanes one after the other), so an
+ * instruction is a switch and a loop over lanes. The arena, and scratch memory, start out as all
+ * ones: NaN as floats.
  */
 #include "ir/loop.h"
 
@@ -17,12 +20,12 @@
 
 typedef struct Eval {
     const KlKernel *k;
-    char **buf;      /* by buffer number */
-    size_t *at;      /* by value: its place in the frame */
-    char *frame;     /* the values, then room for what a yield carries */
-    size_t room;     /* where that room starts */
+    char **buf;  /* by buffer number */
+    size_t *at;  /* by value: its place in the frame */
+    char *frame; /* the values, then room for what a yield carries */
+    size_t room; /* where that room starts */
     KdStr *why;
-    int64_t index;   /* of the parallel range */
+    int64_t index; /* of the parallel range */
 } Eval;
 
 static size_t scalar_size(int s) {
@@ -30,28 +33,31 @@ static size_t scalar_size(int s) {
 }
 
 static bool fail(Eval *e, const KlInstr *i, const char *what, int64_t a, int64_t b) {
-    kd_str_printf(e->why, "kernel @%s (%s), parallel index %lld: %s: ", e->k->name, e->k->what, (long long)e->index,
-                  kl_op_text[i->op]);
+    kd_str_printf(e->why, "kernel @%s (%s), parallel index %lld: %s: ", e->k->name, e->k->what,
+                  (long long)e->index, kl_op_text[i->op]);
     kd_str_printf(e->why, what, (long long)a, (long long)b);
     return false;
 }
 
 static bool fail_access(Eval *e, const KlInstr *i, int64_t idx) {
     const KlBuf *buf = &e->k->bufs.v[i->imm];
-    kd_str_printf(e->why, "kernel @%s (%s), parallel index %lld: %s: element %lld of buffer %s, which has %lld",
-                  e->k->name, e->k->what, (long long)e->index, kl_op_text[i->op], (long long)idx, buf->name,
-                  (long long)buf->count);
+    kd_str_printf(
+        e->why,
+        "kernel @%s (%s), parallel index %lld: %s: element %lld of buffer %s, which has %lld",
+        e->k->name, e->k->what, (long long)e->index, kl_op_text[i->op], (long long)idx, buf->name,
+        (long long)buf->count);
     return false;
 }
 
-/* ---- arithmetic ------------------------------------------------------------------------------------ */
+/* ---- arithmetic
+ * ------------------------------------------------------------------------------------  */
 
-#define EACH(T, expr)                                                                                                  \
-    do {                                                                                                               \
-        const T *x = xp, *y = yp;                                                                                      \
-        T *r = rp;                                                                                                     \
-        for (int l = 0; l < n; l++) r[l] = (T)(expr);                                                                  \
-        (void)y;                                                                                                       \
+#define EACH(T, expr)                                                                              \
+    do {                                                                                           \
+        const T *x = xp, *y = yp;                                                                  \
+        T *r = rp;                                                                                 \
+        for (int l = 0; l < n; l++) r[l] = (T)(expr);                                              \
+        (void)y;                                                                                   \
     } while (0)
 
 static void float_op(KlOp op, int n, const void *xp, const void *yp, const void *zp, void *rp) {
@@ -71,22 +77,22 @@ static void float_op(KlOp op, int n, const void *xp, const void *yp, const void 
 }
 
 /* Unsigned arithmetic wraps; T and U have one size. Division has been checked. */
-#define INT_OP(T, U)                                                                                                   \
-    do {                                                                                                               \
-        if (op == KL_OP_ADD) EACH(T, (U)x[l] + (U)y[l]);                                                               \
-        else if (op == KL_OP_SUB) EACH(T, (U)x[l] - (U)y[l]);                                                          \
-        else if (op == KL_OP_MUL) EACH(T, (U)x[l] * (U)y[l]);                                                          \
-        else if (op == KL_OP_DIV) EACH(T, y[l] == -1 ? (T)(0 - (U)x[l]) : x[l] / y[l]);                                \
-        else if (op == KL_OP_REM) EACH(T, y[l] == -1 ? 0 : x[l] % y[l]);                                               \
-        else if (op == KL_OP_MIN) EACH(T, x[l] < y[l] ? x[l] : y[l]);                                                  \
-        else if (op == KL_OP_MAX) EACH(T, x[l] > y[l] ? x[l] : y[l]);                                                  \
-        else if (op == KL_OP_NEG) EACH(T, 0 - (U)x[l]);                                                                \
-        else if (op == KL_OP_ABS) EACH(T, x[l] < 0 ? 0 - (U)x[l] : (U)x[l]);                                           \
-        else if (op == KL_OP_AND) EACH(T, x[l] & y[l]);                                                                \
-        else if (op == KL_OP_OR) EACH(T, x[l] | y[l]);                                                                 \
-        else if (op == KL_OP_XOR) EACH(T, x[l] ^ y[l]);                                                                \
-        else if (op == KL_OP_SHL) EACH(T, (U)x[l] << y[l]);                                                            \
-        else if (op == KL_OP_SHR) EACH(T, (U)x[l] >> y[l]);                                                            \
+#define INT_OP(T, U)                                                                               \
+    do {                                                                                           \
+        if (op == KL_OP_ADD) EACH(T, (U)x[l] + (U)y[l]);                                           \
+        else if (op == KL_OP_SUB) EACH(T, (U)x[l] - (U)y[l]);                                      \
+        else if (op == KL_OP_MUL) EACH(T, (U)x[l] * (U)y[l]);                                      \
+        else if (op == KL_OP_DIV) EACH(T, y[l] == -1 ? (T)(0 - (U)x[l]) : x[l] / y[l]);            \
+        else if (op == KL_OP_REM) EACH(T, y[l] == -1 ? 0 : x[l] % y[l]);                           \
+        else if (op == KL_OP_MIN) EACH(T, x[l] < y[l] ? x[l] : y[l]);                              \
+        else if (op == KL_OP_MAX) EACH(T, x[l] > y[l] ? x[l] : y[l]);                              \
+        else if (op == KL_OP_NEG) EACH(T, 0 - (U)x[l]);                                            \
+        else if (op == KL_OP_ABS) EACH(T, x[l] < 0 ? 0 - (U)x[l] : (U)x[l]);                       \
+        else if (op == KL_OP_AND) EACH(T, x[l] & y[l]);                                            \
+        else if (op == KL_OP_OR) EACH(T, x[l] | y[l]);                                             \
+        else if (op == KL_OP_XOR) EACH(T, x[l] ^ y[l]);                                            \
+        else if (op == KL_OP_SHL) EACH(T, (U)x[l] << y[l]);                                        \
+        else if (op == KL_OP_SHR) EACH(T, (U)x[l] >> y[l]);                                        \
     } while (0)
 
 static void i32_op(KlOp op, int n, const void *xp, const void *yp, void *rp) {
@@ -117,7 +123,8 @@ static void set_int_lane(void *p, int scalar, int l, int64_t v) {
 
 static bool check_divisor(Eval *e, const KlInstr *i, const void *y) {
     for (int l = 0; l < i->type.lanes; l++)
-        if (int_lane(y, i->type.scalar, l) == 0) return fail(e, i, "division by zero in lane %lld", l, 0);
+        if (int_lane(y, i->type.scalar, l) == 0)
+            return fail(e, i, "division by zero in lane %lld", l, 0);
     return true;
 }
 
@@ -130,7 +137,8 @@ static bool check_shift(Eval *e, const KlInstr *i, const void *y) {
     return true;
 }
 
-static bool arithmetic(Eval *e, const KlInstr *i, void *r, const void *x, const void *y, const void *z) {
+static bool arithmetic(Eval *e, const KlInstr *i, void *r, const void *x, const void *y,
+                       const void *z) {
     KlOp op = (KlOp)i->op;
     int n = i->type.lanes;
     if (i->type.scalar == KL_F32) {
@@ -145,16 +153,16 @@ static bool arithmetic(Eval *e, const KlInstr *i, void *r, const void *x, const 
     return true;
 }
 
-#define COMPARE(T)                                                                                                     \
-    do {                                                                                                               \
-        const T *x = xp, *y = yp;                                                                                      \
-        for (int l = 0; l < n; l++)                                                                                    \
-            r[l] = p == KL_EQ   ? x[l] == y[l]                                                                         \
-                   : p == KL_NE ? x[l] != y[l]                                                                         \
-                   : p == KL_LT ? x[l] < y[l]                                                                          \
-                   : p == KL_LE ? x[l] <= y[l]                                                                         \
-                   : p == KL_GT ? x[l] > y[l]                                                                          \
-                                : x[l] >= y[l];                                                                        \
+#define COMPARE(T)                                                                                 \
+    do {                                                                                           \
+        const T *x = xp, *y = yp;                                                                  \
+        for (int l = 0; l < n; l++)                                                                \
+            r[l] = p == KL_EQ   ? x[l] == y[l]                                                     \
+                   : p == KL_NE ? x[l] != y[l]                                                     \
+                   : p == KL_LT ? x[l] < y[l]                                                      \
+                   : p == KL_LE ? x[l] <= y[l]                                                     \
+                   : p == KL_GT ? x[l] > y[l]                                                      \
+                                : x[l] >= y[l];                                                    \
     } while (0)
 
 static void compare(KlPred p, int scalar, int n, const void *xp, const void *yp, uint8_t *r) {
@@ -190,7 +198,8 @@ static void reduce(KlOp op, int scalar, int n, char *x) {
     }
 }
 
-/* ---- memory ------------------------------------------------------------------------------------------ */
+/* ---- memory
+ * ------------------------------------------------------------------------------------------  */
 
 static bool load(Eval *e, const KlInstr *i, char *r) {
     const KlBuf *buf = &e->k->bufs.v[i->imm];
@@ -201,14 +210,16 @@ static bool load(Eval *e, const KlInstr *i, char *r) {
     int n = i->type.lanes;
     if (!mask && !gather) {
         int64_t first = *(const int64_t *)(const void *)idx;
-        if (first < 0 || first > buf->count - n) return fail_access(e, i, first < 0 ? first : first + n - 1);
+        if (first < 0 || first > buf->count - n)
+            return fail_access(e, i, first < 0 ? first : first + n - 1);
         memcpy(r, base + (size_t)first * size, (size_t)n * size);
         return true;
     }
     if (mask) memcpy(r, e->frame + e->at[i->in[2]], (size_t)n * size);
     for (int l = 0; l < n; l++) {
         if (mask && !mask[l]) continue;
-        int64_t at = gather ? int_lane(idx, KL_I32, l) : (int64_t)((uint64_t)int_lane(idx, KL_I64, 0) + (uint64_t)l);
+        int64_t at = gather ? int_lane(idx, KL_I32, l)
+                            : (int64_t)((uint64_t)int_lane(idx, KL_I64, 0) + (uint64_t)l);
         if (at < 0 || at >= buf->count) return fail_access(e, i, at);
         memcpy(r + (size_t)l * size, base + (size_t)at * size, size);
     }
@@ -224,14 +235,16 @@ static bool store(Eval *e, const KlInstr *i) {
     bool scatter = i->op == KL_OP_SCATTER;
     for (int l = 0; l < i->type.lanes; l++) {
         if (mask && !mask[l]) continue;
-        int64_t at = scatter ? int_lane(idx, KL_I32, l) : (int64_t)((uint64_t)int_lane(idx, KL_I64, 0) + (uint64_t)l);
+        int64_t at = scatter ? int_lane(idx, KL_I32, l)
+                             : (int64_t)((uint64_t)int_lane(idx, KL_I64, 0) + (uint64_t)l);
         if (at < 0 || at >= buf->count) return fail_access(e, i, at);
         memcpy(base + (size_t)at * size, v + (size_t)l * size, size);
     }
     return true;
 }
 
-/* ---- control ------------------------------------------------------------------------------------------- */
+/* ---- control
+ * -------------------------------------------------------------------------------------------  */
 
 static size_t value_size(const Eval *e, KlValue v) {
     KlType t = kl_vtype(e->k, v);
@@ -250,7 +263,8 @@ static void shuffle(const Eval *e, const KlInstr *i, char *r, const char *x, con
     size_t size = scalar_size(i->type.scalar);
     for (int l = 0; l < i->type.lanes; l++) {
         int from = i->shuffle[l];
-        memcpy(r + (size_t)l * size, (from < n ? x : y) + (size_t)(from < n ? from : from - n) * size, size);
+        memcpy(r + (size_t)l * size,
+               (from < n ? x : y) + (size_t)(from < n ? from : from - n) * size, size);
     }
 }
 
@@ -271,7 +285,8 @@ static void move_values(Eval *e, int n, const KlValue *from, const KlValue *to) 
 }
 
 static bool run_for(Eval *e, const KlInstr *i) {
-    int64_t lo = int_lane(e->frame + e->at[i->in[0]], KL_I64, 0), hi = int_lane(e->frame + e->at[i->in[1]], KL_I64, 0);
+    int64_t lo = int_lane(e->frame + e->at[i->in[0]], KL_I64, 0),
+            hi = int_lane(e->frame + e->at[i->in[1]], KL_I64, 0);
     const KlValue *params = i->body->params.v;
     int n = i->n_results;
     move_values(e, n, i->in + 2, params + 1);
@@ -283,7 +298,8 @@ static bool run_for(Eval *e, const KlInstr *i) {
         if (!kd_add_ok(at, i->imm, &at)) break;
     }
     for (int j = 0; j < n; j++)
-        memcpy(e->frame + e->at[i->result + (KlValue)j], e->frame + e->at[params[1 + j]], value_size(e, params[1 + j]));
+        memcpy(e->frame + e->at[i->result + (KlValue)j], e->frame + e->at[params[1 + j]],
+               value_size(e, params[1 + j]));
     return true;
 }
 
@@ -298,18 +314,22 @@ static bool run_instr(Eval *e, const KlInstr *i, const KlInstr **yield) {
     case KL_OP_IOTA:
         for (int l = 0; l < n; l++) set_int_lane(r, i->type.scalar, l, l);
         return true;
-    case KL_OP_ADD: case KL_OP_SUB: case KL_OP_MUL: case KL_OP_DIV: case KL_OP_REM: case KL_OP_MIN: case KL_OP_MAX:
-    case KL_OP_FMA: case KL_OP_NEG: case KL_OP_ABS: case KL_OP_SQRT: case KL_OP_FLOOR: case KL_OP_ROUND:
-    case KL_OP_AND: case KL_OP_OR: case KL_OP_XOR: case KL_OP_SHL: case KL_OP_SHR:
-        return arithmetic(e, i, r, in[0], in[1], in[2]);
-    case KL_OP_CMP: compare((KlPred)i->imm, kl_vtype(e->k, i->in[0]).scalar, n, in[0], in[1], (uint8_t *)r); return true;
+    case KL_OP_ADD: case KL_OP_SUB: case KL_OP_MUL: case KL_OP_DIV: case KL_OP_REM: case KL_OP_MIN:
+    case KL_OP_MAX: case KL_OP_FMA: case KL_OP_NEG: case KL_OP_ABS: case KL_OP_SQRT:
+    case KL_OP_FLOOR: case KL_OP_ROUND: case KL_OP_AND: case KL_OP_OR: case KL_OP_XOR:
+    case KL_OP_SHL: case KL_OP_SHR: return arithmetic(e, i, r, in[0], in[1], in[2]);
+    case KL_OP_CMP:
+        compare((KlPred)i->imm, kl_vtype(e->k, i->in[0]).scalar, n, in[0], in[1], (uint8_t *)r);
+        return true;
     case KL_OP_SELECT:
         for (int l = 0; l < n; l++) {
             size_t at = (size_t)l * size;
             memcpy(r + at, (((const uint8_t *)in[0])[l] ? in[1] : in[2]) + at, size);
         }
         return true;
-    case KL_OP_CVT: convert(n, kl_vtype(e->k, i->in[0]).scalar, in[0], i->type.scalar, r); return true;
+    case KL_OP_CVT:
+        convert(n, kl_vtype(e->k, i->in[0]).scalar, in[0], i->type.scalar, r);
+        return true;
     case KL_OP_BITCAST: memcpy(r, in[0], (size_t)n * size); return true;
     case KL_OP_SPLAT:
         for (int l = 0; l < n; l++) memcpy(r + (size_t)l * size, in[0], size);
@@ -340,7 +360,8 @@ static bool run_block(Eval *e, const KlBlock *block, const KlInstr **yield) {
     return true;
 }
 
-/* ---- kernels and the plan --------------------------------------------------------------------------------- */
+/* ---- kernels and the plan
+ * ---------------------------------------------------------------------------------  */
 
 /* Bytes a yield may need: what move_values copies at most. */
 static size_t yield_room(const Eval *e, const KlBlock *block) {
@@ -351,7 +372,8 @@ static size_t yield_room(const Eval *e, const KlBlock *block) {
         if (i->body) room = yield_room(e, i->body);
         if (room > most) most = room;
         room = 0;
-        for (int r = 0; i->op == KL_OP_FOR && r < i->n_results; r++) room += (value_size(e, i->in[2 + r]) + 7) & ~(size_t)7;
+        for (int r = 0; i->op == KL_OP_FOR && r < i->n_results; r++)
+            room += (value_size(e, i->in[2 + r]) + 7) & ~(size_t)7;
         if (room > most) most = room;
     }
     return most;
@@ -362,7 +384,9 @@ static bool run_kernel(const KlKernel *k, char **bufs, KdStr *why) {
     Eval e = {.k = k, .buf = bufs, .why = why};
     size_t scratch = 0;
     for (int j = 0; j < k->bufs.n; j++)
-        if (k->bufs.v[j].access == KL_SCRATCH) scratch += ((size_t)k->bufs.v[j].count * scalar_size(k->bufs.v[j].dtype) + 63) & ~(size_t)63;
+        if (k->bufs.v[j].access == KL_SCRATCH)
+            scratch +=
+                ((size_t)k->bufs.v[j].count * scalar_size(k->bufs.v[j].dtype) + 63) & ~(size_t)63;
     e.at = calloc((size_t)k->types.n + 1, sizeof *e.at);
     for (int v = 0; e.at && v < k->types.n; v++) {
         e.at[v] = e.room;
@@ -385,7 +409,8 @@ static bool run_kernel(const KlKernel *k, char **bufs, KdStr *why) {
     bool ok = true;
     for (e.index = 0; ok && e.index < k->range; e.index++) {
         const KlInstr *yield = NULL;
-        /* Nothing may live in scratch from one index to the next; forgetting it each time is dear if it is big. */
+        /* Nothing may live in scratch from one index to the next; forgetting it each time is dear
+         * if it is big. */
         if (e.index == 0 || scratch < 65536) memset(memory, 0xff, scratch);
         set_int_lane(e.frame + e.at[k->body.params.v[0]], KL_I64, 0, e.index);
         ok = run_block(&e, &k->body, &yield);
@@ -403,7 +428,9 @@ bool kl_eval(const KlModule *m, void *const *ext, KdStr *why) {
         if (m->kernels.v[j]->bufs.n > most) most = m->kernels.v[j]->bufs.n;
     char **bufs = KD_NEW_ARRAY(m->cx, char *, most);
     char *arena = malloc((size_t)m->arena + 1);
-    if (!arena) kd_raise(m->cx, KD_FAIL_MACHINE, "out of memory: an arena of %lld bytes", (long long)m->arena);
+    if (!arena)
+        kd_raise(m->cx, KD_FAIL_MACHINE, "out of memory: an arena of %lld bytes",
+                 (long long)m->arena);
     memset(arena, 0xff, (size_t)m->arena);
     bool ok = true;
     for (int c = 0; ok && c < m->calls.n; c++) {
@@ -412,7 +439,9 @@ bool kl_eval(const KlModule *m, void *const *ext, KdStr *why) {
         for (int j = 0, n = 0; j < k->bufs.n; j++) {
             if (k->bufs.v[j].access == KL_SCRATCH) continue;
             const KlArg *a = &call->args[n++];
-            char *base = a->kind == KL_ARG_EXTERN ? ext[a->index] : a->kind == KL_ARG_ARENA ? arena : (char *)m->pool.v;
+            char *base = a->kind == KL_ARG_EXTERN  ? ext[a->index]
+                         : a->kind == KL_ARG_ARENA ? arena
+                                                   : (char *)m->pool.v;
             bufs[j] = base + a->offset;
         }
         ok = run_kernel(k, bufs, why);

@@ -1,12 +1,14 @@
 /* loop_fold.c: what the loop builder knows without running: bounds of integers, and identities.
  *
- * In: an operation and its operands. Out: an existing (or simpler) value with the same bits, or KL_NONE.
+ * In: an operation and its operands. Out: an existing (or simpler) value with the same bits, or
+ * KL_NONE.
  *
- * Index arithmetic is folded as sums of terms: a numerator is taken apart into coefficient * value, and what a divisor
- * divides leaves the division. That holds only where nothing wraps, so it is done only where the known bounds of all
- * terms together stay far inside the type. Canonical forms: constants second; x - c is x + -c; an added constant moves
- * to the end of a sum and out of products ((x + c1) + y -> (x + y) + c1), where addressing modes take it for free.
- * Floats: operations on two constants (same bits as at run time) and x*1, x/1, x-0, x+(-0) only.
+ * Index arithmetic is folded as sums of terms: a numerator is taken apart into coefficient * value,
+ * and what a divisor divides leaves the division. That holds only where nothing wraps, so it is
+ * done only where the known bounds of all terms together stay far inside the type. Canonical forms:
+ * constants second; x - c is x + -c; an added constant moves to the end of a sum and out of
+ * products ((x + c1) + y -> (x + y) + c1), where addressing modes take it for free. Floats:
+ * operations on two constants (same bits as at run time) and x*1, x/1, x-0, x+(-0) only.
  */
 #include "ir/loop_fold.h"
 
@@ -31,11 +33,11 @@ static int64_t least_abs_bound(int64_t lo, int64_t hi) {
 
 static void widen_bound(Terms *t, int64_t lo, int64_t hi, int64_t coeff) {
     int64_t part, sum;
-    if (coeff == INT64_MIN || !kd_mul_ok(least_abs_bound(lo, hi), coeff < 0 ? -coeff : coeff, &part) ||
+    if (coeff == INT64_MIN ||
+        !kd_mul_ok(least_abs_bound(lo, hi), coeff < 0 ? -coeff : coeff, &part) ||
         !kd_add_ok(part, t->bound, &sum))
         t->bound = INT64_MAX;
-    else
-        t->bound = sum;
+    else t->bound = sum;
 }
 
 static bool add_term(Terms *t, KlValue v, int64_t coeff) {
@@ -65,9 +67,11 @@ static bool collect(const KlBuilder *b, KlValue v, int64_t coeff, Terms *t, int 
     const KlInstr *d = kl_def(b, v);
     if (d && depth < 16) {
         if (d->op == KL_OP_ADD)
-            return collect(b, d->in[0], coeff, t, depth + 1) && collect(b, d->in[1], coeff, t, depth + 1);
+            return collect(b, d->in[0], coeff, t, depth + 1) &&
+                   collect(b, d->in[1], coeff, t, depth + 1);
         if (d->op == KL_OP_SUB && coeff != INT64_MIN)
-            return collect(b, d->in[0], coeff, t, depth + 1) && collect(b, d->in[1], -coeff, t, depth + 1);
+            return collect(b, d->in[0], coeff, t, depth + 1) &&
+                   collect(b, d->in[1], -coeff, t, depth + 1);
         if (d->op == KL_OP_MUL && kl_is_const(b, d->in[1], &c) && kd_mul_ok(c, coeff, &m))
             return m == 0 || collect(b, d->in[0], m, t, depth + 1);
     }
@@ -149,7 +153,8 @@ static KlValue fold_division(KlBuilder *b, bool rem, KlType type, KlValue x, int
         if (lo < 0 || hi >= g) continue;
         KlValue big = build_sum(b, &whole, type);
         if (!rem) return kl_op2(b, KL_OP_DIV, big, kl_int(b, type, c / g));
-        big = kl_op2(b, KL_OP_MUL, kl_op2(b, KL_OP_REM, big, kl_int(b, type, c / g)), kl_int(b, type, g));
+        big = kl_op2(b, KL_OP_MUL, kl_op2(b, KL_OP_REM, big, kl_int(b, type, c / g)),
+                     kl_int(b, type, g));
         return kl_op2(b, KL_OP_ADD, big, build_sum(b, &rest, type));
     }
     return KL_NONE;
@@ -163,17 +168,20 @@ static bool by_const(const KlBuilder *b, KlValue v, KlOp op, KlValue *x, int64_t
     return true;
 }
 
-/* In a sum: k*(x % c) + k*c*(x / c) -> k*x, where x / c may itself be (y / w) / c folded into y / (w*c). */
+/* In a sum: k*(x % c) + k*c*(x / c) -> k*x, where x / c may itself be (y / w) / c folded into y /
+ * (w*c). */
 static bool join_quotients(const KlBuilder *b, Terms *t) {
     for (int r = 0; r < t->n; r++) {
         KlValue x, y, z;
         int64_t c, w = 1, d, want;
-        if (!by_const(b, t->v[r], KL_OP_REM, &x, &c) || c <= 0 || !kd_mul_ok(t->c[r], c, &want)) continue;
+        if (!by_const(b, t->v[r], KL_OP_REM, &x, &c) || c <= 0 || !kd_mul_ok(t->c[r], c, &want))
+            continue;
         if (!by_const(b, x, KL_OP_DIV, &y, &w) || w <= 0) y = x, w = 1;
         for (int q = 0; q < t->n; q++) {
             if (t->c[q] != want || !by_const(b, t->v[q], KL_OP_DIV, &z, &d)) continue;
             int64_t product;
-            if (!(z == x && d == c) && !(z == y && kd_mul_ok(w, c, &product) && d == product)) continue;
+            if (!(z == x && d == c) && !(z == y && kd_mul_ok(w, c, &product) && d == product))
+                continue;
             int64_t coeff = t->c[r];
             int last = r > q ? r : q, first = r > q ? q : r;
             t->n--;
@@ -192,11 +200,13 @@ static KlValue fold_quotients(KlBuilder *b, KlType type, KlValue x, KlValue y) {
     Terms t = {0};
     if (!collect(b, x, 1, &t, 0) || !collect(b, y, 1, &t, 0)) return KL_NONE;
     if (!join_quotients(b, &t)) return KL_NONE;
-    while (join_quotients(b, &t)) {}
+    while (join_quotients(b, &t)) {
+    }
     return build_sum(b, &t, type);
 }
 
-/* ---- integers, by operation ------------------------------------------------------------------------ */
+/* ---- integers, by operation
+ * ------------------------------------------------------------------------  */
 
 static KlValue fold_add(KlBuilder *b, KlType t, KlValue x, KlValue y) {
     KlValue u;
@@ -208,8 +218,10 @@ static KlValue fold_add(KlBuilder *b, KlType t, KlValue x, KlValue y) {
             return kl_op2(b, KL_OP_ADD, u, kl_int(b, t, (int64_t)((uint64_t)c + (uint64_t)d)));
         return KL_NONE;
     }
-    if (by_const(b, x, KL_OP_ADD, &u, &c)) return kl_op2(b, KL_OP_ADD, kl_op2(b, KL_OP_ADD, u, y), kl_int(b, t, c));
-    if (by_const(b, y, KL_OP_ADD, &u, &c)) return kl_op2(b, KL_OP_ADD, kl_op2(b, KL_OP_ADD, x, u), kl_int(b, t, c));
+    if (by_const(b, x, KL_OP_ADD, &u, &c))
+        return kl_op2(b, KL_OP_ADD, kl_op2(b, KL_OP_ADD, u, y), kl_int(b, t, c));
+    if (by_const(b, y, KL_OP_ADD, &u, &c))
+        return kl_op2(b, KL_OP_ADD, kl_op2(b, KL_OP_ADD, x, u), kl_int(b, t, c));
     return fold_quotients(b, t, x, y);
 }
 
@@ -217,12 +229,16 @@ static KlValue fold_sub(KlBuilder *b, KlType t, KlValue x, KlValue y) {
     int64_t c;
     KlValue u;
     if (x == y) return kl_int(b, t, 0);
-    if (kl_is_const(b, y, &c)) return kl_op2(b, KL_OP_ADD, x, kl_int(b, t, (int64_t)(0 - (uint64_t)c)));
-    if (by_const(b, x, KL_OP_ADD, &u, &c)) return kl_op2(b, KL_OP_ADD, kl_op2(b, KL_OP_SUB, u, y), kl_int(b, t, c));
+    if (kl_is_const(b, y, &c))
+        return kl_op2(b, KL_OP_ADD, x, kl_int(b, t, (int64_t)(0 - (uint64_t)c)));
+    if (by_const(b, x, KL_OP_ADD, &u, &c))
+        return kl_op2(b, KL_OP_ADD, kl_op2(b, KL_OP_SUB, u, y), kl_int(b, t, c));
     if (by_const(b, y, KL_OP_ADD, &u, &c))
-        return kl_op2(b, KL_OP_ADD, kl_op2(b, KL_OP_SUB, x, u), kl_int(b, t, (int64_t)(0 - (uint64_t)c)));
+        return kl_op2(b, KL_OP_ADD, kl_op2(b, KL_OP_SUB, x, u),
+                      kl_int(b, t, (int64_t)(0 - (uint64_t)c)));
     Terms s = {0};
-    if (collect(b, x, 1, &s, 0) && collect(b, y, -1, &s, 0) && s.n <= 1 && (s.n == 0 || s.c[0] == 1))
+    if (collect(b, x, 1, &s, 0) && collect(b, y, -1, &s, 0) && s.n <= 1 &&
+        (s.n == 0 || s.c[0] == 1))
         return build_sum(b, &s, t);
     return KL_NONE;
 }
@@ -237,7 +253,8 @@ static KlValue fold_mul(KlBuilder *b, KlType t, KlValue x, KlValue y) {
     if (by_const(b, x, KL_OP_MUL, &u, &c))
         return kl_op2(b, KL_OP_MUL, u, kl_int(b, t, (int64_t)((uint64_t)c * (uint64_t)d)));
     if (by_const(b, x, KL_OP_ADD, &u, &c))
-        return kl_op2(b, KL_OP_ADD, kl_op2(b, KL_OP_MUL, u, y), kl_int(b, t, (int64_t)((uint64_t)c * (uint64_t)d)));
+        return kl_op2(b, KL_OP_ADD, kl_op2(b, KL_OP_MUL, u, y),
+                      kl_int(b, t, (int64_t)((uint64_t)c * (uint64_t)d)));
     return KL_NONE;
 }
 
@@ -249,9 +266,11 @@ static KlValue fold_div_rem(KlBuilder *b, bool rem, KlType t, KlValue x, KlValue
     if (d <= 0) return KL_NONE;
     KlFact f = kl_fact(b, x);
     if (f.lo > -d && f.hi < d) return rem ? x : kl_int(b, t, 0);
-    if (!rem && by_const(b, x, KL_OP_DIV, &u, &c) && c > 0 && kd_mul_ok(c, d, &product) && kl_wrap(t.scalar, product) == product)
+    if (!rem && by_const(b, x, KL_OP_DIV, &u, &c) && c > 0 && kd_mul_ok(c, d, &product) &&
+        kl_wrap(t.scalar, product) == product)
         return kl_op2(b, KL_OP_DIV, u, kl_int(b, t, product));
-    if (rem && by_const(b, x, KL_OP_REM, &u, &c) && c > 0 && c % d == 0) return kl_op2(b, KL_OP_REM, u, y);
+    if (rem && by_const(b, x, KL_OP_REM, &u, &c) && c > 0 && c % d == 0)
+        return kl_op2(b, KL_OP_REM, u, y);
     if (f.lo >= 0) return fold_division(b, rem, t, x, d);
     Terms s = {0}, whole, rest; /* any sign, but divisible: (x*c) / c */
     if (!collect(b, x, 1, &s, 0) || !never_wraps(&s, t.scalar)) return KL_NONE;
@@ -318,7 +337,9 @@ static bool eval_int(KlOp op, KlScalar s, int64_t x, int64_t y, int64_t *r) {
 
 KlValue kl_fold_int2(KlBuilder *b, KlOp op, KlType t, KlValue x, KlValue y) {
     int64_t cx, cy, r;
-    if (kl_is_const(b, x, &cx) && kl_is_const(b, y, &cy) && eval_int(op, (KlScalar)t.scalar, cx, cy, &r)) return kl_int(b, t, r);
+    if (kl_is_const(b, x, &cx) && kl_is_const(b, y, &cy) &&
+        eval_int(op, (KlScalar)t.scalar, cx, cy, &r))
+        return kl_int(b, t, r);
     if (op == KL_OP_ADD) return fold_add(b, t, x, y);
     if (op == KL_OP_SUB) return fold_sub(b, t, x, y);
     if (op == KL_OP_MUL) return fold_mul(b, t, x, y);
@@ -327,7 +348,8 @@ KlValue kl_fold_int2(KlBuilder *b, KlOp op, KlType t, KlValue x, KlValue y) {
     return fold_bits(b, op, t, x, y);
 }
 
-/* ---- bounds ----------------------------------------------------------------------------------------- */
+/* ---- bounds
+ * -----------------------------------------------------------------------------------------  */
 
 static int64_t low4(const int64_t *v) {
     int64_t m = v[0];
@@ -346,14 +368,15 @@ static bool exact_range(KlOp op, KlFact x, KlFact y, int64_t *lo, int64_t *hi) {
     int64_t p[4];
     if (op == KL_OP_ADD) return kd_add_ok(x.lo, y.lo, lo) && kd_add_ok(x.hi, y.hi, hi);
     if (op == KL_OP_SUB)
-        return y.lo != INT64_MIN && y.hi != INT64_MIN && kd_add_ok(x.lo, -y.hi, lo) && kd_add_ok(x.hi, -y.lo, hi);
+        return y.lo != INT64_MIN && y.hi != INT64_MIN && kd_add_ok(x.lo, -y.hi, lo) &&
+               kd_add_ok(x.hi, -y.lo, hi);
     if (op == KL_OP_SHL && y.lo == y.hi && y.lo >= 0 && y.lo < 62) {
         y.lo = y.hi = INT64_C(1) << y.lo;
         op = KL_OP_MUL;
     }
     if (op == KL_OP_MUL) {
-        if (!kd_mul_ok(x.lo, y.lo, &p[0]) || !kd_mul_ok(x.lo, y.hi, &p[1]) || !kd_mul_ok(x.hi, y.lo, &p[2]) ||
-            !kd_mul_ok(x.hi, y.hi, &p[3]))
+        if (!kd_mul_ok(x.lo, y.lo, &p[0]) || !kd_mul_ok(x.lo, y.hi, &p[1]) ||
+            !kd_mul_ok(x.hi, y.lo, &p[2]) || !kd_mul_ok(x.hi, y.hi, &p[3]))
             return false;
         *lo = low4(p);
         *hi = high4(p);
@@ -396,11 +419,13 @@ static bool exact_range(KlOp op, KlFact x, KlFact y, int64_t *lo, int64_t *hi) {
     return false;
 }
 
-void kl_range_op2(const KlBuilder *b, KlOp op, KlType t, KlValue x, KlValue y, int64_t *lo, int64_t *hi) {
+void kl_range_op2(const KlBuilder *b, KlOp op, KlType t, KlValue x, KlValue y, int64_t *lo,
+                  int64_t *hi) {
     int64_t l, h;
     kl_scalar_range((KlScalar)t.scalar, lo, hi);
     if (t.scalar == KL_F32 || !exact_range(op, kl_fact(b, x), kl_fact(b, y), &l, &h)) {
-        if (t.scalar == KL_I32 && op == KL_OP_SHR) { /* logical: not negative once something is shifted out */
+        if (t.scalar == KL_I32 &&
+            op == KL_OP_SHR) { /* logical: not negative once something is shifted out */
             KlFact f = kl_fact(b, y);
             if (f.lo == f.hi && f.lo > 0 && f.lo < 32) *lo = 0, *hi = (int64_t)(UINT32_MAX >> f.lo);
         }
@@ -411,12 +436,18 @@ void kl_range_op2(const KlBuilder *b, KlOp op, KlType t, KlValue x, KlValue y, i
     *hi = h;
 }
 
-/* ---- comparisons, floats, one operand ------------------------------------------------------------------ */
+/* ---- comparisons, floats, one operand
+ * ------------------------------------------------------------------  */
 
 KlValue kl_fold_cmp(KlBuilder *b, KlPred p, KlType t, KlValue x, KlValue y) {
     float a, c;
     if (kl_is_float_const(b, x, &a) && kl_is_float_const(b, y, &c)) {
-        bool r = p == KL_EQ ? a == c : p == KL_NE ? a != c : p == KL_LT ? a < c : p == KL_LE ? a <= c : p == KL_GT ? a > c : a >= c;
+        bool r = p == KL_EQ   ? a == c
+                 : p == KL_NE ? a != c
+                 : p == KL_LT ? a < c
+                 : p == KL_LE ? a <= c
+                 : p == KL_GT ? a > c
+                              : a >= c;
         return kl_int(b, t, r);
     }
     if (!kl_is_integer((KlScalar)kl_vtype(b->k, x).scalar)) return KL_NONE;
@@ -428,7 +459,8 @@ KlValue kl_fold_cmp(KlBuilder *b, KlPred p, KlType t, KlValue x, KlValue y) {
     }
     bool strict = p == KL_LT || p == KL_GT;
     if (p == KL_EQ || p == KL_NE) {
-        if (x == y || (fx.lo == fx.hi && fy.lo == fy.hi && fx.lo == fy.lo)) return kl_int(b, t, p == KL_EQ);
+        if (x == y || (fx.lo == fx.hi && fy.lo == fy.hi && fx.lo == fy.lo))
+            return kl_int(b, t, p == KL_EQ);
         if (fx.hi < fy.lo || fy.hi < fx.lo) return kl_int(b, t, p == KL_NE);
         return KL_NONE;
     }
@@ -443,7 +475,8 @@ KlValue kl_fold_float2(KlBuilder *b, KlOp op, KlType t, KlValue x, KlValue y) {
     bool x_const = kl_is_float_const(b, x, &cx), y_const = kl_is_float_const(b, y, &cy);
     if (y_const && cy == 1 && (op == KL_OP_MUL || op == KL_OP_DIV)) return x;
     if (x_const && cx == 1 && op == KL_OP_MUL) return y;
-    if (y_const && cy == 0 && (op == KL_OP_ADD ? signbit(cy) : op == KL_OP_SUB && !signbit(cy))) return x;
+    if (y_const && cy == 0 && (op == KL_OP_ADD ? signbit(cy) : op == KL_OP_SUB && !signbit(cy)))
+        return x;
     if (x_const && cx == 0 && signbit(cx) && op == KL_OP_ADD) return y;
     if (!x_const || !y_const) return KL_NONE;
     if (op == KL_OP_ADD) r = cx + cy;
@@ -462,11 +495,16 @@ KlValue kl_fold_op1(KlBuilder *b, KlOp op, KlType t, KlValue x) {
     if (d && d->op == op && op == KL_OP_NEG) return d->in[0];
     if (d && d->op == op && (op == KL_OP_ABS || op == KL_OP_FLOOR || op == KL_OP_ROUND)) return x;
     if (kl_is_float_const(b, x, &f)) {
-        float r = op == KL_OP_NEG ? -f : op == KL_OP_ABS ? fabsf(f) : op == KL_OP_SQRT ? sqrtf(f) : op == KL_OP_FLOOR ? floorf(f) : rintf(f);
+        float r = op == KL_OP_NEG     ? -f
+                  : op == KL_OP_ABS   ? fabsf(f)
+                  : op == KL_OP_SQRT  ? sqrtf(f)
+                  : op == KL_OP_FLOOR ? floorf(f)
+                                      : rintf(f);
         return isnan(r) ? KL_NONE : kl_float(b, t, (double)r);
     }
     if (!kl_is_integer((KlScalar)t.scalar)) return KL_NONE;
-    if (kl_is_const(b, x, &c)) return kl_int(b, t, op == KL_OP_ABS && c >= 0 ? c : (int64_t)(0 - (uint64_t)c));
+    if (kl_is_const(b, x, &c))
+        return kl_int(b, t, op == KL_OP_ABS && c >= 0 ? c : (int64_t)(0 - (uint64_t)c));
     if (op == KL_OP_ABS && kl_fact(b, x).lo >= 0) return x;
     return KL_NONE;
 }

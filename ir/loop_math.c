@@ -1,12 +1,14 @@
 /* loop_math.c: elementary functions written as loop IR, so that every back end gives the same bits.
  *
- * In: f32 values (i32 for random bits) of any lane count. Out: the function's value, branch-free, with libm's answers
- * for infinities, NaN, zeros and denormals. Largest errors in ulp, measured by tests/ir/test_loop_math.c
- * against libm in double: exp 1.0, log 0.8, tanh 1.3, sigmoid 1.9, softplus 1.5, rsqrt 1.5, pow 1.6.
+ * In: f32 values (i32 for random bits) of any lane count. Out: the function's value, branch-free,
+ * with libm's answers for infinities, NaN, zeros and denormals. Largest errors in ulp, measured by
+ * tests/ir/test_loop_math.c against libm in double: exp 1.0, log 0.8, tanh 1.3, sigmoid 1.9,
+ * softplus 1.5, rsqrt 1.5, pow 1.6.
  *
- * Sources: the polynomials of exp, log and tanh are those of Cephes (Moshier, expf.c, logf.c, tanhf.c), evaluated with
- * fma; exp reduces by n*ln 2 in two parts (Cody and Waite) and rounds to n by adding 1.5*2^23; pow follows Juffa's
- * scheme: log x as an unevaluated sum of two floats through atanh((m-1)/(m+1)), then exp with a first-order correction.
+ * Sources: the polynomials of exp, log and tanh are those of Cephes (Moshier, expf.c, logf.c,
+ * tanhf.c), evaluated with fma; exp reduces by n*ln 2 in two parts (Cody and Waite) and rounds to n
+ * by adding 1.5*2^23; pow follows Juffa's scheme: log x as an unevaluated sum of two floats through
+ * atanh((m-1)/(m+1)), then exp with a first-order correction.
  */
 #include "ir/loop.h"
 
@@ -45,7 +47,8 @@ static KlValue with_sign(KlBuilder *b, KlValue magnitude, KlValue sign) {
     return kl_bitcast(b, KL_F32, kl_op2(b, KL_OP_OR, kl_bitcast(b, KL_I32, magnitude), s));
 }
 
-/* ---- exp ------------------------------------------------------------------------------------------ */
+/* ---- exp
+ * ------------------------------------------------------------------------------------------  */
 
 KlValue kl_exp(KlBuilder *b, KlValue x) {
     static const double c[] = {1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3,
@@ -58,8 +61,10 @@ KlValue kl_exp(KlBuilder *b, KlValue x) {
     KlValue n = sub(b, t, constant(b, x, magic));
     KlValue r = kl_fma(b, n, constant(b, x, -0.693359375), x);
     r = kl_fma(b, n, constant(b, x, 2.12194440e-4), r);
-    KlValue p = add(b, kl_fma(b, polynomial(b, r, KD_COUNT(c), c), mul(b, r, r), r), constant(b, r, 1));
-    /* times 2^n in two steps, because n may lie outside the exponents: n + 254 = h + rest, each a biased exponent */
+    KlValue p =
+        add(b, kl_fma(b, polynomial(b, r, KD_COUNT(c), c), mul(b, r, r), r), constant(b, r, 1));
+    /* times 2^n in two steps, because n may lie outside the exponents: n + 254 = h + rest, each a
+     * biased exponent */
     KlValue m = kl_bitcast(b, KL_I32, t);
     m = sub(b, m, constant(b, m, (double)(0x4b400000 - 254)));
     KlValue h = kl_op2(b, KL_OP_SHR, m, constant(b, m, 1)), shift = constant(b, m, 23);
@@ -68,12 +73,14 @@ KlValue kl_exp(KlBuilder *b, KlValue x) {
     return mul(b, mul(b, p, s1), s2);
 }
 
-/* ---- log ------------------------------------------------------------------------------------------ */
+/* ---- log
+ * ------------------------------------------------------------------------------------------  */
 
 /* log(1 + f) - f for f in [sqrt(1/2) - 1, sqrt(2) - 1] */
 static KlValue log_tail(KlBuilder *b, KlValue f) {
-    static const double c[] = {7.0376836292e-2,  -1.1514610310e-1, 1.1676998740e-1,  -1.2420140846e-1, 1.4249322787e-1,
-                               -1.6668057665e-1, 2.0000714765e-1,  -2.4999993993e-1, 3.3333331174e-1};
+    static const double c[] = {7.0376836292e-2,  -1.1514610310e-1, 1.1676998740e-1,
+                               -1.2420140846e-1, 1.4249322787e-1,  -1.6668057665e-1,
+                               2.0000714765e-1,  -2.4999993993e-1, 3.3333331174e-1};
     KlValue z = mul(b, f, f);
     KlValue p = mul(b, mul(b, polynomial(b, f, KD_COUNT(c), c), f), z);
     return kl_fma(b, z, constant(b, f, -0.5), p);
@@ -99,7 +106,8 @@ KlValue kl_log(KlBuilder *b, KlValue x) {
     y = kl_fma(b, e, constant(b, x, 0.693359375), add(b, f, y));
     KlValue zero = constant(b, x, 0), inf = constant(b, x, (double)INFINITY);
     y = kl_select(b, kl_cmp(b, KL_LT, x, inf), y, x);
-    KlValue outside = kl_select(b, kl_cmp(b, KL_EQ, x, zero), constant(b, x, -(double)INFINITY), constant(b, x, (double)NAN));
+    KlValue outside = kl_select(b, kl_cmp(b, KL_EQ, x, zero), constant(b, x, -(double)INFINITY),
+                                constant(b, x, (double)NAN));
     return kl_select(b, kl_cmp(b, KL_GT, x, zero), y, outside);
 }
 
@@ -108,14 +116,18 @@ static KlValue log1p_unit(KlBuilder *b, KlValue e) {
     KlValue big = kl_cmp(b, KL_GT, e, constant(b, e, 0.41421356));
     KlValue half = mul(b, sub(b, e, constant(b, e, 1)), constant(b, e, 0.5)); /* (1 + e) / 2 - 1 */
     KlValue f = kl_select(b, big, half, e);
-    KlValue tail = add(b, log_tail(b, f), kl_select(b, big, constant(b, e, -2.12194440e-4), constant(b, e, 0)));
-    return add(b, add(b, f, tail), kl_select(b, big, constant(b, e, 0.693359375), constant(b, e, 0)));
+    KlValue tail = add(b, log_tail(b, f),
+                       kl_select(b, big, constant(b, e, -2.12194440e-4), constant(b, e, 0)));
+    return add(b, add(b, f, tail),
+               kl_select(b, big, constant(b, e, 0.693359375), constant(b, e, 0)));
 }
 
-/* ---- saturating functions ---------------------------------------------------------------------------- */
+/* ---- saturating functions
+ * ----------------------------------------------------------------------------  */
 
 KlValue kl_tanh(KlBuilder *b, KlValue x) {
-    static const double c[] = {-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1};
+    static const double c[] = {-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2,
+                               1.33314422036e-1, -3.33332819422e-1};
     KlValue a = kl_op1(b, KL_OP_ABS, x), one = constant(b, x, 1), two = constant(b, x, 2);
     KlValue z = mul(b, a, a);
     KlValue small = kl_fma(b, mul(b, polynomial(b, z, KD_COUNT(c), c), z), a, a);
@@ -141,7 +153,9 @@ KlValue kl_rsqrt(KlBuilder *b, KlValue x) {
     return kl_op2(b, KL_OP_DIV, constant(b, x, 1), kl_op1(b, KL_OP_SQRT, x));
 }
 
-/* ---- pow ------------------------------------------------------------------------------------------------ */
+/* ---- pow
+ * ------------------------------------------------------------------------------------------------
+ */
 
 /* log(x) = *hi + *lo for finite x > 0 */
 static void log_two_floats(KlBuilder *b, KlValue x, KlValue *hi, KlValue *lo) {
@@ -152,8 +166,9 @@ static void log_two_floats(KlBuilder *b, KlValue x, KlValue *hi, KlValue *lo) {
     KlValue ql = mul(b, kl_fma(b, nq, d, kl_fma(b, nq, two, d)), r);
     KlValue s = mul(b, q, q);
     KlValue p = polynomial(b, s, KD_COUNT(c), c);
-    KlValue sl = kl_fma(b, q, add(b, ql, ql), kl_fma(b, q, q, kl_op1(b, KL_OP_NEG, s))); /* s + sl = q^2 */
-    KlValue w = mul(b, s, q);                                                              /* w + wl = q^3 */
+    KlValue sl =
+        kl_fma(b, q, add(b, ql, ql), kl_fma(b, q, q, kl_op1(b, KL_OP_NEG, s))); /* s + sl = q^2 */
+    KlValue w = mul(b, s, q);                                                   /* w + wl = q^3 */
     KlValue wl = kl_fma(b, s, ql, kl_fma(b, sl, q, kl_fma(b, s, q, kl_op1(b, KL_OP_NEG, w))));
     KlValue tail = kl_fma(b, p, w, kl_fma(b, p, wl, ql));
     KlValue head = add(b, q, q), ln2 = constant(b, x, 6.93147182e-1);
@@ -178,10 +193,12 @@ static KlValue pow_magnitude(KlBuilder *b, KlValue a, KlValue y) {
 }
 
 KlValue kl_pow(KlBuilder *b, KlValue x, KlValue y) {
-    int lanes = kl_vtype(b->k, x).lanes > kl_vtype(b->k, y).lanes ? kl_vtype(b->k, x).lanes : kl_vtype(b->k, y).lanes;
+    int lanes = kl_vtype(b->k, x).lanes > kl_vtype(b->k, y).lanes ? kl_vtype(b->k, x).lanes
+                                                                  : kl_vtype(b->k, y).lanes;
     x = kl_splat(b, lanes, x);
     y = kl_splat(b, lanes, y);
-    KlValue zero = constant(b, x, 0), one = constant(b, x, 1), inf = constant(b, x, (double)INFINITY);
+    KlValue zero = constant(b, x, 0), one = constant(b, x, 1),
+            inf = constant(b, x, (double)INFINITY);
     if (y == one) return x;
     if (y == constant(b, x, 2)) return mul(b, x, x);
     if (y == constant(b, x, -1)) return kl_op2(b, KL_OP_DIV, one, x);
@@ -207,7 +224,8 @@ KlValue kl_pow(KlBuilder *b, KlValue x, KlValue y) {
     return kl_select(b, trivial, one, r);
 }
 
-/* ---- random bits: ir/random_bits.h, instruction by instruction ---------------------------------------------- */
+/* ---- random bits: ir/random_bits.h, instruction by instruction
+ * ----------------------------------------------  */
 
 static KlValue mix_step(KlBuilder *b, KlValue x, int shift) {
     return kl_op2(b, KL_OP_XOR, x, kl_op2(b, KL_OP_SHR, x, constant(b, x, shift)));

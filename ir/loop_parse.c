@@ -1,8 +1,9 @@
 /* loop_parse.c: reads the text that loop_print.c writes (its head comment holds the grammar).
  *
- * In: any bytes. Out: a module that kl_verify accepts, or NULL after one diagnostic with file, line and column. Nothing
- * is folded or moved: every line becomes its instruction, and constants go to the top of the kernel's body, once each.
- * Recursive descent, one line an instruction; blocks nest at most MAX_DEPTH deep, so no text can exhaust the stack.
+ * In: any bytes. Out: a module that kl_verify accepts, or NULL after one diagnostic with file, line
+ * and column. Nothing is folded or moved: every line becomes its instruction, and constants go to
+ * the top of the kernel's body, once each. Recursive descent, one line an instruction; blocks nest
+ * at most MAX_DEPTH deep, so no text can exhaust the stack.
  */
 #include "ir/loop.h"
 
@@ -21,12 +22,13 @@ typedef struct Parser {
     bool failed;
     KlModule *m;
     KlKernel *k;
-    KdMap values;                 /* the text's number -> value; UINT64_MAX where it is out of sight */
-    KD_VEC(KlInstr *) consts;     /* of the kernel */
-    KD_VEC(uint64_t) visible;     /* numbers, in order of definition */
+    KdMap values;             /* the text's number -> value; UINT64_MAX where it is out of sight */
+    KD_VEC(KlInstr *) consts; /* of the kernel */
+    KD_VEC(uint64_t) visible; /* numbers, in order of definition */
 } Parser;
 
-/* ---- places and errors ------------------------------------------------------------------------------ */
+/* ---- places and errors
+ * ------------------------------------------------------------------------------  */
 
 static KdLoc place(const Parser *p, const char *at) {
     KdPlace pl = {.file = p->file, .line = 1, .col = 1, .len = 1};
@@ -48,7 +50,8 @@ static bool wrong_at(Parser *p, const char *at, const char *fmt, ...) {
     return false;
 }
 
-/* ---- words -------------------------------------------------------------------------------------------- */
+/* ---- words
+ * --------------------------------------------------------------------------------------------  */
 
 static void skip_blanks(Parser *p) {
     while (p->at < p->end && (*p->at == ' ' || *p->at == '\t' || *p->at == '\r')) p->at++;
@@ -68,7 +71,8 @@ static bool line_end(Parser *p) {
 }
 
 static bool is_word(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '.';
 }
 
 static size_t word_length(const Parser *p) {
@@ -105,7 +109,8 @@ static bool integer(Parser *p, int64_t *r) {
     const char *from = p->at;
     bool minus = from < p->end && *from == '-';
     char *stop;
-    if (!(from + minus < p->end && from[minus] >= '0' && from[minus] <= '9')) return wrong_at(p, from, "expected an integer");
+    if (!(from + minus < p->end && from[minus] >= '0' && from[minus] <= '9'))
+        return wrong_at(p, from, "expected an integer");
     errno = 0;
     *r = strtoll(from, &stop, 10);
     if (errno) return wrong_at(p, from, "the integer does not fit 64 bits");
@@ -115,15 +120,19 @@ static bool integer(Parser *p, int64_t *r) {
 
 static bool natural(Parser *p, int64_t *r) {
     const char *from = p->at;
-    return integer(p, r) && (*r >= 0 || wrong_at(p, from, "expected an integer that is not negative"));
+    return integer(p, r) &&
+           (*r >= 0 || wrong_at(p, from, "expected an integer that is not negative"));
 }
 
-/* strtod on a copy: the text need not be a number at all, and hex floats or "infinity" are not ours. */
+/* strtod on a copy: the text need not be a number at all, and hex floats or "infinity" are not
+ * ours. */
 static bool real(Parser *p, double *r) {
     char copy[64];
     size_t n = 0;
     skip_blanks(p);
-    while (p->at + n < p->end && n < sizeof copy - 1 && p->at[n] && strchr("0123456789+-.eE", p->at[n])) copy[n] = p->at[n], n++;
+    while (p->at + n < p->end && n < sizeof copy - 1 && p->at[n] &&
+           strchr("0123456789+-.eE", p->at[n]))
+        copy[n] = p->at[n], n++;
     copy[n] = 0;
     char *stop;
     *r = strtod(copy, &stop);
@@ -185,13 +194,15 @@ static bool type(Parser *p, KlType *t) {
     if (from < p->end && *from == 'x') {
         p->at++;
         if (!natural(p, &lanes)) return false;
-        if (lanes < 2 || lanes > 64 || (lanes & (lanes - 1))) return wrong_at(p, from + 1, "lanes are a power of two up to 64");
+        if (lanes < 2 || lanes > 64 || (lanes & (lanes - 1)))
+            return wrong_at(p, from + 1, "lanes are a power of two up to 64");
     }
     *t = kl_type(s, (int)lanes);
     return true;
 }
 
-/* ---- values --------------------------------------------------------------------------------------------- */
+/* ---- values
+ * ---------------------------------------------------------------------------------------------  */
 
 static bool same(KlType a, KlType b) {
     return a.scalar == b.scalar && a.lanes == b.lanes;
@@ -210,7 +221,8 @@ static bool number(Parser *p, int64_t *n) {
 
 static bool define(Parser *p, int64_t n, const char *at, KlType t, KlValue *v) {
     uint64_t old;
-    if (kd_map_get(&p->values, (uint64_t)n, &old)) return wrong_at(p, at, "%%%lld is defined twice", (long long)n);
+    if (kd_map_get(&p->values, (uint64_t)n, &old))
+        return wrong_at(p, at, "%%%lld is defined twice", (long long)n);
     kd_push(p->cx, &p->k->types, t);
     *v = (KlValue)(p->k->types.n - 1);
     kd_map_put(&p->values, (uint64_t)n, *v);
@@ -224,9 +236,11 @@ static void forget(Parser *p, int from) {
 }
 
 static KlValue constant(Parser *p, KlType t, int64_t imm, double fimm) {
-    for (int j = p->consts.n - 1; j >= 0 && j >= p->consts.n - 256; j--) { /* a look back is enough: it only saves room */
+    for (int j = p->consts.n - 1; j >= 0 && j >= p->consts.n - 256;
+         j--) { /* a look back is enough: it only saves room */
         const KlInstr *c = p->consts.v[j];
-        if (same(c->type, t) && c->imm == imm && !memcmp(&c->fimm, &fimm, sizeof fimm)) return c->result;
+        if (same(c->type, t) && c->imm == imm && !memcmp(&c->fimm, &fimm, sizeof fimm))
+            return c->result;
     }
     KlInstr *i = KD_NEW(p->cx, KlInstr);
     i->op = KL_OP_CONST;
@@ -272,7 +286,8 @@ static bool literal(Parser *p, KlType t, KlValue *v) {
         if (!integer(p, &imm)) return false;
         if (t.scalar == KL_I32) lo = INT32_MIN, hi = INT32_MAX;
         if (t.scalar == KL_U8) lo = 0, hi = 255;
-        if (imm < lo || imm > hi) return wrong_at(p, from, "%lld is no %s", (long long)imm, kl_scalar_text[t.scalar]);
+        if (imm < lo || imm > hi)
+            return wrong_at(p, from, "%lld is no %s", (long long)imm, kl_scalar_text[t.scalar]);
     }
     *v = constant(p, t, imm, fimm);
     return true;
@@ -285,14 +300,18 @@ static bool operand(Parser *p, KlType t, KlValue *v) {
     uint64_t known;
     if (p->at >= p->end || *p->at != '%') return literal(p, t, v);
     if (!number(p, &n)) return false;
-    if (!kd_map_get(&p->values, (uint64_t)n, &known)) return wrong_at(p, from, "%%%lld is not defined", (long long)n);
-    if (known == UINT64_MAX) return wrong_at(p, from, "%%%lld is defined in a block that has ended", (long long)n);
+    if (!kd_map_get(&p->values, (uint64_t)n, &known))
+        return wrong_at(p, from, "%%%lld is not defined", (long long)n);
+    if (known == UINT64_MAX)
+        return wrong_at(p, from, "%%%lld is defined in a block that has ended", (long long)n);
     *v = (KlValue)known;
     KlType have = kl_vtype(p->k, *v);
-    return same(have, t) || wrong_at(p, from, "%%%lld is %s, not %s", (long long)n, type_text(p, have), type_text(p, t));
+    return same(have, t) || wrong_at(p, from, "%%%lld is %s, not %s", (long long)n,
+                                     type_text(p, have), type_text(p, t));
 }
 
-/* ---- instructions ------------------------------------------------------------------------------------------ */
+/* ---- instructions
+ * ------------------------------------------------------------------------------------------  */
 
 static KlInstr *new_instr(Parser *p, KlOp op, KlType t, int n_in) {
     KlInstr *i = KD_NEW(p->cx, KlInstr);
@@ -324,7 +343,8 @@ static bool selector(Parser *p, KlInstr *i, int from_lanes) {
 }
 
 static bool memory(Parser *p, KlOp op, KlInstr **r) {
-    bool writes = op == KL_OP_STORE || op == KL_OP_SCATTER, many = op == KL_OP_GATHER || op == KL_OP_SCATTER;
+    bool writes = op == KL_OP_STORE || op == KL_OP_SCATTER,
+         many = op == KL_OP_GATHER || op == KL_OP_SCATTER;
     KlType t;
     const char *buf;
     if (!type(p, &t)) return false;
@@ -336,7 +356,8 @@ static bool memory(Parser *p, KlOp op, KlInstr **r) {
     for (int j = 0; j < p->k->bufs.n; j++)
         if (p->k->bufs.v[j].name == buf) i->imm = j;
     if (i->imm < 0) return wrong_at(p, from, "there is no buffer '%s'", buf);
-    KlType idx = many ? kl_type(KL_I32, t.lanes) : kl_type(KL_I64, 1), mask = kl_type(KL_I1, t.lanes);
+    KlType idx = many ? kl_type(KL_I32, t.lanes) : kl_type(KL_I64, 1),
+           mask = kl_type(KL_I1, t.lanes);
     if (!expect(p, "[") || !operand(p, idx, &i->in[0]) || !expect(p, "]")) return false;
     i->n_in = 1;
     if (writes) {
@@ -353,24 +374,30 @@ static bool memory(Parser *p, KlOp op, KlInstr **r) {
 static bool plain(Parser *p, KlOp op, KlInstr **r) {
     KlType t, from;
     int pred = 0;
-    if (op == KL_OP_LOAD || op == KL_OP_GATHER || op == KL_OP_STORE || op == KL_OP_SCATTER) return memory(p, op, r);
-    if (op == KL_OP_CMP && (pred = one_of(p, kl_pred_text, KD_COUNT(kl_pred_text))) < 0) return wrong_at(p, p->at, "expected a predicate");
+    if (op == KL_OP_LOAD || op == KL_OP_GATHER || op == KL_OP_STORE || op == KL_OP_SCATTER)
+        return memory(p, op, r);
+    if (op == KL_OP_CMP && (pred = one_of(p, kl_pred_text, KD_COUNT(kl_pred_text))) < 0)
+        return wrong_at(p, p->at, "expected a predicate");
     if (!type(p, &t)) return false;
     KlInstr *i;
     switch (op) {
-    case KL_OP_ADD: case KL_OP_SUB: case KL_OP_MUL: case KL_OP_DIV: case KL_OP_REM: case KL_OP_MIN: case KL_OP_MAX:
-    case KL_OP_AND: case KL_OP_OR: case KL_OP_XOR: case KL_OP_SHL: case KL_OP_SHR: case KL_OP_FMA: case KL_OP_NEG:
-    case KL_OP_ABS: case KL_OP_SQRT: case KL_OP_FLOOR: case KL_OP_ROUND: case KL_OP_CMP: {
+    case KL_OP_ADD: case KL_OP_SUB: case KL_OP_MUL: case KL_OP_DIV: case KL_OP_REM: case KL_OP_MIN:
+    case KL_OP_MAX: case KL_OP_AND: case KL_OP_OR: case KL_OP_XOR: case KL_OP_SHL: case KL_OP_SHR:
+    case KL_OP_FMA: case KL_OP_NEG: case KL_OP_ABS: case KL_OP_SQRT: case KL_OP_FLOOR:
+    case KL_OP_ROUND: case KL_OP_CMP: {
         bool one = op >= KL_OP_NEG && op <= KL_OP_ROUND;
-        i = *r = new_instr(p, op, op == KL_OP_CMP ? kl_type(KL_I1, t.lanes) : t, one ? 1 : op == KL_OP_FMA ? 3 : 2);
+        i = *r = new_instr(p, op, op == KL_OP_CMP ? kl_type(KL_I1, t.lanes) : t,
+                           one               ? 1
+                           : op == KL_OP_FMA ? 3
+                                             : 2);
         i->imm = pred;
         return same_operands(p, i, t);
     }
     case KL_OP_IOTA: *r = new_instr(p, op, t, 0); return true;
     case KL_OP_SELECT:
         i = *r = new_instr(p, op, t, 3);
-        return operand(p, kl_type(KL_I1, t.lanes), &i->in[0]) && expect(p, ",") && operand(p, t, &i->in[1]) && expect(p, ",") &&
-               operand(p, t, &i->in[2]);
+        return operand(p, kl_type(KL_I1, t.lanes), &i->in[0]) && expect(p, ",") &&
+               operand(p, t, &i->in[1]) && expect(p, ",") && operand(p, t, &i->in[2]);
     case KL_OP_CVT: case KL_OP_BITCAST: case KL_OP_SPLAT:
         i = *r = new_instr(p, op, t, 1);
         return type(p, &from) && operand(p, from, &i->in[0]);
@@ -383,9 +410,8 @@ static bool plain(Parser *p, KlOp op, KlInstr **r) {
     case KL_OP_REDUCE_ADD: case KL_OP_REDUCE_MAX: case KL_OP_REDUCE_MIN:
         i = *r = new_instr(p, op, kl_type((KlScalar)t.scalar, 1), 1);
         return operand(p, t, &i->in[0]);
-    case KL_OP_CONST: case KL_OP_LOAD: case KL_OP_GATHER: case KL_OP_STORE: case KL_OP_SCATTER: case KL_OP_FOR:
-    case KL_OP_IF: case KL_OP_YIELD: case KL_OP_COUNT:
-        break;
+    case KL_OP_CONST: case KL_OP_LOAD: case KL_OP_GATHER: case KL_OP_STORE: case KL_OP_SCATTER:
+    case KL_OP_FOR: case KL_OP_IF: case KL_OP_YIELD: case KL_OP_COUNT: break;
     }
     return wrong_at(p, p->at, "not an instruction that stands on its own");
 }
@@ -395,10 +421,12 @@ static bool block(Parser *p, KlBlock *b, const KlInstr *owner, int depth);
 /* "{ lines }", with the yield that an empty or valueless one leaves out. */
 static bool body(Parser *p, KlInstr *i, int depth) {
     int mark = p->visible.n - i->body->params.n;
-    if (!expect(p, "{") || !line_end(p) || !block(p, i->body, i, depth + 1) || !expect(p, "}")) return false;
+    if (!expect(p, "{") || !line_end(p) || !block(p, i->body, i, depth + 1) || !expect(p, "}"))
+        return false;
     KlBlock *b = i->body;
     if (b->instrs.n == 0 || b->instrs.v[b->instrs.n - 1]->op != KL_OP_YIELD) {
-        if (i->n_results) return wrong_at(p, p->at - 1, "a loop that carries values ends in a yield");
+        if (i->n_results)
+            return wrong_at(p, p->at - 1, "a loop that carries values ends in a yield");
         kd_push(p->cx, &b->instrs, new_instr(p, KL_OP_YIELD, kl_type(KL_VOID, 1), 0));
     }
     forget(p, mark);
@@ -406,15 +434,20 @@ static bool body(Parser *p, KlInstr *i, int depth) {
 }
 
 static bool loop_marks(Parser *p, KlInstr *i) {
-    static const struct { const char *name; KlOp op; } folds[] = {{"add", KL_OP_ADD}, {"max", KL_OP_MAX}, {"min", KL_OP_MIN}};
+    static const struct {
+        const char *name;
+        KlOp op;
+    } folds[] = {{"add", KL_OP_ADD}, {"max", KL_OP_MAX}, {"min", KL_OP_MIN}};
     int64_t n;
     if (accept(p, "unroll")) {
         if (accept(p, "full")) i->unroll = UINT16_MAX;
-        else if (!natural(p, &n) || n >= UINT16_MAX) return wrong_at(p, p->at, "expected a small number");
+        else if (!natural(p, &n) || n >= UINT16_MAX)
+            return wrong_at(p, p->at, "expected a small number");
         else i->unroll = (uint16_t)n;
     }
     if (accept(p, "vector")) {
-        if (!natural(p, &n) || n >= UINT16_MAX) return wrong_at(p, p->at, "expected a small number");
+        if (!natural(p, &n) || n >= UINT16_MAX)
+            return wrong_at(p, p->at, "expected a small number");
         i->vector = (uint16_t)n;
     }
     if (accept(p, "fold")) {
@@ -434,13 +467,13 @@ static bool loop(Parser *p, KlBlock *b, const int64_t *results, int n, const cha
     int64_t var, *numbers = KD_NEW_ARRAY(p->cx, int64_t, n + 1);
     KlType *types = KD_NEW_ARRAY(p->cx, KlType, n + 1);
     KlValue v;
-    if (!number(p, &var) || !expect(p, "=") || !operand(p, i64, &i->in[0]) || !expect(p, "..") || !operand(p, i64, &i->in[1]) ||
-        !expect(p, "step") || !natural(p, &i->imm))
+    if (!number(p, &var) || !expect(p, "=") || !operand(p, i64, &i->in[0]) || !expect(p, "..") ||
+        !operand(p, i64, &i->in[1]) || !expect(p, "step") || !natural(p, &i->imm))
         return false;
     if (n && (!expect(p, "carry") || !expect(p, "("))) return false;
     for (int j = 0; j < n; j++) {
-        if ((j && !expect(p, ",")) || !number(p, &numbers[j]) || !expect(p, ":") || !type(p, &types[j]) || !expect(p, "=") ||
-            !operand(p, types[j], &i->in[2 + j]))
+        if ((j && !expect(p, ",")) || !number(p, &numbers[j]) || !expect(p, ":") ||
+            !type(p, &types[j]) || !expect(p, "=") || !operand(p, types[j], &i->in[2 + j]))
             return false;
     }
     if ((n && !expect(p, ")")) || !loop_marks(p, i)) return false;
@@ -465,11 +498,13 @@ static bool yield(Parser *p, KlBlock *b, const KlInstr *owner) {
     if (n == 0) return wrong_at(p, p->at, "a yield belongs into a loop that carries values");
     KlInstr *i = new_instr(p, KL_OP_YIELD, kl_type(KL_VOID, 1), n);
     for (int j = 0; j < n; j++)
-        if ((j && !expect(p, ",")) || !operand(p, kl_vtype(p->k, owner->in[2 + j]), &i->in[j])) return false;
+        if ((j && !expect(p, ",")) || !operand(p, kl_vtype(p->k, owner->in[2 + j]), &i->in[j]))
+            return false;
     kd_push(p->cx, &b->instrs, i);
     if (!line_end(p)) return false;
     skip_blanks(p);
-    return (p->at < p->end && *p->at == '}') || wrong_at(p, p->at, "a yield is the last line of its block");
+    return (p->at < p->end && *p->at == '}') ||
+           wrong_at(p, p->at, "a yield is the last line of its block");
 }
 
 static bool results(Parser *p, int64_t *n, int *count) {
@@ -507,7 +542,8 @@ static bool line(Parser *p, KlBlock *b, const KlInstr *owner, int depth) {
     KlInstr *i = NULL;
     if (!plain(p, (KlOp)op, &i)) return false;
     int want = op == KL_OP_STORE || op == KL_OP_SCATTER ? 0 : 1;
-    if (count != want) return wrong_at(p, word, "%s has %s", kl_op_text[op], want ? "one result" : "no result");
+    if (count != want)
+        return wrong_at(p, word, "%s has %s", kl_op_text[op], want ? "one result" : "no result");
     i->n_results = (uint16_t)want;
     if (want && !define(p, n[0], from, i->type, &i->result)) return false;
     kd_push(p->cx, &b->instrs, i);
@@ -526,10 +562,12 @@ static bool block(Parser *p, KlBlock *b, const KlInstr *owner, int depth) {
     return true;
 }
 
-/* ---- kernels, the plan ---------------------------------------------------------------------------------------- */
+/* ---- kernels, the plan
+ * ----------------------------------------------------------------------------------------  */
 
 static bool array_type(Parser *p, KlScalar *s, int64_t *count) {
-    return expect(p, ":") && scalar_type(p, s) && expect(p, "[") && natural(p, count) && expect(p, "]");
+    return expect(p, ":") && scalar_type(p, s) && expect(p, "[") && natural(p, count) &&
+           expect(p, "]");
 }
 
 static bool buffer(Parser *p, bool scratch) {
@@ -538,9 +576,11 @@ static bool buffer(Parser *p, bool scratch) {
     int64_t count;
     int access = KL_SCRATCH;
     if (!name(p, &n) || !array_type(p, &s, &count)) return false;
-    if (!scratch && (access = one_of(p, kl_access_text, KL_SCRATCH)) < 0) return wrong_at(p, p->at, "expected in, out or inout");
+    if (!scratch && (access = one_of(p, kl_access_text, KL_SCRATCH)) < 0)
+        return wrong_at(p, p->at, "expected in, out or inout");
     int number = kl_buf(p->k, n, s, count, (KlAccess)access);
-    if (p->k->bufs.v[number].name != n) return wrong_at(p, from, "two buffers '%s', or not a buffer's name", n);
+    if (p->k->bufs.v[number].name != n)
+        return wrong_at(p, from, "two buffers '%s', or not a buffer's name", n);
     return line_end(p);
 }
 
@@ -571,11 +611,15 @@ static bool kernel(Parser *p) {
             break;
         }
     }
-    if (!expect(p, "body") || !expect(p, "(") || !number(p, &number0) || !expect(p, ")") || !expect(p, "{") || !line_end(p)) return false;
+    if (!expect(p, "body") || !expect(p, "(") || !number(p, &number0) || !expect(p, ")") ||
+        !expect(p, "{") || !line_end(p))
+        return false;
     if (!define(p, number0, p->at, kl_type(KL_I64, 1), &v)) return false;
     kd_push(p->cx, &k->body.params, v);
     KlBlock lines = {0};
-    if (!block(p, &lines, NULL, 0) || !expect(p, "}") || !line_end(p) || !expect(p, "}") || !line_end(p)) return false;
+    if (!block(p, &lines, NULL, 0) || !expect(p, "}") || !line_end(p) || !expect(p, "}") ||
+        !line_end(p))
+        return false;
     for (int j = 0; j < p->consts.n; j++) kd_push(p->cx, &k->body.instrs, p->consts.v[j]);
     for (int j = 0; j < lines.instrs.n; j++) kd_push(p->cx, &k->body.instrs, lines.instrs.v[j]);
     kd_push(p->cx, &p->m->kernels, k);
@@ -603,7 +647,8 @@ static bool pool(Parser *p) {
         p->at += 2;
         skip_lines(p);
     }
-    if (p->m->pool.n != bytes) return wrong_at(p, from, "the pool has %d bytes, not %lld", p->m->pool.n, (long long)bytes);
+    if (p->m->pool.n != bytes)
+        return wrong_at(p, from, "the pool has %d bytes, not %lld", p->m->pool.n, (long long)bytes);
     return expect(p, "}") && line_end(p);
 }
 
@@ -611,7 +656,8 @@ static bool arg(Parser *p, KlArg *a) {
     int64_t index;
     if (accept(p, "extern")) {
         if (!natural(p, &index)) return false;
-        if (index >= p->m->externs.n) return wrong_at(p, p->at, "there is no extern %lld", (long long)index);
+        if (index >= p->m->externs.n)
+            return wrong_at(p, p->at, "there is no extern %lld", (long long)index);
         a->index = (int)index;
     } else if (accept(p, "arena")) {
         a->kind = KL_ARG_ARENA;

@@ -158,14 +158,16 @@ static void print_plain(Printer *p, const KlInstr *i) {
     bool by_operand = i->op == KL_OP_CMP || i->op == KL_OP_EXTRACT || i->op == KL_OP_REDUCE_ADD ||
                       i->op == KL_OP_REDUCE_MAX || i->op == KL_OP_REDUCE_MIN;
     print_type(p, by_operand ? kl_vtype(p->k, i->in[0]) : i->type);
-    if (i->op == KL_OP_CVT || i->op == KL_OP_BITCAST || i->op == KL_OP_SPLAT || i->op == KL_OP_SHUFFLE) {
+    if (i->op == KL_OP_CVT || i->op == KL_OP_BITCAST || i->op == KL_OP_SPLAT ||
+        i->op == KL_OP_SHUFFLE) {
         kd_str_printf(p->s, " ");
         print_type(p, kl_vtype(p->k, i->in[0]));
     }
     print_operands(p, i);
     if (i->op == KL_OP_EXTRACT) kd_str_printf(p->s, ", %lld", (long long)i->imm);
     if (i->op == KL_OP_SHUFFLE) {
-        for (int j = 0; j < i->type.lanes; j++) kd_str_printf(p->s, j ? ", %d" : " [%d", i->shuffle[j]);
+        for (int j = 0; j < i->type.lanes; j++)
+            kd_str_printf(p->s, j ? ", %d" : " [%d", i->shuffle[j]);
         kd_str_printf(p->s, "]");
     }
     kd_str_printf(p->s, "\n");
@@ -177,7 +179,8 @@ static void print_block(Printer *p, const KlBlock *block, int indent) {
         if (i->op == KL_OP_CONST || (i->op == KL_OP_YIELD && i->n_in == 0)) continue;
         kd_str_printf(p->s, "%*s", 2 * indent, "");
         for (int r = 0; r < i->n_results; r++)
-            kd_str_printf(p->s, r + 1 < i->n_results ? "%%%u, " : "%%%u = ", p->number[i->result + (KlValue)r]);
+            kd_str_printf(p->s, r + 1 < i->n_results ? "%%%u, " : "%%%u = ",
+                          p->number[i->result + (KlValue)r]);
         if (i->op == KL_OP_FOR) {
             print_loop(p, i, indent);
         } else if (i->op == KL_OP_IF) {
@@ -190,7 +193,8 @@ static void print_block(Printer *p, const KlBlock *block, int indent) {
             kd_str_printf(p->s, "yield");
             print_operands(p, i);
             kd_str_printf(p->s, "\n");
-        } else if (i->op == KL_OP_LOAD || i->op == KL_OP_GATHER || i->op == KL_OP_STORE || i->op == KL_OP_SCATTER) {
+        } else if (i->op == KL_OP_LOAD || i->op == KL_OP_GATHER || i->op == KL_OP_STORE ||
+                   i->op == KL_OP_SCATTER) {
             print_memory(p, i);
         } else {
             print_plain(p, i);
@@ -257,7 +261,8 @@ void kl_print_module(KdStr *s, const KlModule *m) {
         const KlExtern *e = &m->externs.v[j];
         kd_str_printf(s, "extern");
         print_string(s, e->name);
-        kd_str_printf(s, ": %s[%lld]%s\n", kl_scalar_text[e->dtype], (long long)e->count, e->written ? " written" : "");
+        kd_str_printf(s, ": %s[%lld]%s\n", kl_scalar_text[e->dtype], (long long)e->count,
+                      e->written ? " written" : "");
     }
     if (m->arena) kd_str_printf(s, "arena %lld\n", (long long)m->arena);
     if (m->pool.n) print_pool(s, m);

@@ -1,5 +1,5 @@
-/* loop_rebuild.c: what rewrites of kernels need: an old instruction again through the builder, and the removal of what
- * nothing uses.
+/* loop_rebuild.c: what rewrites of kernels need: an old instruction again through the builder, and
+ * the removal of what nothing uses.
  */
 #include "ir/loop.h"
 
@@ -23,11 +23,12 @@ KlValue kl_rebuild(KlBuilder *b, const KlInstr *i, const KlValue *in, KlType t) 
     switch (op) {
     case KL_OP_CONST: return constant(b, i, t);
     case KL_OP_IOTA: return kl_iota(b, (KlScalar)t.scalar, t.lanes);
-    case KL_OP_ADD: case KL_OP_SUB: case KL_OP_MUL: case KL_OP_DIV: case KL_OP_REM: case KL_OP_MIN: case KL_OP_MAX:
-    case KL_OP_AND: case KL_OP_OR: case KL_OP_XOR: case KL_OP_SHL: case KL_OP_SHR:
-        return kl_op2(b, op, in[0], in[1]);
+    case KL_OP_ADD: case KL_OP_SUB: case KL_OP_MUL: case KL_OP_DIV: case KL_OP_REM: case KL_OP_MIN:
+    case KL_OP_MAX: case KL_OP_AND: case KL_OP_OR: case KL_OP_XOR: case KL_OP_SHL:
+    case KL_OP_SHR: return kl_op2(b, op, in[0], in[1]);
     case KL_OP_FMA: return kl_fma(b, in[0], in[1], in[2]);
-    case KL_OP_NEG: case KL_OP_ABS: case KL_OP_SQRT: case KL_OP_FLOOR: case KL_OP_ROUND: return kl_op1(b, op, in[0]);
+    case KL_OP_NEG: case KL_OP_ABS: case KL_OP_SQRT: case KL_OP_FLOOR:
+    case KL_OP_ROUND: return kl_op1(b, op, in[0]);
     case KL_OP_CMP: return kl_cmp(b, (KlPred)i->imm, in[0], in[1]);
     case KL_OP_SELECT: return kl_select(b, in[0], in[1], in[2]);
     case KL_OP_CVT: return kl_cvt(b, (KlScalar)i->type.scalar, in[0]);
@@ -38,28 +39,37 @@ KlValue kl_rebuild(KlBuilder *b, const KlInstr *i, const KlValue *in, KlType t) 
     case KL_OP_REDUCE_ADD: return kl_reduce(b, KL_OP_ADD, in[0]);
     case KL_OP_REDUCE_MAX: return kl_reduce(b, KL_OP_MAX, in[0]);
     case KL_OP_REDUCE_MIN: return kl_reduce(b, KL_OP_MIN, in[0]);
-    case KL_OP_LOAD: return i->n_in > 1 ? kl_load_if(b, buf, in[0], in[1], in[2]) : kl_load(b, buf, in[0], i->type.lanes);
-    case KL_OP_GATHER: return kl_gather(b, buf, in[0], i->n_in > 1 ? in[1] : KL_NONE, i->n_in > 1 ? in[2] : KL_NONE);
+    case KL_OP_LOAD:
+        return i->n_in > 1 ? kl_load_if(b, buf, in[0], in[1], in[2])
+                           : kl_load(b, buf, in[0], i->type.lanes);
+    case KL_OP_GATHER:
+        return kl_gather(b, buf, in[0], i->n_in > 1 ? in[1] : KL_NONE,
+                         i->n_in > 1 ? in[2] : KL_NONE);
     case KL_OP_STORE:
         if (i->n_in > 2) kl_store_if(b, buf, in[0], in[1], in[2]);
         else kl_store(b, buf, in[0], in[1]);
         return KL_NONE;
-    case KL_OP_SCATTER: kl_scatter(b, buf, in[0], in[1], i->n_in > 2 ? in[2] : KL_NONE); return KL_NONE;
+    case KL_OP_SCATTER:
+        kl_scatter(b, buf, in[0], in[1], i->n_in > 2 ? in[2] : KL_NONE);
+        return KL_NONE;
     case KL_OP_FOR: case KL_OP_IF: case KL_OP_YIELD: case KL_OP_COUNT: break;
     }
     kd_raise(b->cx, KD_FAIL_INTERNAL, "loop IR: a block cannot be rebuilt as one instruction");
 }
 
-/* ---- sweeping --------------------------------------------------------------------------------------- */
+/* ---- sweeping
+ * ---------------------------------------------------------------------------------------  */
 
 static bool removable(const KlInstr *i) {
-    return i->op != KL_OP_STORE && i->op != KL_OP_SCATTER && i->op != KL_OP_FOR && i->op != KL_OP_IF && i->op != KL_OP_YIELD;
+    return i->op != KL_OP_STORE && i->op != KL_OP_SCATTER && i->op != KL_OP_FOR &&
+           i->op != KL_OP_IF && i->op != KL_OP_YIELD;
 }
 
 static bool writes(const KlBlock *block) {
     for (int j = 0; j < block->instrs.n; j++) {
         const KlInstr *i = block->instrs.v[j];
-        if (i->op == KL_OP_STORE || i->op == KL_OP_SCATTER || (i->body && writes(i->body))) return true;
+        if (i->op == KL_OP_STORE || i->op == KL_OP_SCATTER || (i->body && writes(i->body)))
+            return true;
     }
     return false;
 }
@@ -71,7 +81,8 @@ static bool used_results(const KlInstr *i, const bool *used) {
 }
 
 static bool live(const KlInstr *i, const bool *used) {
-    if (!removable(i)) return i->op == KL_OP_YIELD || !i->body || writes(i->body) || used_results(i, used);
+    if (!removable(i))
+        return i->op == KL_OP_YIELD || !i->body || writes(i->body) || used_results(i, used);
     return used[i->result];
 }
 

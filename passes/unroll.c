@@ -1,7 +1,8 @@
-/* unroll.c: repeats the bodies of short loops that are marked `unroll full`, so that their variable becomes a constant.
+/* unroll.c: repeats the bodies of short loops that are marked `unroll full`, so that their variable
+ * becomes a constant.
  *
- * In: a kernel. Out: the same kernel rebuilt without those loops. Loops of unknown or many trips, and partial unrolling,
- * are left to code generation.
+ * In: a kernel. Out: the same kernel rebuilt without those loops. Loops of unknown or many trips,
+ * and partial unrolling, are left to code generation.
  */
 #include "passes/passes.h"
 
@@ -26,11 +27,14 @@ static void copy_loop(Unroll *u, const KlInstr *i) {
     KlBuilder *b = &u->b;
     int n = i->n_results;
     const KlValue *params = i->body->params.v;
-    KlValue *values = KD_NEW_ARRAY(b->cx, KlValue, n + 1), lo = u->map[i->in[0]], hi = u->map[i->in[1]];
+    KlValue *values = KD_NEW_ARRAY(b->cx, KlValue, n + 1), lo = u->map[i->in[0]],
+            hi = u->map[i->in[1]];
     int64_t span, trips = -1;
     for (int j = 0; j < n; j++) values[j] = u->map[i->in[2 + j]];
-    if (kl_is_const(b, kl_op2(b, KL_OP_SUB, hi, lo), &span)) trips = span > 0 ? (span - 1) / i->imm + 1 : 0;
-    bool repeat = i->unroll == UINT16_MAX && trips >= 0 && trips <= MOST_TRIPS && trips * size(i->body) <= MOST_INSTRS;
+    if (kl_is_const(b, kl_op2(b, KL_OP_SUB, hi, lo), &span))
+        trips = span > 0 ? (span - 1) / i->imm + 1 : 0;
+    bool repeat = i->unroll == UINT16_MAX && trips >= 0 && trips <= MOST_TRIPS &&
+                  trips * size(i->body) <= MOST_INSTRS;
     if (repeat) {
         for (int64_t t = 0; t < trips; t++) {
             u->map[params[0]] = kl_op2(b, KL_OP_ADD, lo, kl_i64(b, t * i->imm));
@@ -76,7 +80,8 @@ static const KlInstr *copy_block(Unroll *u, const KlBlock *block) {
 static bool has_full(const KlBlock *block) {
     for (int j = 0; j < block->instrs.n; j++) {
         const KlInstr *i = block->instrs.v[j];
-        if ((i->op == KL_OP_FOR && i->unroll == UINT16_MAX) || (i->body && has_full(i->body))) return true;
+        if ((i->op == KL_OP_FOR && i->unroll == UINT16_MAX) || (i->body && has_full(i->body)))
+            return true;
     }
     return false;
 }

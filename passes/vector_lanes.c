@@ -1,10 +1,11 @@
 /* vector_lanes.c: one scalar instruction of a loop body, widened.
  *
- * In: the forms of its operands (vectorize.h). Out: instructions in the new kernel, and the form of its result, as near
- * to UNIFORM as can be proven: sums of patterns, and their quotients and remainders by constants where the loop
- * variable's residue is known, stay patterns. Loads of patterns become one or two contiguous loads and a shuffle that
- * read nothing outside of what the lanes need; everything else is a gather. Lanes outside the mask never touch memory,
- * and never divide by zero.
+ * In: the forms of its operands (vectorize.h). Out: instructions in the new kernel, and the form of
+ * its result, as near to UNIFORM as can be proven: sums of patterns, and their quotients and
+ * remainders by constants where the loop variable's residue is known, stay patterns. Loads of
+ * patterns become one or two contiguous loads and a shuffle that read nothing outside of what the
+ * lanes need; everything else is a gather. Lanes outside the mask never touch memory, and never
+ * divide by zero.
  */
 #include "passes/vectorize.h"
 
@@ -12,7 +13,8 @@
 
 enum { MAX_LANES = 64 };
 
-/* ---- forms -------------------------------------------------------------------------------------- */
+/* ---- forms --------------------------------------------------------------------------------------
+ */
 
 KlLanes kl_uniform(KlValue v) {
     return (KlLanes){.form = KL_UNIFORM, .v = v};
@@ -45,7 +47,8 @@ static int64_t pattern_unit(int w, const int64_t *off, int64_t *min, int64_t *mo
 static bool make_pattern(KlWiden *e, KlValue v, const int64_t *off, KlLanes *r) {
     int64_t min, most, unit = pattern_unit(e->w, off, &min, &most);
     if (min < INT32_MIN / 4 || most > INT32_MAX / 4) return false;
-    KlValue first = kl_vtype(e->b.k, v).scalar == KL_I64 ? kl_i64(&e->b, off[0]) : kl_i32(&e->b, (int32_t)off[0]);
+    KlValue first = kl_vtype(e->b.k, v).scalar == KL_I64 ? kl_i64(&e->b, off[0])
+                                                         : kl_i32(&e->b, (int32_t)off[0]);
     first = kl_op2(&e->b, KL_OP_ADD, v, first);
     if (unit == 0) {
         *r = kl_uniform(first);
@@ -122,13 +125,17 @@ KlValue kl_widen_vector(KlWiden *e, KlValue old) {
     return kl_splat(&e->b, e->w, x.v);
 }
 
-/* ---- residues ------------------------------------------------------------------------------------ */
+/* ---- residues
+ * ------------------------------------------------------------------------------------  */
 
 /* x = r modulo m; m == 0: x is r. */
-typedef struct Residue { int64_t m, r; } Residue;
+typedef struct Residue {
+    int64_t m, r;
+} Residue;
 
 static Residue residue(int64_t m, int64_t r) {
-    if (m == 0 || m > INT32_MAX || r > INT32_MAX || r < -INT32_MAX) return m == 0 ? (Residue){0, r} : (Residue){1, 0};
+    if (m == 0 || m > INT32_MAX || r > INT32_MAX || r < -INT32_MAX)
+        return m == 0 ? (Residue){0, r} : (Residue){1, 0};
     return (Residue){m, (r % m + m) % m};
 }
 
@@ -144,24 +151,29 @@ static Residue residue_of(const KlWiden *e, KlValue old, int depth) {
         int64_t step = d->imm * (d == e->loop ? e->w : 1);
         return residue(gcd(lo.m, step), lo.r);
     }
-    if (d->op == KL_OP_SHL || (d->op != KL_OP_ADD && d->op != KL_OP_SUB && d->op != KL_OP_MUL && d->op != KL_OP_DIV && d->op != KL_OP_REM))
+    if (d->op == KL_OP_SHL || (d->op != KL_OP_ADD && d->op != KL_OP_SUB && d->op != KL_OP_MUL &&
+                               d->op != KL_OP_DIV && d->op != KL_OP_REM))
         return unknown;
     Residue x = residue_of(e, d->in[0], depth + 1), y = residue_of(e, d->in[1], depth + 1);
     int64_t m, r, lo, hi;
     if (d->op == KL_OP_ADD) return kd_add_ok(x.r, y.r, &r) ? residue(gcd(x.m, y.m), r) : unknown;
-    if (d->op == KL_OP_SUB) return y.r != INT64_MIN && kd_add_ok(x.r, -y.r, &r) ? residue(gcd(x.m, y.m), r) : unknown;
+    if (d->op == KL_OP_SUB)
+        return y.r != INT64_MIN && kd_add_ok(x.r, -y.r, &r) ? residue(gcd(x.m, y.m), r) : unknown;
     if (y.m != 0) return unknown;
     if (d->op == KL_OP_MUL) {
         if (!kd_mul_ok(x.m, y.r, &m) || !kd_mul_ok(x.r, y.r, &r)) return unknown;
         return residue(m < 0 ? -m : m, r);
     }
-    lane_range(e, e->lanes[d->in[0]], &lo, &hi); /* quotients and remainders, of what is not negative */
+    lane_range(e, e->lanes[d->in[0]], &lo,
+               &hi); /* quotients and remainders, of what is not negative */
     if (lo < 0 || y.r <= 0) return unknown;
-    if (d->op == KL_OP_REM) return x.m % y.r == 0 && x.m ? (Residue){0, x.r % y.r} : residue(gcd(x.m, y.r), x.r);
+    if (d->op == KL_OP_REM)
+        return x.m % y.r == 0 && x.m ? (Residue){0, x.r % y.r} : residue(gcd(x.m, y.r), x.r);
     return x.m && x.m % y.r == 0 ? residue(x.m / y.r, x.r / y.r) : unknown;
 }
 
-/* ---- integer arithmetic on patterns --------------------------------------------------------------- */
+/* ---- integer arithmetic on patterns
+ * ---------------------------------------------------------------  */
 
 static bool divide_pattern(KlWiden *e, const KlInstr *i, KlLanes x, int64_t d, KlLanes *r) {
     int64_t lo, hi, off[MAX_LANES], most = 0;
@@ -178,7 +190,8 @@ static bool divide_pattern(KlWiden *e, const KlInstr *i, KlLanes x, int64_t d, K
             if (n < 0) return false;
             off[l] = rem ? n % d - s.r % d : n / d;
         }
-        if (rem) first = t.scalar == KL_I64 ? kl_i64(&e->b, s.r % d) : kl_i32(&e->b, (int32_t)(s.r % d));
+        if (rem)
+            first = t.scalar == KL_I64 ? kl_i64(&e->b, s.r % d) : kl_i32(&e->b, (int32_t)(s.r % d));
         return make_pattern(e, first, off, r);
     }
     for (int l = 0; l < e->w; l++) {
@@ -201,7 +214,8 @@ static bool pattern_op(KlWiden *e, const KlInstr *i, KlLanes *r) {
     int64_t off[MAX_LANES], c, lo, hi;
     if (i->op == KL_OP_ADD || i->op == KL_OP_SUB) {
         for (int l = 0; l < e->w; l++) {
-            int64_t a = x.form == KL_PATTERN ? x.off[l] : 0, d = y.form == KL_PATTERN ? y.off[l] : 0;
+            int64_t a = x.form == KL_PATTERN ? x.off[l] : 0,
+                    d = y.form == KL_PATTERN ? y.off[l] : 0;
             off[l] = i->op == KL_OP_ADD ? a + d : a - d;
         }
         return make_pattern(e, kl_op2(&e->b, (KlOp)i->op, x.v, y.v), off, r);
@@ -227,13 +241,15 @@ static bool pattern_op(KlWiden *e, const KlInstr *i, KlLanes *r) {
     return make_pattern(e, kl_op2(&e->b, (KlOp)i->op, x.v, y.v), off, r);
 }
 
-/* ---- vectors ----------------------------------------------------------------------------------------- */
+/* ---- vectors
+ * -----------------------------------------------------------------------------------------  */
 
 /* An operand that could trap in a lane that takes no part becomes `safe` there. */
 static KlValue guard(KlWiden *e, KlOp op, KlValue y) {
     int64_t lo, hi;
     KlType t = kl_vtype(e->b.k, y);
-    bool divides = (op == KL_OP_DIV || op == KL_OP_REM) && t.scalar != KL_F32, shifts = op == KL_OP_SHL || op == KL_OP_SHR;
+    bool divides = (op == KL_OP_DIV || op == KL_OP_REM) && t.scalar != KL_F32,
+         shifts = op == KL_OP_SHL || op == KL_OP_SHR;
     if (e->mask == KL_NONE || (!divides && !shifts)) return y;
     kl_range(&e->b, y, &lo, &hi);
     if (divides ? lo > 0 : lo >= 0 && hi < (t.scalar == KL_I64 ? 64 : 32)) return y;
@@ -248,7 +264,9 @@ static bool same_in_i32(KlWiden *e, KlOp op, const KlValue *in, int n_in) {
     if (op == KL_OP_DIV || op == KL_OP_REM) return y[0] > 0;
     if (op == KL_OP_SHR) return x[0] >= 0;
     if (op == KL_OP_SHL && (y[0] < 0 || y[1] > 31)) return false;
-    if (op != KL_OP_ADD && op != KL_OP_SUB && op != KL_OP_MUL && op != KL_OP_SHL && op != KL_OP_NEG && op != KL_OP_ABS) return true;
+    if (op != KL_OP_ADD && op != KL_OP_SUB && op != KL_OP_MUL && op != KL_OP_SHL &&
+        op != KL_OP_NEG && op != KL_OP_ABS)
+        return true;
     for (int j = 0; j < 4; j++) {
         int64_t a = x[j & 1], c = y[j >> 1], r = a + c;
         if (op == KL_OP_SUB) r = a - c;
@@ -287,7 +305,8 @@ static KlLanes convert(KlWiden *e, const KlInstr *i) {
         KlValue v = narrow(e, x);
         r.v = kl_cvt(&e->b, to, v == KL_NONE ? widen(e, x) : v);
     } else if (to == KL_I64 && from != KL_F32) {
-        r.v = kl_cvt(&e->b, KL_I32, kl_widen_vector(e, i->in[0])); /* the same values, in i32 lanes */
+        r.v =
+            kl_cvt(&e->b, KL_I32, kl_widen_vector(e, i->in[0])); /* the same values, in i32 lanes */
     } else {
         r.v = kl_cvt(&e->b, to, kl_widen_vector(e, i->in[0]));
         r.wide = to == KL_I64;
@@ -295,7 +314,8 @@ static KlLanes convert(KlWiden *e, const KlInstr *i) {
     return r;
 }
 
-/* ---- memory -------------------------------------------------------------------------------------------- */
+/* ---- memory
+ * --------------------------------------------------------------------------------------------  */
 
 static bool contiguous(const KlWiden *e, KlLanes x) {
     if (x.form != KL_PATTERN) return false;
@@ -304,7 +324,8 @@ static bool contiguous(const KlWiden *e, KlLanes x) {
     return true;
 }
 
-/* i32 indices for gathers and scatters. Where lanes take part they are inside a buffer, so they fit. */
+/* i32 indices for gathers and scatters. Where lanes take part they are inside a buffer, so they
+ * fit. */
 static KlValue index_vector(KlWiden *e, KlLanes x) {
     KlValue v = narrow(e, x);
     return v != KL_NONE ? v : kl_cvt(&e->b, KL_I32, widen(e, x));
@@ -327,8 +348,11 @@ static KlValue load_pattern(KlWiden *e, int buf, KlLanes x) {
     while (n > span) n /= 2;
     KlValue low = kl_load(&e->b, buf, kl_op2(&e->b, KL_OP_ADD, x.v, kl_i64(&e->b, min)), n);
     if (contiguous(e, x)) return low;
-    KlValue high = span > n ? kl_load(&e->b, buf, kl_op2(&e->b, KL_OP_ADD, x.v, kl_i64(&e->b, most - n + 1)), n) : low;
-    for (int l = 0; l < e->w; l++) sel[l] = (int)(off[l] - min < n ? off[l] - min : off[l] - (most - n + 1) + n);
+    KlValue high = span > n ? kl_load(&e->b, buf,
+                                      kl_op2(&e->b, KL_OP_ADD, x.v, kl_i64(&e->b, most - n + 1)), n)
+                            : low;
+    for (int l = 0; l < e->w; l++)
+        sel[l] = (int)(off[l] - min < n ? off[l] - min : off[l] - (most - n + 1) + n);
     return kl_shuffle(&e->b, low, high, e->w, sel);
 }
 
@@ -337,9 +361,11 @@ static void widen_load(KlWiden *e, const KlInstr *i) {
     int buf = (int)i->imm;
     bool masked = i->n_in > 1;
     if (e->ready[i->result]) return;
-    bool same_mask = !masked || (e->lanes[i->in[1]].form == KL_UNIFORM && e->lanes[i->in[2]].form == KL_UNIFORM);
+    bool same_mask =
+        !masked || (e->lanes[i->in[1]].form == KL_UNIFORM && e->lanes[i->in[2]].form == KL_UNIFORM);
     if (x.form == KL_UNIFORM && same_mask && !e->guarded) {
-        KlValue in[3] = {x.v, masked ? e->lanes[i->in[1]].v : KL_NONE, masked ? e->lanes[i->in[2]].v : KL_NONE};
+        KlValue in[3] = {x.v, masked ? e->lanes[i->in[1]].v : KL_NONE,
+                         masked ? e->lanes[i->in[2]].v : KL_NONE};
         *r = kl_uniform(kl_rebuild(&e->b, i, in, i->type));
         return;
     }
@@ -363,7 +389,8 @@ static void widen_store(KlWiden *e, const KlInstr *i) {
     else kl_store_if(&e->b, buf, x.v, v, mask);
 }
 
-/* ---- one instruction --------------------------------------------------------------------------------------- */
+/* ---- one instruction
+ * ---------------------------------------------------------------------------------------  */
 
 void kl_widen_instr(KlWiden *e, const KlInstr *i) {
     bool memory = i->op == KL_OP_LOAD || i->op == KL_OP_STORE;

@@ -3,25 +3,35 @@
  * In: a kernel. Out: the same kernel rebuilt, every marked loop of W lanes being
  *   - a main loop whose step is W times the old one, and
  *   - if iterations are left over, one masked iteration of W lanes (a loop of at most one trip).
- * What one instruction becomes is decided in vector_lanes.c. Loops inside a widened loop stay loops, if their bounds are
- * the same in every lane; what they carry becomes a vector where it differs between lanes. An if whose condition varies
- * masks the stores and loads inside. A marked loop that does not fit these rules stays scalar: never wrong, only slow.
- * Loads from inputs at a place that does not depend on the loop move before it, and with them (the builder lifts what it
+ * What one instruction becomes is decided in vector_lanes.c. Loops inside a widened loop stay
+ * loops, if their bounds are the same in every lane; what they carry becomes a vector where it
+ * differs between lanes. An if whose condition varies masks the stores and loads inside. A marked
+ * loop that does not fit these rules stays scalar: never wrong, only slow. Loads from inputs at a
+ * place that does not depend on the loop move before it, and with them (the builder lifts what it
  * can) all that is computed from them; short loops inside are repeated instead.
  *
- * Carried values (KlInstr.fold) become vectors that start from the fold's identity; lanes that take no part keep theirs.
- * After the loop the lanes are folded by a balanced tree and joined with the initial value: init op lanes. Because one
- * accumulator waits for itself, long loops with small bodies use four, joined as (0 op 1) op (2 op 3). A maximum of
- * floats is joined so that NaN stays. Everything but such folds is equal to the scalar loop bit for bit.
+ * Carried values (KlInstr.fold) become vectors that start from the fold's identity; lanes that take
+ * no part keep theirs. After the loop the lanes are folded by a balanced tree and joined with the
+ * initial value: init op lanes. Because one accumulator waits for itself, long loops with small
+ * bodies use four, joined as (0 op 1) op (2 op 3). A maximum of floats is joined so that NaN stays.
+ * Everything but such folds is equal to the scalar loop bit for bit.
  */
 #include "passes/vectorize.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { COPIES = 4, MAX_CARRIED = 64, SMALL_BODY = 96, MOST_MOVED = 16, SHORT_LOOP = 4, UNROLLED_BODY = 128 };
+enum {
+    COPIES = 4,
+    MAX_CARRIED = 64,
+    SMALL_BODY = 96,
+    MOST_MOVED = 16,
+    SHORT_LOOP = 4,
+    UNROLLED_BODY = 128
+};
 
-/* ---- may it be widened? -------------------------------------------------------------------------- */
+/* ---- may it be widened?
+ * --------------------------------------------------------------------------  */
 
 static bool analyse_block(KlWiden *e, const KlBlock *block, bool guarded);
 
@@ -35,7 +45,8 @@ static bool analyse_for(KlWiden *e, const KlInstr *i, bool guarded) {
     const KlBlock *body = i->body;
     const KlInstr *yield = body->instrs.v[body->instrs.n - 1];
     e->varying[body->params.v[0]] = false;
-    for (int j = 0; j < i->n_results; j++) e->varying[body->params.v[1 + j]] = e->varying[i->in[2 + j]];
+    for (int j = 0; j < i->n_results; j++)
+        e->varying[body->params.v[1 + j]] = e->varying[i->in[2 + j]];
     for (bool again = true; again;) {
         again = false;
         if (!analyse_block(e, body, guarded)) return false;
@@ -45,7 +56,8 @@ static bool analyse_for(KlWiden *e, const KlInstr *i, bool guarded) {
             *param = again = true;
         }
     }
-    for (int j = 0; j < i->n_results; j++) e->varying[i->result + (KlValue)j] = e->varying[body->params.v[1 + j]];
+    for (int j = 0; j < i->n_results; j++)
+        e->varying[i->result + (KlValue)j] = e->varying[body->params.v[1 + j]];
     return true;
 }
 
@@ -58,9 +70,11 @@ static bool analyse_instr(KlWiden *e, const KlInstr *i, bool guarded) {
     if (i->op == KL_OP_FOR) return analyse_for(e, i, guarded);
     if (i->op == KL_OP_IF) return analyse_block(e, i->body, guarded || varies);
     if (i->op == KL_OP_YIELD) return true;
-    if (i->op == KL_OP_STORE) return e->varying[i->in[0]]; /* one place for all iterations is not independent */
+    if (i->op == KL_OP_STORE)
+        return e->varying[i->in[0]]; /* one place for all iterations is not independent */
     if (i->type.lanes != 1) return false;
-    bool traps = i->op == KL_OP_DIV || i->op == KL_OP_REM || i->op == KL_OP_SHL || i->op == KL_OP_SHR;
+    bool traps =
+        i->op == KL_OP_DIV || i->op == KL_OP_REM || i->op == KL_OP_SHL || i->op == KL_OP_SHR;
     if (guarded && traps && i->type.scalar != KL_F32 && !is_const(e, i->in[1])) return false;
     e->varying[i->result] = varies;
     return true;
@@ -73,7 +87,9 @@ static bool analyse_block(KlWiden *e, const KlBlock *block, bool guarded) {
 }
 
 static bool may_widen(KlWiden *e, const KlInstr *i) {
-    if (i->n_results > MAX_CARRIED || (i->n_results && i->fold != KL_OP_ADD && i->fold != KL_OP_MAX && i->fold != KL_OP_MIN)) return false;
+    if (i->n_results > MAX_CARRIED ||
+        (i->n_results && i->fold != KL_OP_ADD && i->fold != KL_OP_MAX && i->fold != KL_OP_MIN))
+        return false;
     memset(e->varying, 0, (size_t)e->old->types.n * sizeof *e->varying);
     for (int j = 0; j < i->body->params.n; j++) {
         if (kl_vtype(e->old, i->body->params.v[j]).lanes != 1) return false;
@@ -93,13 +109,16 @@ static int body_size(const KlBlock *block) {
     return n;
 }
 
-/* ---- folds ------------------------------------------------------------------------------------------- */
+/* ---- folds
+ * -------------------------------------------------------------------------------------------  */
 
 static KlValue identity(KlWiden *e, KlOp fold, KlType t) {
     KlValue v = KL_NONE;
     bool max = fold == KL_OP_MAX;
-    if (t.scalar == KL_F32) v = kl_f32(&e->b, fold == KL_OP_ADD ? -0.0 : max ? -(double)INFINITY : (double)INFINITY);
-    else if (t.scalar == KL_I32) v = kl_i32(&e->b, fold == KL_OP_ADD ? 0 : max ? INT32_MIN : INT32_MAX);
+    if (t.scalar == KL_F32)
+        v = kl_f32(&e->b, fold == KL_OP_ADD ? -0.0 : max ? -(double)INFINITY : (double)INFINITY);
+    else if (t.scalar == KL_I32)
+        v = kl_i32(&e->b, fold == KL_OP_ADD ? 0 : max ? INT32_MIN : INT32_MAX);
     else v = kl_i64(&e->b, fold == KL_OP_ADD ? 0 : max ? INT64_MIN : INT64_MAX);
     return kl_splat(&e->b, e->w, v);
 }
@@ -124,7 +143,8 @@ static KlValue join_lanes(KlWiden *e, KlOp fold, KlValue v) {
     return v;
 }
 
-/* ---- blocks -------------------------------------------------------------------------------------------- */
+/* ---- blocks
+ * --------------------------------------------------------------------------------------------  */
 
 static const KlInstr *widen_block(KlWiden *e, const KlBlock *block);
 
@@ -182,15 +202,21 @@ static void keep_loop(KlWiden *e, const KlInstr *i) {
         repeat_loop(e, i);
         return;
     }
-    for (int j = 0; j < n; j++) values[j] = carried(e, i->in[2 + j], e->w > 1 && e->varying[params[1 + j]]);
+    for (int j = 0; j < n; j++)
+        values[j] = carried(e, i->in[2 + j], e->w > 1 && e->varying[params[1 + j]]);
     KlFor f = kl_for_begin(&e->b, e->lanes[i->in[0]].v, e->lanes[i->in[1]].v, i->imm, n, values);
     f.instr->unroll = i->unroll;
     e->lanes[params[0]] = kl_uniform(f.i);
-    for (int j = 0; j < n; j++) e->lanes[params[1 + j]] = carried_form(e, params[1 + j], f.carried[j], e->w > 1 && e->varying[params[1 + j]]);
+    for (int j = 0; j < n; j++)
+        e->lanes[params[1 + j]] =
+            carried_form(e, params[1 + j], f.carried[j], e->w > 1 && e->varying[params[1 + j]]);
     const KlInstr *yield = widen_block(e, i->body);
-    for (int j = 0; j < n; j++) values[j] = carried(e, yield->in[j], e->w > 1 && e->varying[params[1 + j]]);
+    for (int j = 0; j < n; j++)
+        values[j] = carried(e, yield->in[j], e->w > 1 && e->varying[params[1 + j]]);
     kl_for_end(&e->b, &f, values, values);
-    for (int j = 0; j < n; j++) e->lanes[i->result + (KlValue)j] = carried_form(e, params[1 + j], values[j], e->w > 1 && e->varying[params[1 + j]]);
+    for (int j = 0; j < n; j++)
+        e->lanes[i->result + (KlValue)j] =
+            carried_form(e, params[1 + j], values[j], e->w > 1 && e->varying[params[1 + j]]);
 }
 
 static void keep_if(KlWiden *e, const KlInstr *i) {
@@ -210,7 +236,8 @@ static void keep_if(KlWiden *e, const KlInstr *i) {
     e->guarded = guarded;
 }
 
-/* ---- what does not depend on the loop ---------------------------------------------------------------------- */
+/* ---- what does not depend on the loop
+ * ----------------------------------------------------------------------  */
 
 static void mark_inside(const KlBlock *block, bool *inside) {
     for (int j = 0; j < block->params.n; j++) inside[block->params.v[j]] = true;
@@ -221,7 +248,8 @@ static void mark_inside(const KlBlock *block, bool *inside) {
     }
 }
 
-/* Loads that are in range whether or not the loop runs. Before the first instruction of the loop is widened. */
+/* Loads that are in range whether or not the loop runs. Before the first instruction of the loop is
+ * widened. */
 static void move_loads(KlWiden *e, const KlBlock *block, const bool *inside, int *left) {
     for (int j = 0; j < block->instrs.n; j++) {
         const KlInstr *i = block->instrs.v[j];
@@ -237,13 +265,17 @@ static void move_loads(KlWiden *e, const KlBlock *block, const bool *inside, int
     }
 }
 
-/* ---- a widened loop ------------------------------------------------------------------------------------- */
+/* ---- a widened loop
+ * -------------------------------------------------------------------------------------  */
 
-/* One iteration for the lanes at first + lane * step; acc: the carried vectors, replaced by the next ones. */
-static void widen_iteration(KlWiden *e, const KlInstr *i, KlValue first, KlValue mask, KlValue *acc) {
+/* One iteration for the lanes at first + lane * step; acc: the carried vectors, replaced by the
+ * next ones. */
+static void widen_iteration(KlWiden *e, const KlInstr *i, KlValue first, KlValue mask,
+                            KlValue *acc) {
     const KlValue *params = i->body->params.v;
     e->lanes[params[0]] = kl_progression(e, first, i->imm);
-    for (int j = 0; j < i->n_results; j++) e->lanes[params[1 + j]] = carried_form(e, params[1 + j], acc[j], true);
+    for (int j = 0; j < i->n_results; j++)
+        e->lanes[params[1 + j]] = carried_form(e, params[1 + j], acc[j], true);
     e->mask = mask;
     const KlInstr *yield = widen_block(e, i->body);
     e->mask = KL_NONE;
@@ -254,14 +286,16 @@ static void widen_iteration(KlWiden *e, const KlInstr *i, KlValue first, KlValue
 }
 
 /* lo .. hi, `copies` iterations of W lanes a trip, each with accumulators of its own (n each). */
-static void full_loop(KlWiden *e, const KlInstr *i, KlValue lo, KlValue hi, int copies, KlValue *acc) {
+static void full_loop(KlWiden *e, const KlInstr *i, KlValue lo, KlValue hi, int copies,
+                      KlValue *acc) {
     int n = i->n_results;
     int64_t step = i->imm * e->w;
     KlFor f = kl_for_begin(&e->b, lo, hi, step * copies, n * copies, acc);
     if (copies == 1) f.instr->unroll = i->unroll;
     if (n) memcpy(acc, f.carried, (size_t)(n * copies) * sizeof *acc);
     for (int c = 0; c < copies; c++)
-        widen_iteration(e, i, kl_op2(&e->b, KL_OP_ADD, f.i, kl_i64(&e->b, c * step)), KL_NONE, acc + c * n);
+        widen_iteration(e, i, kl_op2(&e->b, KL_OP_ADD, f.i, kl_i64(&e->b, c * step)), KL_NONE,
+                        acc + c * n);
     kl_for_end(&e->b, &f, acc, acc);
 }
 
@@ -270,7 +304,8 @@ static void masked_loop(KlWiden *e, const KlInstr *i, KlValue lo, KlValue hi, Kl
     int n = i->n_results;
     KlFor f = kl_for_begin(&e->b, lo, hi, i->imm * e->w, n, acc);
     if (n) memcpy(acc, f.carried, (size_t)n * sizeof *acc);
-    KlValue left = kl_op2(&e->b, KL_OP_ADD, kl_op2(&e->b, KL_OP_SUB, hi, f.i), kl_i64(&e->b, i->imm - 1));
+    KlValue left =
+        kl_op2(&e->b, KL_OP_ADD, kl_op2(&e->b, KL_OP_SUB, hi, f.i), kl_i64(&e->b, i->imm - 1));
     left = kl_cvt(&e->b, KL_I32, kl_op2(&e->b, KL_OP_DIV, left, kl_i64(&e->b, i->imm)));
     KlValue mask = kl_cmp(&e->b, KL_LT, kl_iota(&e->b, KL_I32, e->w), kl_splat(&e->b, e->w, left));
     widen_iteration(e, i, f.i, mask, acc);
@@ -294,7 +329,8 @@ static void widen_loop(KlWiden *e, const KlInstr *i, int w, int64_t trips) {
     move_loads(e, i->body, inside, &left);
     e->w = w;
     e->loop = i;
-    for (int j = 0; j < COPIES * n; j++) acc[j] = identity(e, (KlOp)i->fold, kl_vtype(e->old, i->in[2 + j % n]));
+    for (int j = 0; j < COPIES * n; j++)
+        acc[j] = identity(e, (KlOp)i->fold, kl_vtype(e->old, i->in[2 + j % n]));
     KlValue at = lo;
     bool many = n && n <= 4 && trips >= 2 * COPIES * w && body_size(i->body) <= SMALL_BODY;
     if (many) {
@@ -303,16 +339,21 @@ static void widen_loop(KlWiden *e, const KlInstr *i, int w, int64_t trips) {
         at = end;
     }
     KlValue count = kl_op2(b, KL_OP_ADD, kl_op2(b, KL_OP_SUB, hi, lo), kl_i64(b, i->imm - 1));
-    count = kl_op2(b, KL_OP_DIV, count, kl_i64(b, group)); /* toward zero: an empty range gives end >= hi */
-    KlValue end = trips >= 0 ? kl_op2(b, KL_OP_ADD, lo, kl_i64(b, trips / w * group))
-                             : kl_op2(b, KL_OP_ADD, lo, kl_op2(b, KL_OP_MUL, count, kl_i64(b, group)));
+    count = kl_op2(b, KL_OP_DIV, count,
+                   kl_i64(b, group)); /* toward zero: an empty range gives end >= hi */
+    KlValue end = trips >= 0
+                      ? kl_op2(b, KL_OP_ADD, lo, kl_i64(b, trips / w * group))
+                      : kl_op2(b, KL_OP_ADD, lo, kl_op2(b, KL_OP_MUL, count, kl_i64(b, group)));
     bool some_full = trips < 0 || trips / w > (many ? trips / (COPIES * w) * COPIES : 0);
     if (some_full) full_loop(e, i, at, end, 1, acc);
     if (trips < 0 || trips % w) masked_loop(e, i, end, hi, acc);
     for (int j = 0; j < n; j++) {
-        if (many) acc[j] = join(e, (KlOp)i->fold, join(e, (KlOp)i->fold, acc[j], acc[n + j]), join(e, (KlOp)i->fold, acc[2 * n + j], acc[3 * n + j]));
+        if (many)
+            acc[j] = join(e, (KlOp)i->fold, join(e, (KlOp)i->fold, acc[j], acc[n + j]),
+                          join(e, (KlOp)i->fold, acc[2 * n + j], acc[3 * n + j]));
         KlValue all = join_lanes(e, (KlOp)i->fold, acc[j]);
-        e->lanes[i->result + (KlValue)j] = kl_uniform(join(e, (KlOp)i->fold, e->lanes[i->in[2 + j]].v, all));
+        e->lanes[i->result + (KlValue)j] =
+            kl_uniform(join(e, (KlOp)i->fold, e->lanes[i->in[2 + j]].v, all));
     }
     e->w = 1;
     e->loop = NULL;
@@ -326,7 +367,8 @@ static void visit_loop(KlWiden *e, const KlInstr *i) {
         return;
     }
     KlValue lo = e->lanes[i->in[0]].v, hi = e->lanes[i->in[1]].v;
-    if (kl_is_const(&e->b, kl_op2(&e->b, KL_OP_SUB, hi, lo), &span)) trips = span > 0 ? (span - 1) / i->imm + 1 : 0;
+    if (kl_is_const(&e->b, kl_op2(&e->b, KL_OP_SUB, hi, lo), &span))
+        trips = span > 0 ? (span - 1) / i->imm + 1 : 0;
     if (trips >= 0 && trips < w) w = power_of_two(trips, true);
     if (trips >= 0 && trips < 3) keep_loop(e, i);
     else widen_loop(e, i, w, trips);
@@ -345,7 +387,9 @@ static const KlInstr *widen_block(KlWiden *e, const KlBlock *block) {
     return yield;
 }
 
-/* ---- kernels ----------------------------------------------------------------------------------------------- */
+/* ---- kernels
+ * -----------------------------------------------------------------------------------------------
+ */
 
 static bool find_definitions(KlWiden *e, const KlBlock *block) {
     bool marked = false;
