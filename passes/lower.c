@@ -301,7 +301,11 @@ static void lower_group(KdLower *l, int g) {
     l->binding->walk = kd_group_walk(l->fu, g);
     l->binding->temps.n = 0;
     l->binding->temp_end = align_up(l->plan->arena);
-    if (kd_vtype(l->fu->f, l->g->stores.v[0])->count == 0) {
+    bool any = false;
+    for (int i = 0; i < l->g->stores.n; i++) {
+        any = any || kd_vtype(l->fu->f, l->g->stores.v[i])->count > 0;
+    }
+    if (!any) {
         return;
     }
     switch (l->g->kind) {

@@ -269,6 +269,14 @@ static inline void g_sum_of_moved(KdBuilder *b) {
     g_out(b, "d", kd_sum(b, g_concat(b, x, g_relu(b, x), 1), G_DIMS(1)));
 }
 
+static inline void g_empty(KdBuilder *b) { /* values without elements, and sums of nothing */
+    KdValue x = g_in(b, "x", G_DIMS(0, 3)), y = g_in(b, "y", G_DIMS(2, 3));
+    g_out(b, "a", kd_unary(b, KD_OP_EXP, x));
+    g_out(b, "b", kd_sum(b, g_relu(b, x), G_DIMS(0)));
+    g_out(b, "c", g_relu(b, g_concat(b, x, y, 0)));
+    g_out(b, "d", g_sub(b, x, kd_sum(b, x, G_DIMS(0))));
+}
+
 /* ---- contractions ------------------------------------------------------------------------------------ */
 
 static inline void g_conv_bias_relu(KdBuilder *b) {
@@ -331,7 +339,7 @@ static const GGraph g_graphs[] = {
     {"loss", g_loss}, {"two_stage", g_two_stage}, {"many_sums", g_many_sums}, {"columns", g_columns},
     {"sum_of_moved", g_sum_of_moved}, {"conv_bias_relu", g_conv_bias_relu}, {"block", g_block},
     {"directions", g_directions}, {"matmuls", g_matmuls}, {"prologues", g_prologues},
-    {"mask_and_relu", g_mask_and_relu},
+    {"mask_and_relu", g_mask_and_relu}, {"empty", g_empty},
 };
 
 static inline KdFunc *g_build(KdContext *cx, const GGraph *g) {
