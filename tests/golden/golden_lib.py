@@ -148,14 +148,18 @@ class UnetLevel(nn.Module):
         self.up = nn.ConvTranspose2d(up_in, outer, 4, 2, 1, bias=outermost)
         self.up_norm = nn.BatchNorm2d(outer) if not outermost else None
 
-    def forward(self, x, taps):
-        h = self.down(x if self.outermost else F.leaky_relu(x, 0.2))
+    def forward(self, x, down):
+        """Appends to `down` what each level sends down, behind its activation (in place in the official code)."""
+        a = x if self.outermost else F.leaky_relu(x, 0.2)
+        if not self.outermost:
+            down.append(a)
+        h = self.down(a)
         if self.down_norm is not None:
             h = self.down_norm(h)
         if self.innermost:
-            taps["bottleneck"] = h
+            down.append(F.relu(h))
         else:
-            h = self.sub(h, taps)
+            h = self.sub(h, down)
         h = self.up(F.relu(h))
         if self.outermost:
             return torch.tanh(h)
@@ -169,3 +173,13 @@ def unet(n, depth=8):
     for i in range(depth - 2, 0, -1):
         level = UnetLevel(n * mult[i - 1], n * mult[i], level)
     return UnetLevel(3, n, level, cin=3, outermost=True)
+
+
+def fill_running(module, key):
+    """Running statistics, in order: means uniform * 0.1, variances 1 + uniform * 0.1."""
+    k = 0
+    for name, b in module.named_buffers():
+        if not name.endswith("num_batches_tracked"):
+            u = torch.from_numpy(uniform(key + k, b.numel()))
+            b.copy_(u * 0.1 if name.endswith("mean") else 1 + u * 0.1)
+            k += 1

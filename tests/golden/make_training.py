@@ -13,6 +13,7 @@ For each run NAME:
     NAME.change      [tensors, 2 + SAMPLES]: of each trained tensor, in order of creation, the change w(steps) - w(0):
                      its norm, its dot product with uniform(5000 + k), and SAMPLES elements at even distances
     NAME.change32    the same from the float32 run
+    NAME.running     like change, of the running statistics of the trained networks (pix2pix_reko)
 """
 import os
 import sys
@@ -77,13 +78,66 @@ def cyclegan(dtype, size, ngf, ndf, blocks, steps, optimizer):
     return np.array(losses), summary(before, parameters(nets))
 
 
+def reko(fs, ft, k, tau):
+    """The released code of methods C.13 for one image: fs, ft [c, positions]; ft is detached."""
+    at = torch.sort(ft.abs().mean(0), descending=True)[1][:k]
+    q, key = fs[:, at].t(), ft[:, at].t()
+    q, key = [f / (f.norm(dim=1, keepdim=True) + 1e-7) for f in (q, key)]
+    positive, negative = (q * key).sum(1, keepdim=True), q @ key.t()
+    negative = negative.masked_fill(torch.eye(k, dtype=torch.bool), -10.0)
+    logits = torch.cat([positive, negative], 1) / tau
+    return F.cross_entropy(logits, torch.zeros(k, dtype=torch.long))
+
+
+def contiguous_gradient(t):
+    """PyTorch 1.13 computes wrong gradients of norms from strided ones (reliability.md, trap 1)."""
+    if t.requires_grad:
+        t.register_hook(lambda g: g.contiguous())
+    return t
+
+
+def pix2pix_reko(dtype, size, depth, ngf, teacher_ngf, ndf, level, k, steps, optimizer):
+    """Methods A.2.2 with C.13 (released form); the teacher in inference mode; D then G; no dropout."""
+    wide = teacher_ngf * min(2 ** level, 8)
+    T, S, D = unet(teacher_ngf, depth), unet(ngf, depth), PatchGan(ndf, 6, "batch")
+    A = nn.Conv2d(ngf * min(2 ** level, 8), wide, 1)
+    fill([T, S, D, A], 100, 0.05)
+    fill_running(T, 7000)
+    for m in (T, S, D, A):
+        m.to(dtype)
+    T.eval()
+    before = [p.detach().clone() for p in parameters([S, D, A])]
+    opt_s, opt_d = optimizer(parameters([S, A])), optimizer(parameters([D]))
+    losses = []
+    for s in range(steps):
+        x, y = image(1000 + s, 1, 3, size, size).to(dtype), image(2000 + s, 1, 3, size, size).to(dtype)
+        down, soft = [], []
+        fake = S(x, down)
+        with torch.no_grad():
+            T(x, soft)
+        d_loss = 0.5 * (bce(D(torch.cat([x, fake.detach()], 1)), False) + bce(D(torch.cat([x, y], 1)), True))
+        opt_d.zero_grad()
+        d_loss.backward()
+        opt_d.step()
+        adv, rec = bce(D(torch.cat([x, fake], 1)), True), 100 * l1(fake, y)
+        kd = reko(A(contiguous_gradient(down[level]))[0].flatten(1), soft[level][0].flatten(1), k, 0.07)
+        opt_s.zero_grad()
+        (adv + rec + kd).backward()
+        opt_s.step()
+        losses.append([v.item() for v in (d_loss, adv, rec, kd)])
+    running = [b for m in (S, D) for n, b in m.named_buffers() if not n.endswith("num_batches_tracked")]
+    zero = [torch.zeros_like(b) for b in running]
+    return np.array(losses), summary(before, parameters([S, D, A])), summary(zero, running)
+
+
 def adam(ps):
     return torch.optim.Adam(ps, 2e-4, (0.5, 0.999))
 
 
 def run(out, name, fn, **kw):
     for suffix, dtype in (("", torch.float64), ("32", torch.float32)):
-        out[name + ".losses" + suffix], out[name + ".change" + suffix] = fn(dtype, **kw)
+        for what, a in zip(("losses", "change", "running"), fn(dtype, **kw)):
+            out[name + "." + what + suffix] = a
     a, b = out[name + ".losses"], out[name + ".losses32"]
     print(name, "losses", a[-1], "float32 strays by", np.max(np.abs(a - b) / np.abs(a)))
 
@@ -93,4 +147,6 @@ if __name__ == "__main__":
     out = {}
     run(out, "cyclegan_small", cyclegan, size=32, ngf=4, ndf=8, blocks=2, steps=5, optimizer=adam)
     run(out, "cyclegan", cyclegan, size=128, ngf=16, ndf=64, blocks=9, steps=5, optimizer=adam)
+    run(out, "pix2pix_reko", pix2pix_reko, size=32, depth=5, ngf=4, teacher_ngf=6, ndf=8, level=2, k=8, steps=5,
+        optimizer=adam)
     save_safetensors(os.path.join(os.path.dirname(os.path.abspath(__file__)), "training.safetensors"), out)

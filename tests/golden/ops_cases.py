@@ -33,33 +33,33 @@ def convt(name, x, w, **kw):
     conv(name, x, w, fn=F.conv_transpose2d, kind="conv_transpose2d", **kw)
 
 
-conv("conv_3x3_pad1", (2, 3, 7, 5), (4, 3, 3, 3), args=", pad = 1", padding=1)
-conv("conv_4x4_stride2", (2, 3, 8, 6), (5, 3, 4, 4), args=", stride = 2, pad = 1", stride=2, padding=1)
-conv("conv_4x4_stride1_odd", (1, 2, 7, 9), (3, 2, 4, 4), args=", pad = 1", padding=1)
-conv("conv_3x3_stride2_odd", (2, 2, 7, 5), (3, 2, 3, 3), args=", stride = 2, pad = 1", stride=2, padding=1)
+conv("conv_3x3_pad1", (2, 3, 7, 5), (4, 3, 3, 3), args=", padding = 1", padding=1)
+conv("conv_4x4_stride2", (2, 3, 8, 6), (5, 3, 4, 4), args=", stride = 2, padding = 1", stride=2, padding=1)
+conv("conv_4x4_stride1_odd", (1, 2, 7, 9), (3, 2, 4, 4), args=", padding = 1", padding=1)
+conv("conv_3x3_stride2_odd", (2, 2, 7, 5), (3, 2, 3, 3), args=", stride = 2, padding = 1", stride=2, padding=1)
 conv("conv_7x7_valid", (1, 2, 9, 8), (3, 2, 7, 7))
 conv("conv_1x1", (3, 5, 4, 3), (7, 5, 1, 1), bias=False)
 conv("conv_1x1_stride2", (2, 3, 5, 6), (4, 3, 1, 1), args=", stride = 2", stride=2)
-conv("conv_on_one_pixel", (4, 3, 1, 1), (5, 3, 3, 3), args=", pad = 1", padding=1)
-conv("conv_dilation2", (1, 2, 9, 8), (3, 2, 3, 3), args=", pad = 2, dilation = 2", padding=2, dilation=2)
-conv("conv_dilation4", (1, 1, 11, 10), (2, 1, 3, 3), args=", pad = 4, dilation = 4", padding=4, dilation=4)
-conv("conv_groups", (2, 4, 5, 6), (6, 2, 3, 3), groups=2, args=", pad = 1", padding=1)
-conv("conv_depthwise", (2, 5, 6, 5), (5, 1, 3, 3), groups=5, args=", pad = 1", padding=1)
+conv("conv_on_one_pixel", (4, 3, 1, 1), (5, 3, 3, 3), args=", padding = 1", padding=1)
+conv("conv_dilation2", (1, 2, 9, 8), (3, 2, 3, 3), args=", padding = 2, dilation = 2", padding=2, dilation=2)
+conv("conv_dilation4", (1, 1, 11, 10), (2, 1, 3, 3), args=", padding = 4, dilation = 4", padding=4, dilation=4)
+conv("conv_groups", (2, 4, 5, 6), (6, 2, 3, 3), groups=2, args=", padding = 1", padding=1)
+conv("conv_depthwise", (2, 5, 6, 5), (5, 1, 3, 3), groups=5, args=", padding = 1", padding=1)
 conv("conv_depthwise_stride2", (1, 3, 7, 6), (3, 1, 3, 3), groups=3, args=", stride = 2", stride=2)
-conv("conv_1x7", (1, 3, 4, 9), (2, 3, 1, 7), args=", pad = [0, 3]", padding=(0, 3))
-conv("conv_7x1", (1, 3, 9, 4), (2, 3, 7, 1), args=", pad = [3, 0]", padding=(3, 0))
-conv("conv_stride_2_1", (1, 2, 7, 6), (3, 2, 3, 3), args=", stride = [2, 1], pad = 1", stride=(2, 1), padding=1)
-conv("conv_many_channels", (1, 9, 6, 13), (17, 9, 3, 3), args=", pad = 1", padding=1)
-conv("conv_many_channels_batch", (3, 16, 5, 5), (18, 16, 3, 3), bias=False, args=", pad = 1", padding=1)
+conv("conv_1x7", (1, 3, 4, 9), (2, 3, 1, 7), args=", padding = [0, 3]", padding=(0, 3))
+conv("conv_7x1", (1, 3, 9, 4), (2, 3, 7, 1), args=", padding = [3, 0]", padding=(3, 0))
+conv("conv_stride_2_1", (1, 2, 7, 6), (3, 2, 3, 3), args=", stride = [2, 1], padding = 1", stride=(2, 1), padding=1)
+conv("conv_many_channels", (1, 9, 6, 13), (17, 9, 3, 3), args=", padding = 1", padding=1)
+conv("conv_many_channels_batch", (3, 16, 5, 5), (18, 16, 3, 3), bias=False, args=", padding = 1", padding=1)
 convt("convt_3x3_stride2_output_padding", (2, 3, 4, 5), (3, 2, 3, 3),
-      args=", stride = 2, pad = 1, output_padding = 1", stride=2, padding=1, output_padding=1)
-convt("convt_4x4_stride2", (2, 3, 4, 3), (3, 5, 4, 4), args=", stride = 2, pad = 1", stride=2, padding=1)
+      args=", stride = 2, padding = 1, output_padding = 1", stride=2, padding=1, output_padding=1)
+convt("convt_4x4_stride2", (2, 3, 4, 3), (3, 5, 4, 4), args=", stride = 2, padding = 1", stride=2, padding=1)
 convt("convt_3x3_stride2_valid", (1, 4, 3, 5), (4, 2, 3, 3), bias=False, args=", stride = 2", stride=2)
-convt("convt_from_one_pixel", (1, 6, 1, 1), (6, 4, 4, 4), bias=False, args=", stride = 2, pad = 1", stride=2, padding=1)
+convt("convt_from_one_pixel", (1, 6, 1, 1), (6, 4, 4, 4), bias=False, args=", stride = 2, padding = 1", stride=2, padding=1)
 convt("convt_stride1_dilation2", (1, 2, 5, 4), (2, 3, 3, 3), args=", dilation = 2", dilation=2)
-convt("convt_groups", (1, 4, 3, 4), (4, 3, 4, 4), groups=2, args=", stride = 2, pad = 1", stride=2, padding=1)
+convt("convt_groups", (1, 4, 3, 4), (4, 3, 4, 4), groups=2, args=", stride = 2, padding = 1", stride=2, padding=1)
 convt("convt_16x16_stride8_depthwise", (1, 2, 2, 3), (2, 1, 16, 16), bias=False, groups=2,
-      args=", stride = 8, pad = 4", stride=8, padding=4)
+      args=", stride = 8, padding = 4", stride=8, padding=4)
 case("conv_asymmetric_pad", "op.conv2d(x, w, stride = [2, 2], pad = [0, 0, 1, 1])",
      lambda x, w: F.conv2d(F.pad(x, (0, 1, 0, 1)), w, stride=2), x=R(1, 2, 6, 6), w=R(3, 2, 3, 3))
 
@@ -86,15 +86,15 @@ case("attention_one_head", "attention(q, k, v)",
 
 # ---- padding -------------------------------------------------------------------------------------------------------------
 
-case("reflection_pad_1", "reflection_pad(x, 1)", lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), x=R(2, 3, 5, 4))
-case("reflection_pad_3", "reflection_pad(x, 3)", lambda x: F.pad(x, (3, 3, 3, 3), mode="reflect"), x=R(1, 2, 4, 6))
-case("reflection_pad_sides", "reflection_pad(x, [1, 2, 0, 3])", lambda x: F.pad(x, (1, 2, 0, 3), mode="reflect"),
+case("reflection_pad_1", "reflection_pad2d(x, 1)", lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), x=R(2, 3, 5, 4))
+case("reflection_pad_3", "reflection_pad2d(x, 3)", lambda x: F.pad(x, (3, 3, 3, 3), mode="reflect"), x=R(1, 2, 4, 6))
+case("reflection_pad_sides", "reflection_pad2d(x, [1, 2, 0, 3])", lambda x: F.pad(x, (1, 2, 0, 3), mode="reflect"),
      x=R(1, 2, 5, 4))
-case("replication_pad_2", "replication_pad(x, 2)", lambda x: F.pad(x, (2, 2, 2, 2), mode="replicate"), x=R(2, 2, 3, 4))
-case("replication_pad_sides", "replication_pad(x, [3, 0, 1, 2])", lambda x: F.pad(x, (3, 0, 1, 2), mode="replicate"),
+case("replication_pad_2", "replication_pad2d(x, 2)", lambda x: F.pad(x, (2, 2, 2, 2), mode="replicate"), x=R(2, 2, 3, 4))
+case("replication_pad_sides", "replication_pad2d(x, [3, 0, 1, 2])", lambda x: F.pad(x, (3, 0, 1, 2), mode="replicate"),
      x=R(1, 2, 3, 4))
-case("zero_pad_sides", "zero_pad(x, [1, 0, 2, 3])", lambda x: F.pad(x, (1, 0, 2, 3)), x=R(2, 2, 3, 4))
-case("pad_crop_and_value", "pad(x, [0, 0, -1, 2], [0, 0, 1, -1], [0, 0, 0, 0], 0.5)",
+case("zero_pad_sides", "zero_pad2d(x, [1, 0, 2, 3])", lambda x: F.pad(x, (1, 0, 2, 3)), x=R(2, 2, 3, 4))
+case("pad_crop_and_value", "op.pad(x, [0, 0, -1, 2], [0, 0, 1, -1], [0, 0, 0, 0], 0.5)",
      lambda x: F.pad(x, (2, -1, -1, 1), value=0.5), x=R(1, 2, 4, 5))
 
 # ---- normalisation (E.2) ----------------------------------------------------------------------------------------------------
@@ -142,8 +142,8 @@ case("modulation", "instance_norm(x) * (1 + gamma) + beta", lambda x, gamma, bet
 case("layer_norm_last", "ln(x)", lambda x, g, b: F.layer_norm(x, (6,), g, b),
      consts="let ln = layer_norm[]", weights={"g": "ln.weight", "b": "ln.bias"},
      x=R(3, 4, 6), g=R(6, lo=0.5, hi=1.5), b=R(6))
-case("normalize_channels", "normalize(x)", lambda x: F.normalize(x), x=R(2, 5, 3, 2))
-case("normalize_rows", "normalize(x, dim = -1)", lambda x: F.normalize(x, dim=-1), x=R(4, 7))
+case("normalize_channels", "l2_normalize(x)", lambda x: F.normalize(x), x=R(2, 5, 3, 2))
+case("normalize_rows", "l2_normalize(x, dim = -1)", lambda x: F.normalize(x, dim=-1), x=R(4, 7))
 
 
 def spectral(w, u):
@@ -197,24 +197,24 @@ case("dropout_inference", "dropout(x, 0.5)", lambda x: x * 1, x=R(3, 4))
 
 # ---- resampling and pooling (E.4) -------------------------------------------------------------------------------------------------------
 
-case("upsample_nearest_2", "upsample(x, 2)", lambda x: F.interpolate(x, scale_factor=2), x=R(2, 3, 3, 4))
-case("upsample_nearest_ratio", "upsample_nearest(x, [7, 5])", lambda x: F.interpolate(x, size=(7, 5)), x=R(1, 2, 3, 4))
-case("downsample_nearest", "upsample_nearest(x, [3, 2])", lambda x: F.interpolate(x, size=(3, 2)), x=R(1, 2, 7, 5))
-case("upsample_bilinear_2", "resize(x, [6, 8], mode = \"bilinear\")",
+case("upsample_nearest_2", "upsample_nearest(x)", lambda x: F.interpolate(x, scale_factor=2), x=R(2, 3, 3, 4))
+case("upsample_nearest_ratio", "resize_nearest(x, [7, 5])", lambda x: F.interpolate(x, size=(7, 5)), x=R(1, 2, 3, 4))
+case("downsample_nearest", "resize_nearest(x, [3, 2])", lambda x: F.interpolate(x, size=(3, 2)), x=R(1, 2, 7, 5))
+case("upsample_bilinear_2", "upsample_bilinear(x)",
      lambda x: F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False), x=R(2, 2, 3, 4))
-case("resize_bilinear_ratio", "resize(x, [7, 3], mode = \"bilinear\")",
+case("resize_bilinear_ratio", "upsample_bilinear(x, size = [7, 3])",
      lambda x: F.interpolate(x, size=(7, 3), mode="bilinear", align_corners=False), x=R(1, 2, 4, 5))
 case("resize_bicubic", "resize(x, [7, 9], mode = \"bicubic\")",
      lambda x: F.interpolate(x, size=(7, 9), mode="bicubic", align_corners=False), x=R(1, 2, 4, 5))
-case("avg_pool_no_pad_count", "avg_pool(x, 3, stride = 2, pad = 1, count_include_pad = false)",
+case("avg_pool_no_pad_count", "avg_pool2d(x, 3, stride = 2, padding = 1, count_include_pad = false)",
      lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), x=R(2, 3, 7, 6))
-case("avg_pool_same", "avg_pool(x, 3, stride = 1, pad = 1)", lambda x: F.avg_pool2d(x, 3, 1, 1), x=R(1, 2, 4, 5))
-case("avg_pool_2", "avg_pool(x, 2)", lambda x: F.avg_pool2d(x, 2), x=R(1, 2, 5, 6))
+case("avg_pool_same", "avg_pool2d(x, 3, stride = 1, padding = 1)", lambda x: F.avg_pool2d(x, 3, 1, 1), x=R(1, 2, 4, 5))
+case("avg_pool_2", "avg_pool2d(x, 2)", lambda x: F.avg_pool2d(x, 2), x=R(1, 2, 5, 6))
 case("global_avg_pool", "global_avg_pool(x)", lambda x: x.mean((2, 3), keepdim=True), x=R(2, 3, 4, 5))
-case("adaptive_avg_pool", "adaptive_avg_pool(x, [3, 2])", lambda x: F.adaptive_avg_pool2d(x, (3, 2)), x=R(1, 2, 7, 5))
-case("max_pool_2", "max_pool(x, 2)", lambda x: F.max_pool2d(x, 2), x=R(2, 3, 6, 5))
-case("max_pool_3_stride2", "max_pool(x, 3, stride = 2)", lambda x: F.max_pool2d(x, 3, 2), x=R(1, 3, 7, 8))
-case("max_pool_3_same", "max_pool(x, 3, stride = 1, pad = 1)", lambda x: F.max_pool2d(x, 3, 1, 1), x=R(1, 2, 4, 5))
+case("adaptive_avg_pool", "adaptive_avg_pool2d(x, [3, 2])", lambda x: F.adaptive_avg_pool2d(x, (3, 2)), x=R(1, 2, 7, 5))
+case("max_pool_2", "max_pool2d(x, 2)", lambda x: F.max_pool2d(x, 2), x=R(2, 3, 6, 5))
+case("max_pool_3_stride2", "max_pool2d(x, 3, stride = 2)", lambda x: F.max_pool2d(x, 3, 2), x=R(1, 3, 7, 8))
+case("max_pool_3_same", "max_pool2d(x, 3, stride = 1, padding = 1)", lambda x: F.max_pool2d(x, 3, 1, 1), x=R(1, 2, 4, 5))
 
 
 def haar(x):
@@ -227,7 +227,7 @@ def haar(x):
 case("topk_values", "topk(x, 3)[0]", lambda x: x.topk(3, 1)[0], x=R(4, 9))
 case("topk_indices", "topk(x, 4)[1]", lambda x: x.topk(4, 1)[1], grad=False, x=R(3, 8))
 case("topk_smallest", "topk(x, 2, largest = false)[0]", lambda x: x.topk(2, 1, largest=False)[0], x=R(4, 6))
-case("gather_rows", "gather(x, index, dim = 1)", lambda x, index: torch.gather(x, 1, index), x=R(2, 5, 3), index=I(2, 4, 3, hi=5))
+case("gather_rows", "gather(x, index, axis = 1)", lambda x, index: torch.gather(x, 1, index), x=R(2, 5, 3), index=I(2, 4, 3, hi=5))
 case("gather_topk_rows", "gather(f, expand(reshape(topk(sum(abs(detach(f)), dim = 1), 4)[1], [2, 1, 4]), [2, 3, 4]), dim = 2)",
      lambda f: torch.gather(f, 2, f.detach().abs().sum(1).topk(4, 1)[1][:, None].expand(2, 3, 4)), x=None) if False else None
 case("one_hot_labels", "one_hot(label, 5)", lambda label: F.one_hot(label[:, 0], 5).permute(0, 3, 1, 2).double(), grad=False,
@@ -236,10 +236,10 @@ case("argmax_channels", "argmax(x, dim = 1)", lambda x: x.argmax(1), grad=False,
 
 # ---- losses (E.6) ----------------------------------------------------------------------------------------------------------------------------
 
-case("loss_l1", "l1(x, y)", lambda x, y: F.l1_loss(x, y), x=R(2, 3, 4, 5), y=R(2, 3, 4, 5))
-case("loss_mse", "mse(x, y)", lambda x, y: F.mse_loss(x, y), x=R(2, 3, 4, 5), y=R(2, 3, 4, 5))
-case("loss_smooth_l1", "smooth_l1(x, y)", lambda x, y: F.smooth_l1_loss(x, y), x=R(4, 9, lo=-2, hi=2), y=R(4, 9, lo=-2, hi=2))
-case("loss_tv", "tv(x)", lambda x: (x[:, :, 1:] - x[:, :, :-1]).abs().sum() + (x[..., 1:] - x[..., :-1]).abs().sum(), x=R(2, 3, 4, 5))
+case("loss_l1", "l1_loss(x, y)", lambda x, y: F.l1_loss(x, y), x=R(2, 3, 4, 5), y=R(2, 3, 4, 5))
+case("loss_mse", "mse_loss(x, y)", lambda x, y: F.mse_loss(x, y), x=R(2, 3, 4, 5), y=R(2, 3, 4, 5))
+case("loss_smooth_l1", "smooth_l1_loss(x, y)", lambda x, y: F.smooth_l1_loss(x, y), x=R(4, 9, lo=-2, hi=2), y=R(4, 9, lo=-2, hi=2))
+case("loss_tv", "tv_loss(x)", lambda x: (x[:, :, 1:] - x[:, :, :-1]).abs().sum() + (x[..., 1:] - x[..., :-1]).abs().sum(), x=R(2, 3, 4, 5))
 case("loss_bce_logits", "bce_with_logits(x, t)", lambda x, t: F.binary_cross_entropy_with_logits(x, t),
      x=R(3, 9, lo=-6, hi=6), t=R(3, 9, lo=0, hi=1))
 case("softmax_last", "softmax(x, dim = -1)", lambda x: x.softmax(-1), x=R(3, 7, lo=-3, hi=3))
