@@ -26,7 +26,7 @@ static const char source[] =
     "    return x * (mean(a) + mean(b) + mean(c) + mean(d) + mean(e) + mean(f))\n"
     "}\n"
     "net Tiny[](x: [n, 3, h, w]) {\n"
-    "    return tanh(conv2d[3, 3, pad = 1](x))\n"
+    "    return tanh(conv2d[3, 3, padding = 1](x))\n"
     "}\n"
     "let I = Inits[]\n"
     "let T = Tiny[]\n"
