@@ -84,8 +84,10 @@ void sch_conv_fill(KdLower *l, const SchConv *c, int line_buf, KlValue image, Kl
     sch_loop_end(b, &k);
 }
 
-/* Vector loads run past the last channel by less than a column tile: what they meet must be initialised. */
-static int64_t overrun(const SchConv *c) { return c->width + c->tile.lanes; }
+/* Column tiles may end behind the last line, and what their vectors meet there must be initialised. */
+static int64_t overrun(const SchConv *c) {
+    return sch_max(c->tile.lanes, c->width + c->x.reach - c->bands.size * c->pitch);
+}
 
 int sch_conv_line_buffer(KdLower *l, const SchConv *c) {
     int lanes = c->tile.lanes;
