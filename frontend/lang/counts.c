@@ -1,0 +1,53 @@
+/* counts.c: multiply-accumulates and parameters of a function as it was elaborated, before gradients: methods.md A.5.
+ *
+ * One multiply-add for each use of a weight; bias, norms and activations are left out. A transposed convolution is counted in
+ * three ways: not at all, by its input's pixels (the true work), by its output's pixels. Only what an output needs counts.
+ */
+#include "frontend/lang/lang.h"
+
+#include <string.h>
+
+static bool *live_nodes(const KdFunc *f) {
+    bool *live = KD_NEW_ARRAY(f->cx, bool, f->n);
+    for (int i = 0; i < f->outputs.n; i++) live[f->outputs.v[i].value] = true;
+    for (KdValue v = f->n; v-- > 0;)
+        for (int i = 0; live[v] && i < f->nodes[v].n_in; i++) live[f->nodes[v].in[i]] = true;
+    return live;
+}
+
+KdMacs kd_lang_macs(const KdFunc *f) {
+    KdMacs m = {0};
+    bool *live = live_nodes(f);
+    for (KdValue v = 0; v < f->n; v++) {
+        const KdNode *n = kd_node(f, v);
+        if (!live[v]) continue;
+        if (n->op == KD_OP_MATMUL) {
+            const KdType *x = kd_vtype(f, n->in[0]);
+            double inner = (double)x->dim[x->rank - (kd_attr_int(f, n, "ta") ? 2 : 1)], all = (double)n->type->count * inner;
+            m.no_t += all;
+            m.t_in += all;
+            m.t_out += all;
+        } else if (n->op == KD_OP_CONV2D) {
+            const KdType *w = kd_vtype(f, n->in[1]);
+            double all = (double)n->type->count * (double)(w->dim[1] * w->dim[2] * w->dim[3]);
+            m.no_t += all;
+            m.t_in += all;
+            m.t_out += all;
+        } else if (n->op == KD_OP_CONV_TRANSPOSE2D) {
+            const KdType *x = kd_vtype(f, n->in[0]), *w = kd_vtype(f, n->in[1]);
+            double each = (double)(w->dim[1] * w->dim[2] * w->dim[3]); /* of one input element */
+            m.t_in += (double)x->count * each;
+            m.t_out += (double)x->dim[0] * (double)x->dim[1] * (double)(n->type->dim[2] * n->type->dim[3]) * each;
+        }
+    }
+    return m;
+}
+
+int64_t kd_lang_parameters(const KdFunc *f) {
+    int64_t n = 0;
+    for (int i = 0; i < f->inputs.n; i++) {
+        KdRole role = kd_input_role(f, f->inputs.v[i]);
+        if (role == KD_WEIGHT || role == KD_FROZEN) n += kd_vtype(f, f->inputs.v[i])->count;
+    }
+    return n;
+}

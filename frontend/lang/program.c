@@ -1,0 +1,269 @@
+/* program.c: a loaded program: params and -D, the top level of its modules, its declarations; kd_lang_load.
+ *
+ * Loading parses everything, resolves names, and runs the top level once. If that finds errors, the sessions are elaborated as
+ * well before giving up, so that one run reports what is independent of them.
+ */
+#include "frontend/lang/program.h"
+
+#include <errno.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "frontend/lang/source.h"
+
+/* ---- a stack that does not depend on the caller's -------------------------------------------------------------- */
+
+typedef struct Errand {
+    KdContext *cx;
+    void (*fn)(void *);
+    void *arg;
+    KdFail failed;
+    char message[1024];
+} Errand;
+
+static void *run_errand(void *p) {
+    Errand *e = p;
+    KdLanding l;
+    if (KD_TRY(e->cx, l)) {
+        e->fn(e->arg);
+        kd_landing_pop(e->cx);
+    } else {
+        const char *m;
+        e->failed = kd_failure(e->cx, &m);
+        snprintf(e->message, sizeof e->message, "%s", m);
+    }
+    return NULL;
+}
+
+void kd_on_big_stack(KdContext *cx, void (*fn)(void *), void *arg) {
+    Errand e = {.cx = cx, .fn = fn, .arg = arg};
+    pthread_attr_t attr;
+    pthread_t thread;
+    int err = pthread_attr_init(&attr);
+    if (!err) {
+        err = pthread_attr_setstacksize(&attr, KD_STACK_BYTES);
+        if (!err) err = pthread_create(&thread, &attr, run_errand, &e);
+        pthread_attr_destroy(&attr);
+    }
+    if (err) kd_raise(cx, KD_FAIL_MACHINE, "cannot start a thread to elaborate in: %s", strerror(err));
+    pthread_join(thread, NULL);
+    if (e.failed != KD_FAIL_NONE) kd_raise(cx, e.failed, "%s", e.message);
+}
+
+/* ---- params ---------------------------------------------------------------------------------------------------------- */
+
+static const char *kind_word(KdValKind k) {
+    switch (k) {
+    case KD_VAL_INT: return "an integer";
+    case KD_VAL_FLOAT: return "a float";
+    case KD_VAL_BOOL: return "true or false";
+    case KD_VAL_STRING: return "a string";
+    case KD_VAL_LIST: return "a list";
+    case KD_VAL_POISON:
+    case KD_VAL_NONE:
+    case KD_VAL_TENSOR:
+    case KD_VAL_DEF:
+    case KD_VAL_INSTANCE:
+    case KD_VAL_BUILTIN:
+    case KD_VAL_OPTIMIZER:
+    case KD_VAL_OPS: break;
+    }
+    return "a value";
+}
+
+/* A literal, a sign before a number, or a list of them. */
+static bool literal_value(KdElab *E, const KdExpr *e, KdVal *v) {
+    bool minus = e->kind == KD_EXPR_UNARY && e->op == KD_TOK_MINUS;
+    if (minus) e = e->a;
+    if (e->kind == KD_EXPR_INT) *v = kd_int(minus ? -e->i : e->i);
+    else if (e->kind == KD_EXPR_FLOAT) *v = kd_float(minus ? -e->f : e->f);
+    else if (e->kind == KD_EXPR_BOOL && !minus) *v = kd_bool(e->i);
+    else if (e->kind == KD_EXPR_STRING && !minus) *v = kd_string(e->s);
+    else if (e->kind == KD_EXPR_LIST && !minus) {
+        *v = kd_list(E, e->n_args);
+        for (int i = 0; i < e->n_args; i++)
+            if (!literal_value(E, e->args[i].value, &kd_items(*v)[i])) return false;
+    } else {
+        return false;
+    }
+    return true;
+}
+
+/* The text behind -D name= as a value of the default's kind. */
+static KdVal define_value(KdElab *E, const KdDefine *d, KdVal def, KdSpan at) {
+    KdContext *cx = E->cx;
+    char *end;
+    errno = 0;
+    if (def.kind == KD_VAL_STRING) return kd_string(kd_intern_z(cx, d->value));
+    if (def.kind == KD_VAL_INT) {
+        long long i = strtoll(d->value, &end, 10);
+        if (*d->value && !*end && errno == 0) return kd_int(i);
+    } else if (def.kind == KD_VAL_FLOAT) {
+        double f = strtod(d->value, &end);
+        if (*d->value && !*end && isfinite(f)) return kd_float(f);
+    } else if (def.kind == KD_VAL_BOOL) {
+        if (strcmp(d->value, "true") == 0 || strcmp(d->value, "false") == 0) return kd_bool(d->value[0] == 't');
+    } else if (def.kind == KD_VAL_LIST) {
+        KdVal v;
+        const char *copy = kd_intern_z(cx, d->value), *label = kd_format(cx, "-D %s", d->name);
+        kd_source_add(cx, label, copy, strlen(copy));
+        KdExpr *e = kd_parse_expression(cx, label, copy, strlen(copy));
+        if (!e) return kd_poison();
+        if (e->kind == KD_EXPR_LIST && literal_value(E, e, &v)) return v;
+    }
+    kd_elab_error(E, at, "param %s: expected %s, found '%s' (-D %s=%s)", d->name, kind_word(def.kind), d->value, d->name, d->value);
+    if (def.kind == KD_VAL_INT && isfinite(strtod(d->value, &end)) && !*end && *d->value)
+        kd_hint(cx, "it is an integer because its default is; write the default as a float");
+    return kd_poison();
+}
+
+static void run_param(KdElab *E, const KdStmt *s) {
+    if (!s->n_names || !s->n_exprs) return;
+    KdVal v = kd_eval_expr(E, s->exprs[0]);
+    if (v.kind != KD_VAL_POISON && v.kind != KD_VAL_NONE && (v.kind > KD_VAL_LIST))
+        v = kd_elab_error(E, s->exprs[0]->at, "a param is a number, a string, true or false, or a list of them, found %s", kd_val_describe(E, v));
+    if (s->type && v.kind != KD_VAL_POISON) {
+        if (!kd_check_type(E, s->type, v, kd_format(E->cx, "param %s", s->names[0]), s->exprs[0]->at, false)) v = kd_poison();
+        else if (s->type->kind && strcmp(s->type->kind, "float") == 0) v = kd_float(kd_number(v));
+    }
+    const KdLangOptions *o = &E->p->options;
+    for (int i = 0; i < o->n_define; i++) {
+        if (strcmp(o->define[i].name, s->names[0]) != 0) continue;
+        E->p->define_used[i] = true;
+        if (v.kind != KD_VAL_POISON) v = define_value(E, &o->define[i], v, s->name_spans[0]);
+    }
+    kd_bind_global(E, E->frame->module, s->names[0], v);
+}
+
+/* ---- the top level -------------------------------------------------------------------------------------------------------- */
+
+static void run_module(KdElab *E, const KdSourceModule *m) {
+    for (int i = 0; i < m->block.n; i++) {
+        const KdStmt *s = m->block.v[i];
+        if (s->kind == KD_STMT_DEF && s->def->name) kd_bind_global(E, m, s->def->name, (KdVal){.kind = KD_VAL_DEF, .def = s->def});
+    }
+    KdFrame *f = kd_frame_new(E, m, NULL);
+    f->store = E->root;
+    if (!kd_enter(E, f, (KdSpan){0}, NULL)) return;
+    for (int i = 0; i < m->block.n && !E->dead; i++) {
+        const KdStmt *s = m->block.v[i];
+        if (s->kind == KD_STMT_PARAM) run_param(E, s);
+        else kd_exec_stmt(E, s);
+    }
+    kd_leave(E);
+}
+
+KdElab *kd_elab_new(KdProgram *p, const char *name, KdMode mode, bool loading) {
+    KdElab *E = KD_NEW(p->cx, KdElab);
+    E->cx = p->cx;
+    E->p = p;
+    E->f = kd_func_new(p->cx, name);
+    E->b = kd_builder(E->f);
+    E->mode = mode;
+    E->loading = loading;
+    E->strip = "";
+    E->max_depth = p->options.max_depth > 0 ? p->options.max_depth : KD_DEFAULT_DEPTH;
+    E->rng_seed = E->rng_step = KD_NONE;
+    E->complained.cx = p->cx;
+    E->root = kd_store_new(E, NULL, "", NULL);
+    E->globals = KD_NEW_ARRAY(p->cx, KdGlobals, p->modules.n);
+    for (int i = 0; i < p->modules.n; i++) E->globals[i].index.cx = p->cx;
+    for (int i = 0; i < p->modules.n; i++) run_module(E, p->modules.v[i]);
+    return E;
+}
+
+void kd_enter_main(KdElab *E) {
+    KdFrame *f = kd_frame_new(E, E->p->main, NULL);
+    f->store = E->root;
+    kd_enter(E, f, (KdSpan){0}, NULL);
+}
+
+/* ---- declarations ------------------------------------------------------------------------------------------------------------- */
+
+static void declare(KdElab *E, const KdSourceModule *m) {
+    KdProgram *p = E->p;
+    for (int i = 0; i < m->block.n; i++) {
+        const KdStmt *s = m->block.v[i];
+        if (s->kind != KD_STMT_DEF && s->kind != KD_STMT_LET && s->kind != KD_STMT_PARAM) continue;
+        for (int k = 0; k < s->n_names; k++) {
+            KdDecl d = {.name = s->names[k], .value = "", .main = m == p->main, .loc = kd_span_loc(p->cx, m->file, s->name_spans[k])};
+            uint64_t at;
+            KdVal v = kd_map_get(&E->globals[m->index].index, (uint64_t)(uintptr_t)d.name, &at) ? E->globals[m->index].vars.v[at].value : kd_poison();
+            d.kind = s->kind == KD_STMT_PARAM ? KD_DECL_PARAM : KD_DECL_LET;
+            if (s->kind == KD_STMT_PARAM) d.value = kd_intern_z(p->cx, kd_val_text(E, v));
+            if (s->kind == KD_STMT_LET && v.kind == KD_VAL_INSTANCE) {
+                d.kind = KD_DECL_INSTANCE;
+                d.value = v.inst->label;
+                d.frozen = v.inst->frozen;
+            }
+            if (s->kind == KD_STMT_DEF)
+                d.kind = s->def->kind == KD_DEF_FN ? KD_DECL_FN : s->def->kind == KD_DEF_NET ? KD_DECL_NET : KD_DECL_SESSION;
+            kd_push(p->cx, &p->decls, d);
+        }
+    }
+}
+
+const KdDecl *kd_lang_decls(const KdProgram *p, int *n) {
+    *n = p->decls.n;
+    return p->decls.v;
+}
+
+void kd_lang_print_ast(KdStr *s, const KdProgram *p) { kd_print_block(s, &p->main->block, 0); }
+
+/* ---- loading ------------------------------------------------------------------------------------------------------------------------ */
+
+typedef struct Load {
+    KdProgram *p;
+    const char *file, *text;
+    size_t n;
+    bool ok;
+} Load;
+
+static void unknown_defines(KdProgram *p) {
+    KD_VEC(const char *) names = {0};
+    for (int i = 0; i < p->decls.n; i++)
+        if (p->decls.v[i].kind == KD_DECL_PARAM) kd_push(p->cx, &names, p->decls.v[i].name);
+    for (int i = 0; i < p->options.n_define; i++) {
+        if (p->define_used[i]) continue;
+        const char *name = p->options.define[i].name, *near = kd_nearest(name, names.v, names.n);
+        kd_error(p->cx, 0, "-D %s=%s: %s has no param '%s'", name, p->options.define[i].value, p->main->file, name);
+        if (near) kd_hint(p->cx, "did you mean '%s'?", near);
+    }
+}
+
+static void do_load(void *arg) {
+    Load *l = arg;
+    KdProgram *p = l->p;
+    int errors = kd_error_count(p->cx);
+    if (!kd_load_sources(p, l->file, l->text, l->n)) return;
+    for (int i = 0; i < p->modules.n; i++) kd_resolve(p, p->modules.v[i]);
+    KdElab *E = kd_elab_new(p, "top", KD_INFER, true);
+    declare(E, p->main);
+    for (int i = p->modules.n - 1; i > 0; i--)
+        if (p->modules.v[i] != p->main) declare(E, p->modules.v[i]);
+    unknown_defines(p);
+    l->ok = kd_error_count(p->cx) == errors;
+    if (l->ok) return;
+    /* what else is wrong, in the sessions: the top level again, its complaints known already */
+    for (int i = 0; i < p->main->block.n; i++) {
+        const KdStmt *s = p->main->block.v[i];
+        if (s->kind != KD_STMT_DEF || s->def->kind != KD_DEF_SESSION) continue;
+        E->session = NULL;
+        E->dead = false;
+        E->mode = KD_TRAIN;
+        kd_run_session(E, s->def, ~0u, &(KdNetOptions){0});
+    }
+}
+
+KdProgram *kd_lang_load(KdContext *cx, const char *file, const char *text, size_t n, const KdLangOptions *o) {
+    KdProgram *p = KD_NEW(cx, KdProgram);
+    p->cx = cx;
+    p->warned.cx = cx;
+    if (o) p->options = *o;
+    p->define_used = KD_NEW_ARRAY(cx, bool, p->options.n_define);
+    Load l = {p, file, text, n, false};
+    kd_on_big_stack(cx, do_load, &l);
+    return l.ok ? p : NULL;
+}
