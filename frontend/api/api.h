@@ -61,6 +61,10 @@ double kdc_now(void); /* seconds */
 bool kdc_probe(const KdcProgram *p, const char *name, bool session, const KdNetOptions *o,
                const char *const *names, int n, int *rank);
 
+/* How networks are applied in a session: each different "in Unet[ngf = 16] applied to x: [1, 3, 256, 256]" of its
+ * elaboration, in p's context; NULL when it cannot be elaborated. */
+const char *const *kdc_applications(KdcProgram *p, const char *session, int *n);
+
 /* ---- call.c ---------------------------------------------------------------------------------------- */
 
 /* A runnable over u, which has been compiled. Inputs' memory is taken from `share` where it has a tensor of that name. */

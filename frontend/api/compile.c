@@ -285,3 +285,47 @@ bool kdc_probe(const KdcProgram *p, const char *name, bool session, const KdNetO
     kd_context_free(cx);
     return ok;
 }
+
+typedef KD_VEC(const char *) Texts;
+
+/* The applications among the places of f's nodes and of what led there, each place once. */
+static void applications_of(const KdFunc *f, KdMap *seen, Texts *out) {
+    for (uint32_t v = 0; v < f->n; v++) {
+        KdLoc loc = f->nodes[v].loc;
+        while (loc && !kd_map_get(seen, loc, &(uint64_t){0})) {
+            const KdPlace *place = kd_place(f->cx, loc);
+            kd_map_put(seen, loc, 1);
+            if (place->what && strstr(place->what, " applied to ")) {
+                kd_push(f->cx, out, place->what);
+            }
+            loc = place->outer;
+        }
+    }
+}
+
+const char *const *kdc_applications(KdcProgram *p, const char *session, int *n) {
+    KdContext *cx = kd_context_new();
+    Texts found = {0};
+    KdMap seen = {.cx = cx};
+    KdLanding l;
+    const char **copy = NULL;
+    KdNetOptions o = {.mode = KD_TRAIN};
+    *n = 0;
+    if (!cx) {
+        return NULL;
+    }
+    if (KD_TRY(cx, l)) {
+        KdFunc *f = probe(p, cx, session, true, o);
+        if (f) {
+            applications_of(f, &seen, &found);
+        }
+        kd_landing_pop(cx);
+    }
+    copy = KD_NEW_ARRAY(p->cx, const char *, found.n + 1);
+    for (int i = 0; i < found.n; i++) {
+        copy[i] = kd_intern_z(p->cx, found.v[i]);
+    }
+    *n = found.n;
+    kd_context_free(cx);
+    return copy;
+}

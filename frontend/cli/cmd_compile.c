@@ -1,8 +1,9 @@
 /* cmd_compile.c: kdc FILE.kd: compiles what the file declares; prints a summary, a stage, or writes an object.
  *
  * What is compiled: the one NAME asked for; else every instance and session declared in the file itself; else, when
- * there are none, every net template of it. An instance or template that cannot stand alone (its input's channels
- * are only known where it is applied) is listed as such, unless it was asked for by name.
+ * there are none, every net template of it. A network's input shapes are those of --shape, or those a session of the
+ * file applies it to, or what its own annotations and --size and --batch say; if none of these works it is listed as
+ * such, unless it was asked for by name.
  */
 #include "frontend/cli/common.h"
 
@@ -17,29 +18,127 @@ typedef struct Job {
     KdcProgram *p;
     KdcWatch *w;
     Stage stage;
-    bool summary;
+    bool summary, asked; /* asked: how sessions apply the networks */
     KD_VEC(KdcSummary) items;
+    KD_VEC(KdcShapes) shapes; /* by item */
+    KD_VEC(const char *) applied;
 } Job;
 
 /* ---- selection ------------------------------------------------------------------------------------ */
 
-static bool is_alone(const Job *j, const KdDecl *d) {
+static bool is_alone(const Job *j, const KdDecl *d, const KdcShapes *shapes) {
     KdNetOptions o;
-    KdcShapes none = {0};
-    return kdc_net_options(j->p, &none, &o) && kdc_probe(j->p, d->name, false, &o, NULL, 0, NULL);
+    return kdc_net_options(j->p, shapes, &o) && kdc_probe(j->p, d->name, false, &o, NULL, 0, NULL);
 }
 
-static void add(Job *j, const KdDecl *d, const char *skipped) {
-    KdcSummary s = {.name = d->name, .what = d->value ? d->value : "", .skipped = skipped};
+/* "x: [1, 3, 8, 8], y: i32[5]" -> shapes; false when there is anything else. */
+static bool parse_shapes(KdContext *cx, const char *text, KdcShapes *out) {
+    static const struct { const char *word; KdcDType d; } dtypes[] = {{"i32", KDC_I32}, {"u8", KDC_U8}, {"f32", KDC_F32}};
+    KD_VEC(KdcShape) v = {0};
+    for (const char *p = text; *p;) {
+        KdcShape s = {.dtype = KDC_F32};
+        size_t n = strcspn(p, ":");
+        s.name = kd_intern(cx, p, n);
+        p += n + (p[n] == ':');
+        p += strspn(p, " ");
+        for (int k = 0; k < KD_COUNT(dtypes); k++) {
+            size_t m = strlen(dtypes[k].word);
+            if (strncmp(p, dtypes[k].word, m) == 0) {
+                s.dtype = dtypes[k].d;
+                p += m;
+            }
+        }
+        if (*p++ != '[') {
+            return false;
+        }
+        for (p += strspn(p, " "); *p && *p != ']'; p += strspn(p, ", ")) {
+            char *end;
+            int64_t d = strtoll(p, &end, 10);
+            if (end == p || s.rank == KD_MAX_RANK) {
+                return false;
+            }
+            s.dim[s.rank++] = d;
+            p = end;
+        }
+        if (*p++ != ']') {
+            return false;
+        }
+        p += strspn(p, ", ");
+        kd_push(cx, &v, s);
+    }
+    out->given = v.v;
+    out->n_given = v.n;
+    return v.n > 0;
+}
+
+/* The shapes that the file's sessions apply network d to, where it is first applied. */
+static bool applied_shapes(Job *j, const KdDecl *d, KdcShapes *out) {
+    KdContext *cx = j->p->cx;
+    int n;
+    const KdDecl *all = kd_lang_decls(j->p->lang, &n);
+    for (int i = 0; i < n && !j->asked; i++) {
+        if (all[i].main && all[i].kind == KD_DECL_SESSION) {
+            int count;
+            const char *const *texts = kdc_applications(j->p, all[i].name, &count);
+            for (int k = 0; k < count; k++) {
+                kd_push(cx, &j->applied, texts[k]);
+            }
+        }
+    }
+    j->asked = true;
+    const char *start = kd_format(cx, "in %s applied to ", d->value);
+    size_t length = strlen(start);
+    for (int i = 0; i < j->applied.n; i++) {
+        if (strncmp(j->applied.v[i], start, length) == 0 && parse_shapes(cx, j->applied.v[i] + length, out)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool shape_options(Job *j, KdcShapes *out) {
+    KdStr s = {.cx = j->p->cx};
+    for (int i = 0; i < j->a->n_shapes; i++) { /* x=1x3x8x8 -> x: [1 3 8 8] */
+        for (const char *p = j->a->shapes[i]; *p; p++) {
+            kd_str_printf(&s, *p == '=' ? ": [" : *p == 'x' && strchr(j->a->shapes[i], '=') < p ? " " : "%c", *p);
+        }
+        kd_str_add(&s, "] ", 2);
+    }
+    return parse_shapes(j->p->cx, s.s ? s.s : "", out);
+}
+
+/* A network's input shapes: those asked for; as its sessions apply it, unless a size was asked for; else its own. */
+static bool find_shapes(Job *j, const KdDecl *d, KdcShapes *out) {
+    *out = (KdcShapes){0};
+    bool sized = j->a->batch || j->a->height;
+    if (shape_options(j, out) || d->kind == KD_DECL_SESSION) {
+        return true;
+    }
+    if (sized && is_alone(j, d, out)) {
+        return true;
+    }
+    if (d->kind == KD_DECL_INSTANCE && applied_shapes(j, d, out) && is_alone(j, d, out)) {
+        return true;
+    }
+    *out = (KdcShapes){0};
+    return is_alone(j, d, out);
+}
+
+static void add(Job *j, const KdDecl *d, bool may_skip) {
+    KdcShapes shapes;
+    bool alone = find_shapes(j, d, &shapes);
+    KdcSummary s = {.name = d->name, .what = d->value ? d->value : ""};
     s.session = d->kind == KD_DECL_SESSION;
+    s.skipped = may_skip && !alone ? "not compiled by itself: its shapes are known only where it is applied" : NULL;
     kd_push(j->p->cx, &j->items, s);
+    kd_push(j->p->cx, &j->shapes, shapes);
 }
 
 static bool select_by_name(Job *j) {
     const char *name = kd_intern_z(j->p->cx, j->a->name);
     const KdDecl *d = kdc_cli_find(j->p, name);
     if (d) {
-        add(j, d, NULL);
+        add(j, d, false);
         return true;
     }
     int n;
@@ -69,24 +168,22 @@ static bool select_all(Job *j) {
         }
         /* Inside a session its errors would surface there; alone in a file they must not be hidden. */
         bool may_skip = net && (session || d[i].kind == KD_DECL_NET);
-        add(j, &d[i], may_skip && !is_alone(j, &d[i])
-                          ? "not compiled by itself: its shapes are known only where it is applied"
-                          : NULL);
+        add(j, &d[i], may_skip);
     }
     return true;
 }
 
 /* ---- one function ---------------------------------------------------------------------------------- */
 
-static bool compile(Job *j, KdcSummary *s) {
+static bool compile(Job *j, int i) {
+    KdcSummary *s = &j->items.v[i];
     KdcProgram *p = j->p;
     KdcUnit *u = KD_NEW(p->cx, KdcUnit);
     KdNetOptions o;
     KdSessionInfo info = {0};
-    KdcShapes none = {0};
     s->unit = u;
     j->w->unit = s->name;
-    if (!kdc_net_options(p, &none, &o)) {
+    if (!kdc_net_options(p, &j->shapes.v[i], &o)) {
         return false;
     }
     if (s->session ? !kdc_unit_session(p, s->name, ~0u, &o, &info, u)
@@ -207,7 +304,7 @@ static bool work(Job *j) {
     }
     bool ok = true;
     for (int i = 0; i < j->items.n; i++) { /* errors of all of them, not only of the first */
-        ok = (j->items.v[i].skipped || compile(j, &j->items.v[i])) && ok;
+        ok = (j->items.v[i].skipped || compile(j, i)) && ok;
     }
     return ok && (j->stage == STAGE_NONE || emit(j, &out)) && (!j->summary || print_summary(j, start));
 }

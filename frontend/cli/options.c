@@ -13,7 +13,7 @@
 
 typedef enum OptId {
     OPT_EMIT, OPT_OUTPUT, OPT_IN, OPT_OUT, OPT_WEIGHTS, OPT_GRAD, OPT_TRAIN, OPT_TAP, OPT_STEPS, OPT_NET, OPT_JSON,
-    OPT_PRINT_AFTER, OPT_PRINT_AFTER_ALL, OPT_TIME_PASSES, OPT_SKIP, OPT_LIST_OPS, OPT_DEFINE, OPT_IMPORT, OPT_SIZE,
+    OPT_PRINT_AFTER, OPT_PRINT_AFTER_ALL, OPT_TIME_PASSES, OPT_SKIP, OPT_LIST_OPS, OPT_DEFINE, OPT_IMPORT, OPT_SIZE, OPT_SHAPE,
     OPT_BATCH, OPT_SEED, OPT_THREADS, OPT_LEVEL, OPT_TARGET, OPT_CPU, OPT_NO_CACHE, OPT_QUIET, OPT_VERBOSE,
     OPT_COLOR, OPT_HELP, OPT_VERSION,
 } OptId;
@@ -43,6 +43,7 @@ static const Option options[] = {
     {OPT_DEFINE, 'D', "define", "NAME=VALUE", ALL, "set a param"},
     {OPT_IMPORT, 'I', "import", "FOLDER", ALL, "look for imports there too"},
     {OPT_SIZE, 0, "size", "HxW", ALL, "image size where the program leaves it open (256x256)"},
+    {OPT_SHAPE, 0, "shape", "X=DIMS", COMPILE, "shape of an input: x=1x3x256x256; may be repeated"},
     {OPT_BATCH, 0, "batch", "N", ALL, "batch size where the program leaves it open (1)"},
     {OPT_SEED, 0, "seed", "N", CALL, "of initial weights and random numbers (0)"},
     {OPT_THREADS, 0, "threads", "N", ALL, "threads (all cores); results do not depend on it"},
@@ -133,6 +134,25 @@ static int take_size(KdcArgs *a, const char *text) {
     return kdc_usage_error(a, "--size needs HxW, such as 256x512, got '%s'", text);
 }
 
+/* NAME=8x8 (NAME= for a scalar) */
+static int take_shape(KdcArgs *a, const char *text) {
+    const char *equals = strchr(text, '='), *p = equals ? equals + 1 : text;
+    bool ok = equals && equals > text;
+    for (const char *q = text; ok && q < equals; q++) {
+        ok = isalnum((unsigned char)*q) || *q == '_';
+    }
+    while (ok && *p) {
+        ok = isdigit((unsigned char)*p);
+        p += strspn(p, "0123456789");
+        ok = ok && (!*p || (*p++ == 'x' && *p));
+    }
+    if (!ok) {
+        return kdc_usage_error(a, "--shape needs NAME=DIMS, such as x=1x3x256x256, got '%s'", text);
+    }
+    a->shapes[a->n_shapes++] = text;
+    return 0;
+}
+
 static int take_seed(KdcArgs *a, const char *text) {
     char *end;
     errno = 0;
@@ -190,6 +210,7 @@ static int take(KdcArgs *a, const Option *o, const char *value) {
     case OPT_DEFINE: return take_define(a, value);
     case OPT_IMPORT: a->imports[a->n_imports++] = value; return 0;
     case OPT_SIZE: return take_size(a, value);
+    case OPT_SHAPE: return take_shape(a, value);
     case OPT_BATCH: return take_whole(a, o, value, 1, 65536, &a->batch);
     case OPT_SEED: return take_seed(a, value);
     case OPT_THREADS: return take_whole(a, o, value, 1, 1024, &a->threads);
@@ -364,7 +385,7 @@ int kdc_args_parse(KdcArgs *a, int argc, char **argv) {
     const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR");
     *a = (KdcArgs){.steps = 1};
     a->color = isatty(2) && !(no_color && *no_color) && !(term && strcmp(term, "dumb") == 0);
-    const char ***lists[] = {&a->defines, &a->imports, &a->skips, &a->prints, &a->taps, &a->weights};
+    const char ***lists[] = {&a->defines, &a->imports, &a->skips, &a->prints, &a->taps, &a->weights, &a->shapes};
     for (int i = 0; i < KD_COUNT(lists); i++) {
         *lists[i] = calloc((size_t)argc + 1, sizeof **lists[i]);
         if (!*lists[i]) {
@@ -394,4 +415,5 @@ void kdc_args_free(KdcArgs *a) {
     free(a->prints);
     free(a->taps);
     free(a->weights);
+    free(a->shapes);
 }

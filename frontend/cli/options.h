@@ -16,8 +16,8 @@ typedef struct KdcArgs {
     KdcVerbId verb;
     bool help, version, list_ops;
     const char *file, *name; /* FILE.kd[:NAME]; NULL if not given */
-    const char **defines, **imports, **skips, **prints, **taps, **weights;
-    int n_defines, n_imports, n_skips, n_prints, n_taps, n_weights;
+    const char **defines, **imports, **skips, **prints, **taps, **weights, **shapes;
+    int n_defines, n_imports, n_skips, n_prints, n_taps, n_weights, n_shapes;
     const char *output, *emit, *in, *out, *triple, *cpu;
     bool print_all, time_passes, json, grad, train, no_cache, quiet;
     int verbose, opt; /* opt: level plus 1, 0: not given */
