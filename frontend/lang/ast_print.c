@@ -9,12 +9,12 @@
 
 const char *kd_float_text(KdContext *cx, double v) {
     char text[64];
-    for (int digits = 1; digits <= 17; digits++) {
-        snprintf(text, sizeof text, "%.*g", digits, v);
+    bool plain = fabs(v) >= 1e-5 && fabs(v) < 1e15; /* 0.0002 rather than 2e-04 */
+    for (int digits = plain ? 1 : 0; digits <= 20; digits++) {
+        snprintf(text, sizeof text, plain ? "%.*f" : "%.*e", digits, v);
         if (strtod(text, NULL) == v) break;
     }
-    if (isfinite(v) && !strpbrk(text, ".e")) strcat(text, ".0");
-    return kd_intern_z(cx, text);
+    return kd_intern_z(cx, v == 0 ? "0.0" : text);
 }
 
 enum { P_PIPE = 1, P_CHOICE, P_OR, P_AND, P_NOT, P_COMPARE, P_RANGE, P_ADD, P_MUL, P_SIGN, P_POWER, P_POSTFIX };
