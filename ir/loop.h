@@ -95,6 +95,8 @@ typedef struct KlKernel {
     double flops, bytes; /* per whole call: multiply and add are two; bytes moved to and from buffers */
     KlBlock body;  /* params[0] = the parallel index */
     KD_VEC(KlType) types; /* by KlValue */
+    const char *identity; /* set by kl_module_add: see loop_identity.c */
+    size_t identity_bytes;
 } KlKernel;
 
 /* ---- the plan ------------------------------------------------------------------------------------ */

@@ -66,19 +66,13 @@ KlValue kl_parallel_index(const KlKernel *k) {
 
 int kl_module_add(KlModule *m, KlKernel *k) {
     kl_sweep(k);
-    KdStr text = {.cx = m->cx}, other = {.cx = m->cx};
-    kl_print_kernel_as(&text, k, false);
-    uint64_t hash = kd_hash_bytes(text.s, text.n, 0);
+    KdStr identity = {.cx = m->cx};
+    kl_identity(&identity, k);
+    k->identity = identity.s;
+    k->identity_bytes = identity.n;
     for (int j = 0; j < m->kernels.n; j++) {
-        /* Texts are long and kernels few: texts of old kernels are made again, but only where sizes
-         * agree. */
         const KlKernel *o = m->kernels.v[j];
-        if (o->range != k->range || o->bufs.n != k->bufs.n || o->types.n != k->types.n) continue;
-        other.n = 0;
-        kl_print_kernel_as(&other, o, false);
-        if (other.n == text.n && kd_hash_bytes(other.s, other.n, 0) == hash &&
-            !memcmp(other.s, text.s, text.n))
-            return j;
+        if (o->identity_bytes == identity.n && !memcmp(o->identity, identity.s, identity.n)) return j;
     }
     k->name = kd_intern_z(m->cx, kd_format(m->cx, "k%d", m->kernels.n));
     kd_push(m->cx, &m->kernels, k);

@@ -58,4 +58,7 @@ void kl_range_op2(const KlBuilder *b, KlOp op, KlType t, KlValue x, KlValue y, i
 /* Text without names (identity) or with (loop_print.c). */
 void kl_print_kernel_as(KdStr *s, const KlKernel *k, bool names);
 
+/* loop_identity.c */
+void kl_identity(KdStr *out, const KlKernel *k);
+
 #endif

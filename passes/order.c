@@ -16,6 +16,7 @@ typedef struct Order {
     int n; /* groups */
     KD_VEC(KdValue) *loads; /* by group: stored values that are no inputs or literals */
     KD_VEC(int) *after;     /* by group: groups that must come later */
+    KD_VEC(int) *readers;   /* by INPUT node: groups that load it, ascending */
     int *waits;             /* by group: edges into it that are not satisfied yet */
     int *users;             /* by value: groups that still load it; an output has one more */
 } Order;
@@ -37,15 +38,10 @@ static void update_edges(Order *o, const KdOutput *out) {
     KdValue v = fu->alias[out->value] != KD_NONE ? fu->alias[out->value] : out->value;
     int writer = fu->group[v];
     if (out->updates == KD_NONE || writer < 0) return;
-    for (int pass = 0; pass < 2; pass++)
-        for (int g = 0; g < o->n; g++) {
-            const KdWalk *w = kd_group_walk(fu, g);
-            bool reads = false;
-            for (int i = 0; i < w->touch.n; i++) reads |= w->touch.v[i].load && w->touch.v[i].v == out->updates;
-            if (!reads) continue;
-            if (g > writer) return;
-            if (pass == 1) edge(o, g, writer);
-        }
+    int n = o->readers[out->updates].n;
+    const int *reader = o->readers[out->updates].v;
+    if (n && reader[n - 1] > writer) return;
+    for (int i = 0; i < n; i++) edge(o, reader[i], writer);
 }
 
 static void prepare(Order *o, const KdFusion *fu) {
@@ -54,13 +50,18 @@ static void prepare(Order *o, const KdFusion *fu) {
     o->n = fu->groups.n;
     o->loads = kd_alloc_array(cx, (size_t)o->n + 1, sizeof *o->loads);
     o->after = kd_alloc_array(cx, (size_t)o->n + 1, sizeof *o->after);
+    o->readers = kd_alloc_array(cx, (size_t)fu->f->n + 1, sizeof *o->readers);
     o->waits = KD_NEW_ARRAY(cx, int, o->n + 1);
     o->users = KD_NEW_ARRAY(cx, int, fu->f->n + 1);
     for (int g = 0; g < o->n; g++) {
         const KdWalk *w = kd_group_walk(fu, g);
         for (int i = 0; i < w->touch.n; i++) {
             KdValue v = w->touch.v[i].v;
-            if (!w->touch.v[i].load || fu->group[v] < 0) continue;
+            if (!w->touch.v[i].load) continue;
+            if (fu->group[v] < 0) {
+                kd_push(cx, &o->readers[v], g);
+                continue;
+            }
             kd_push(cx, &o->loads[g], v);
             o->users[v]++;
             edge(o, fu->group[v], g);
