@@ -437,7 +437,8 @@ static void place(KdFuser *z, KdValue v) {
 /* Units over one domain that read the same big value, and are near each other, read it once. */
 static void join_siblings(KdFuser *z) {
     for (KdValue v = 0; v < z->f->n; v++) {
-        if (!z->live[v] || kd_vtype(z->f, v)->count < BIG || kd_class(z->f, v) == KD_INDEX) {
+        if (!z->live[v] || kd_vtype(z->f, v)->count < BIG || kd_class(z->f, v) == KD_INDEX ||
+            kd_is_leaf(z->f, v)) {
             continue;
         }
         int first = -1;

@@ -81,7 +81,8 @@ static void print_aliases(Printer *p, int g, KdValue v) {
     const KdNode *n = kd_node(p->fu->f, v);
     for (int k = 0; k < n->n_in; k++) {
         KdValue o = n->in[k];
-        if (p->fu->alias[o] != KD_NONE && p->shown[o] != g + 1) {
+        bool inside = p->fu->walk->stamp[o] == p->fu->walk->now; /* of a value that this group stores */
+        if (p->fu->alias[o] != KD_NONE && !inside && p->shown[o] != g + 1) {
             p->shown[o] = g + 1;
             print_aliases(p, g, o);
             kd_str_printf(p->s, "  @ %.*s\n", p->length[o], p->line[o]);

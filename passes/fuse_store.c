@@ -477,6 +477,7 @@ static void trim_locals(KdFusion *fu) {
         group->local.n = kept;
         if (group->kind == KD_GROUP_ROW && kept == 0) {
             group->kind = KD_GROUP_MAP;
+            group->touch = NULL;
         }
     }
 }

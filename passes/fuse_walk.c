@@ -8,6 +8,7 @@
 #include "passes/fuse.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 KdDomain kd_group_domain(const KdFusion *fu, const KdGroup *g) {
     if (g->kind == KD_GROUP_ROW) {
@@ -100,8 +101,19 @@ static int by_value(const void *a, const void *b) {
 }
 
 const KdWalk *kd_group_walk(const KdFusion *fu, int g) {
-    const KdGroup *group = &fu->groups.v[g];
+    KdGroup *group = &fu->groups.v[g];
     Walker k = {fu, fu->walk, {0}, g};
+    if (group->touch) {
+        k.w->now++;
+        k.w->touch.n = 0;
+        for (int i = 0; i < group->n_touch; i++) {
+            KdValue v = group->touch[i].v;
+            k.w->stamp[v] = k.w->now;
+            k.w->slot[v] = (uint32_t)i;
+            kd_push(fu->f->cx, &k.w->touch, group->touch[i]);
+        }
+        return k.w;
+    }
     if (group->kind != KD_GROUP_ROW || group->local.n > 0) {
         k.d = kd_group_domain(fu, group);
     }
@@ -116,6 +128,9 @@ const KdWalk *kd_group_walk(const KdFusion *fu, int g) {
     for (int i = 0; i < k.w->touch.n; i++) {
         k.w->slot[k.w->touch.v[i].v] = (uint32_t)i;
     }
+    group->n_touch = k.w->touch.n;
+    group->touch = KD_NEW_ARRAY(fu->f->cx, KdTouch, group->n_touch + 1);
+    memcpy(group->touch, k.w->touch.v, (size_t)group->n_touch * sizeof *group->touch);
     return k.w;
 }
 

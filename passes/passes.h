@@ -33,6 +33,8 @@ typedef struct KdGroup {
     KdValue root;          /* the anchor, the opaque op, or the node whose type is the domain */
     KD_VEC(KdValue) stores; /* members that are written to memory, in topological order */
     KD_VEC(KdValue) local;  /* row groups: reductions kept per row, in topological order */
+    struct KdTouch *touch;  /* private to fuse_*.c: what a walk over the group found, kept for the next */
+    int n_touch;
 } KdGroup;
 
 /* A value that is neither stored, nor an alias, nor local to the group that asks is computed in place, wherever

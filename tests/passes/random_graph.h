@@ -147,7 +147,8 @@ static inline void rg_unary(Rg *g, KdOp op) {
     case KD_OP_LEAKY_RELU: attrs = true; break;
     case KD_OP_CLAMP:
         attrs = true;
-        a[0].f = -0.6;
+        a[0].f = -0.625; /* exact, so that values on the edge are on it in every precision */
+        a[1].f = 0.75;
         r = 1;
         break;
     case KD_OP_CAST:
