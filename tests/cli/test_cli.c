@@ -252,6 +252,11 @@ static const Row rows[] = {
     {"tiny.kd", 0, "parameters    127", ""},
     {"tiny.kd -Dch=8", 0, "parameters    251", ""},
     {"tiny.kd:T --size 10x12 --batch 2", 0, "x: [2, 3, 10, 12]", ""},
+    {"tiny.kd:Tiny --shape x=2x3x9x7", 0, "x: [2, 3, 9, 7]", ""},
+    {"tiny.kd:Tiny --shape x=2x4x9x7", 1, "", "tiny.kd:5:"},
+    {"tiny.kd --shape x", 2, "", "--shape needs NAME=DIMS"},
+    {"tiny.kd --shape x=3x", 2, "", "--shape needs NAME=DIMS"},
+    {"tiny.kd", 0, "x: [2, 3, 8, 8])\n  parameters    127", ""}, /* as the session applies T */
     {"tiny.kd -q", 0, "", ""},
     {"tiny.kd:T --print-after=dce", 0, NULL, "after dce"},
     {"tiny.kd:T --print-after-all", 0, NULL, "after memplan"},
@@ -577,6 +582,21 @@ static void test_call_session(void **state) {
     must(s, "call tiny.kd:fit --in in.safetensors --out three.safetensors --steps 4 --threads 3");
     same_files(s, "one.safetensors", "three.safetensors");
     same_files(s, "one.safetensors", "four.safetensors");
+    /* T's weights from a file of its own, by order; for another network there is none */
+    static const float w0[108] = {0.5f}, w1[4] = {0}, w2[12] = {0.25f}, w3[3] = {2, 2, 2};
+    static const int64_t dims[4][4] = {{4, 3, 3, 3}, {4}, {3, 4, 1, 1}, {3}};
+    const KdTensorOut own[4] = {{"a", KD_STORED_F32, 4, dims[0], w0}, {"b", KD_STORED_F32, 1, dims[1], w1},
+                                {"c", KD_STORED_F32, 4, dims[2], w2}, {"d", KD_STORED_F32, 1, dims[3], w3}};
+    write_tensors(s, "w.safetensors", own, 4);
+    must(s, "call tiny.kd:fit --in in.safetensors --weights T=w.safetensors --out own.safetensors --steps 4 -v");
+    size_t n;
+    char *text = read_text(s, "stderr", &n);
+    assert_non_null(strstr(text, "w.safetensors:c (by order and shape)"));
+    free(text);
+    assert_int_equal(run(s, "call tiny.kd:fit --in in.safetensors --weights S=w.safetensors --steps 4"), 1);
+    text = read_text(s, "stderr", &n);
+    assert_non_null(strstr(text, "no weights under 'S'"));
+    free(text);
     /* two steps, then two more from there, are four */
     in[0] = (KdTensorOut){"x", KD_STORED_F32, 5, (const int64_t[5]){2, 2, 3, 8, 8}, x};
     write_tensors(s, "in.safetensors", in, 2);
