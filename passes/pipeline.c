@@ -94,13 +94,29 @@ static void step(KdContext *cx, const struct Row *row, const KdPassOptions *o, K
     }
 }
 
+/* The same, but what goes wrong inside names the step. */
+static void named_step(KdContext *cx, const struct Row *row, const KdPassOptions *o, KdPipelineResult *r) {
+    KdLanding landing;
+    if (KD_TRY(cx, landing)) {
+        step(cx, row, o, r);
+        kd_landing_pop(cx);
+        return;
+    }
+    const char *message;
+    char said[900]; /* the message is written anew over the old one */
+    KdFail kind = kd_failure(cx, &message);
+    snprintf(said, sizeof said, "%s", message);
+    if (kind != KD_FAIL_INTERNAL || strncmp(said, "after pass", 10) == 0) kd_raise(cx, kind, "%s", said);
+    kd_raise(cx, kind, "in pass '%s': %s", row->name, said);
+}
+
 KdPipelineResult kd_pipeline(const KdFunc *f, const KdPassOptions *o, KdStageFn *observe, void *user) {
     KdPipelineResult r = {.final = f};
     KdStr why = {f->cx, NULL, 0, 0};
     if (!kd_verify(f, &why)) kd_raise(f->cx, KD_FAIL_INTERNAL, "before the first pass: %s", why.s);
     for (int i = 0; i < KD_COUNT(rows); i++) {
         double start = now();
-        step(f->cx, &rows[i], o, &r);
+        named_step(f->cx, &rows[i], o, &r);
         KdStage stage = {rows[i].name, r.final, r.fusion, r.plan, r.loops, now() - start};
         if (strcmp(rows[i].name, "optimizer") == 0) r.grad = r.final;
         if (observe) observe(user, &stage);
