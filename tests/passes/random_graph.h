@@ -557,6 +557,28 @@ static inline void rg_update(Rg *g) { /* a state that is replaced, by an optimis
     }
 }
 
+/* Any value that happens to have an input's type replaces it: what may be done in place, and what must not, both occur. */
+static inline void rg_replace(Rg *g) {
+    KdFunc *f = g->b.f;
+    for (int i = 0; i < f->inputs.n; i++) {
+        KdValue x = f->inputs.v[i], v = KD_NONE;
+        bool taken = false;
+        for (int k = 0; k < f->outputs.n; k++) {
+            taken = taken || f->outputs.v[k].updates == x;
+        }
+        for (int k = 0; k < 6 && v == KD_NONE; k++) {
+            KdValue u = rg_pick(g);
+            v = u != x && rg_type(g, u) == rg_type(g, x) ? u : KD_NONE;
+        }
+        if (v != KD_NONE && !taken && rg_chance(g, 60)) {
+            if (rg_chance(g, 50)) { /* a function of the old value at the same place */
+                v = kd_binary(&g->b, KD_OP_ADD, kd_scale(&g->b, x, 0.5), v);
+            }
+            kd_output(f, kd_intern_z(g->b.cx, kd_format(g->b.cx, "new%d", i)), v, x);
+        }
+    }
+}
+
 /* The graph of this seed; it may hold KD_META nodes. */
 static inline KdFunc *rg_graph(KdContext *cx, uint64_t seed) {
     Rg g = {.seed = seed * UINT64_C(0x9E3779B97F4A7C15) + 1};
@@ -587,6 +609,9 @@ static inline KdFunc *rg_graph(KdContext *cx, uint64_t seed) {
     }
     if (rg_chance(&g, 10)) {
         rg_update(&g);
+    }
+    if (rg_chance(&g, 35)) {
+        rg_replace(&g);
     }
     return f;
 }
