@@ -125,6 +125,37 @@ static void test_truncated_and_deep(void **state) {
     free(text);
 }
 
+/* A valid file with bytes changed at random: refused, or read within its bounds (a sanitizer sees the rest). */
+static void test_mutated(void **state) {
+    (void)state;
+    KdTrouble t;
+    size_t n;
+    unsigned char *p = file_of("{\"__metadata__\":{\"k\":\"v\"},\"a\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},"
+                               "\"b\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[24,32]}}", -1, 32, &n);
+    uint32_t seed = 1;
+    int readable = 0;
+    for (int i = 0; i < 20000; i++) {
+        unsigned char *q = malloc(n);
+        memcpy(q, p, n);
+        for (int k = 0; k <= i % 3; k++) {
+            seed = seed * 1664525u + 1013904223u;
+            static const char likely[] = "0123456789[]{},:\"-eF";
+            q[(seed >> 8) % (n - 32)] = i % 2 ? (unsigned char)likely[(seed >> 24) % (sizeof likely - 1)] : (unsigned char)(seed >> 16);
+        }
+        KdWeights *w = kd_weights_parse("f", q, n, &t);
+        for (int k = 0; w && k < w->n; k++) {
+            float *v = malloc(sizeof *v * (size_t)(w->tensor[k].count + 1));
+            kd_tensor_f32(&w->tensor[k], v, &t);
+            free(v);
+        }
+        readable += w != NULL;
+        kd_weights_free(w);
+        free(q);
+    }
+    assert_in_range(readable, 100, 19000);
+    free(p);
+}
+
 /* One tensor of each dtype, with the bytes of its elements and what they are. */
 typedef struct Converted {
     const char *dtype, *shape;
@@ -370,7 +401,8 @@ static void test_abandon_and_links(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hostile),   cmocka_unit_test(test_truncated_and_deep),
-        cmocka_unit_test(test_dtypes),    cmocka_unit_test(test_integers),
+        cmocka_unit_test(test_dtypes),    cmocka_unit_test(test_mutated),
+           cmocka_unit_test(test_integers),
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_write_refuses),
         cmocka_unit_test(test_full_disk), cmocka_unit_test(test_abandon_and_links),
     };
