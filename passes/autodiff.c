@@ -81,7 +81,11 @@ static void sweep(Autodiff *a, Sweep *s) {
         KdValue few[8], *gin = node.n_in <= KD_COUNT(few) ? few : KD_NEW_ARRAY(a->cx, KdValue, node.n_in);
         for (int k = 0; k < node.n_in; k++) gin[k] = KD_NONE;
         a->b.loc = node.loc;
+        int errors = kd_error_count(a->cx);
         kd_op_info[node.op].grad(&a->b, n, adjoint[n], gin);
+        if (kd_error_count(a->cx) != errors) /* never drop a gradient silently */
+            kd_raise(a->cx, KD_FAIL_INTERNAL, "autodiff: the gradient rule of %s builds what is not allowed (%%%u)",
+                     kd_op_info[node.op].name, n);
         for (int k = 0; k < node.n_in; k++)
             if (gin[k] != KD_NONE && on_path[node.in[k]]) accumulate(a, adjoint, node.in[k], gin[k]);
     }
