@@ -24,19 +24,23 @@ CASES = []
 
 class Case:
     """kd: the expression; consts: statements before it. grad: False when nothing is differentiable. weights: input ->
-    path. new: input -> function of the inputs, the buffer's new value. exact: the list of inputs to differentiate."""
+    path. new: input -> function of the inputs, the buffer's new value. constants: inputs that no gradient may reach."""
 
-    def __init__(self, name, kd, fn, grad, consts, weights, new, inputs):
+    def __init__(self, name, kd, fn, grad, consts, weights, new, constants, inputs):
         self.name, self.kd, self.fn, self.grad, self.consts = name, kd, fn, grad, consts
-        self.weights, self.new, self.inputs = weights or {}, new or {}, inputs
+        self.weights, self.new, self.constants, self.inputs = weights or {}, new or {}, constants, inputs
+
+    def buffer(self, key):
+        path = self.path(key)
+        return key in self.new or "running" in path or path.endswith("weight_u") or path.endswith("weight_v")
 
     def path(self, key):
         return self.weights.get(key, key)
 
 
-def case(name, kd, fn, grad=True, consts="", weights=None, new=None, **inputs):
+def case(name, kd, fn, grad=True, consts="", weights=None, new=None, constants=(), **inputs):
     assert name not in [c.name for c in CASES], name
-    CASES.append(Case(name, kd, fn, grad, consts, weights, new, inputs))
+    CASES.append(Case(name, kd, fn, grad, consts, weights, new, constants, inputs))
 
 
 def smooth(key, *shape, lo=-1.0, hi=1.0):
@@ -79,8 +83,7 @@ def source(c):
 
 
 def values(k, c, out):
-    trained = {a: c.grad and t.is_floating_point() and a not in c.new and "running" not in c.path(a)
-               for a, t in c.inputs.items()}
+    trained = {a: c.grad and t.is_floating_point() and not c.buffer(a) for a, t in c.inputs.items()}
     # inputs are rounded to float32 first: that is what the file stores
     tensors = {a: t.float().double().requires_grad_(trained[a]) if t.is_floating_point() else t
                for a, t in c.inputs.items()}
@@ -92,6 +95,9 @@ def values(k, c, out):
         out["%s.in.%s" % (c.name, c.path(a))] = t.detach().float() if t.is_floating_point() else t.to(torch.int32)
         if trained[a]:
             g = t.grad if t.grad is not None else torch.zeros_like(t)
+            if a in c.constants:
+                out["%s.grad.%s" % (c.name, c.path(a))] = torch.zeros_like(t).float()
+                continue
             at, num = differences(c.fn, {b: u.detach() for b, u in tensors.items()}, seed, a)
             got = g.flatten()[at].numpy()
             assert np.allclose(got, num, rtol=1e-4, atol=1e-6), (c.name, a, got, num)
@@ -108,7 +114,8 @@ def main():
     for k, c in enumerate(CASES):
         values(k, c, out)
     with open(os.path.join(here, "ops.kd"), "w") as f:
-        f.write("# Made by make_ops.py: do not edit. One function for each golden case; values in ops.safetensors.\n")
+        f.write("# Made by make_ops.py: do not edit. One function for each golden case; values in ops.safetensors.\n"
+                "import \"losses/gan.kd\"\nimport \"losses/reko.kd\"\n\n")
         f.write("\n".join(source(c) for c in CASES) + "\n")
     save_safetensors(os.path.join(here, "ops.safetensors"), out)
     print(len(CASES), "cases,", sum(np.asarray(v).nbytes for v in out.values()), "bytes")

@@ -129,6 +129,7 @@ case("batch_norm_eps_inference", "bn(x)", lambda x, g, b, m, v: F.batch_norm(x, 
      consts="let bn = batch_norm[eps = 1e-3]", weights=BN, x=R(1, 2, 3, 3), **bn_inputs(2))
 case("batch_norm_no_affine_train", "bn(x)", lambda x, m, v: F.batch_norm(x, None, None, None, None, True, 0.1, 1e-5),
      consts="let bn = batch_norm[affine = false]", weights={"m": "bn.running_mean", "v": "bn.running_var"},
+     new={"m": lambda x, m, v: new_running("m")(x, None, None, m, v), "v": lambda x, m, v: new_running("v")(x, None, None, m, v)},
      x=R(2, 3, 4, 5), m=R(3), v=R(3, lo=0.5, hi=1.5))
 case("instance_norm_plain", "instance_norm(x)", lambda x: F.instance_norm(x.contiguous()), x=R(2, 3, 5, 4))
 case("instance_norm_batch1", "instance_norm(x)", lambda x: F.instance_norm(x), x=R(1, 5, 3, 7))
@@ -146,13 +147,28 @@ case("normalize_channels", "l2_normalize(x)", lambda x: F.normalize(x), x=R(2, 5
 case("normalize_rows", "l2_normalize(x, dim = -1)", lambda x: F.normalize(x, dim=-1), x=R(4, 7))
 
 
-def spectral(w, u):
-    """PyTorch's spectral_norm in training: one power iteration from u, then w / sigma; u and v are constants."""
-    m = w.flatten(1)
-    v = F.normalize(m.t() @ u, dim=0, eps=1e-12)
-    u2 = F.normalize(m @ v, dim=0, eps=1e-12)
-    return (u2.detach() @ m @ v.detach()), u2, v
+SN = {"w": "conv.weight_orig", "b": "conv.bias", "u": "conv.weight_u", "v": "conv.weight_v"}
 
+
+def power(w, u):
+    """One step of PyTorch's power iteration; u and v as columns."""
+    m = w.detach().flatten(1)
+    v = F.normalize(m.t() @ u.detach(), dim=0, eps=1e-12)
+    return F.normalize(m @ v, dim=0, eps=1e-12), v
+
+
+def spectral_conv(x, w, b, u, v):
+    return F.conv2d(x, w / (u.t() @ w.flatten(1) @ v).squeeze(), b, padding=1)
+
+
+SN_W, SN_U, SN_V = [t.float().double() for t in (R(4, 3, 3, 3), F.normalize(R(4, 1), dim=0), F.normalize(R(27, 1), dim=0))]
+case("spectral_norm_train", "conv(x)", lambda x, w, b, u, v: spectral_conv(x, w, b, *power(SN_W, SN_U)),
+     consts="let conv = conv2d[4, 3, padding = 1, spectral = true]", weights=SN,
+     new={"u": lambda x, w, b, u, v: power(w, u)[0], "v": lambda x, w, b, u, v: power(w, u)[1]},
+     x=R(1, 3, 4, 5), w=SN_W, b=R(4), u=SN_U, v=SN_V)
+case("spectral_norm_inference", "conv(x)", lambda x, w, b, u, v: spectral_conv(x, w, b, u, v),
+     consts="let conv = conv2d[4, 3, padding = 1, spectral = true]", weights=SN,
+     x=R(1, 3, 4, 5), w=SN_W, b=R(4), u=SN_U, v=SN_V)
 
 # ---- pointwise (E.3) -----------------------------------------------------------------------------------------------------------
 
@@ -175,9 +191,6 @@ case("broadcast_channel", "(x * g + b) / (2.5 - g)", lambda x, g, b: (x * g + b)
 case("broadcast_row_scalar", "x * r - s", lambda x, r, s: x * r - s, x=R(4, 6), r=R(4, 1), s=R())
 case("where_chosen", "where(x < y, x * y, x - y)", lambda x, y: torch.where(x < y, x * y, x - y), x=R(6, 5), y=R(6, 5))
 case("divide", "x / y", lambda x, y: x / y, x=R(3, 4), y=R(3, 4, lo=0.5, hi=2))
-case("detached", "x * detach(x)", lambda x: x * DETACHED, x=R(3, 4)) if False else None
-case("straight_through", "x + detach((sign(x - 0.1) + 1) / 2 - x) + 0 * x",
-     lambda x: x, grad=True, x=R(5, 6)) if False else None
 
 # ---- shape ---------------------------------------------------------------------------------------------------------------------------
 
@@ -195,6 +208,12 @@ case("sums", "sum(x, dim = [0, 2]) * mean(x) + max(x, dim = 1, keepdim = true)[0
 case("expand_rows", "expand(x, [3, 4, 5]) * y", lambda x, y: x.expand(3, 4, 5) * y, x=R(4, 1), y=R(3, 4, 5))
 case("dropout_inference", "dropout(x, 0.5)", lambda x: x * 1, x=R(3, 4))
 
+case("split_stack", "stack([p[0] * p[1] for p in zip(split(x, 2), split(y, 2))], dim = 0)",
+     lambda x, y: torch.stack([a * b for a, b in zip(x.split(2, 1), y.split(2, 1))], 0), x=R(2, 6, 3), y=R(2, 6, 3))
+case("flatten_squeeze", "flatten(x) + unsqueeze(squeeze(y, 1), 1)[:, 0]", lambda x, y: x.flatten(1) + y.squeeze(1),
+     x=R(3, 2, 4), y=R(3, 1, 8))
+case("silu_of", "silu(x)", lambda x: F.silu(x), x=R(3, 9, lo=-4, hi=4))
+
 # ---- resampling and pooling (E.4) -------------------------------------------------------------------------------------------------------
 
 case("upsample_nearest_2", "upsample_nearest(x)", lambda x: F.interpolate(x, scale_factor=2), x=R(2, 3, 3, 4))
@@ -210,7 +229,7 @@ case("avg_pool_no_pad_count", "avg_pool2d(x, 3, stride = 2, padding = 1, count_i
      lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), x=R(2, 3, 7, 6))
 case("avg_pool_same", "avg_pool2d(x, 3, stride = 1, padding = 1)", lambda x: F.avg_pool2d(x, 3, 1, 1), x=R(1, 2, 4, 5))
 case("avg_pool_2", "avg_pool2d(x, 2)", lambda x: F.avg_pool2d(x, 2), x=R(1, 2, 5, 6))
-case("global_avg_pool", "global_avg_pool(x)", lambda x: x.mean((2, 3), keepdim=True), x=R(2, 3, 4, 5))
+case("pool_all", "global_avg_pool(x)", lambda x: x.mean((2, 3), keepdim=True), x=R(2, 3, 4, 5))
 case("adaptive_avg_pool", "adaptive_avg_pool2d(x, [3, 2])", lambda x: F.adaptive_avg_pool2d(x, (3, 2)), x=R(1, 2, 7, 5))
 case("max_pool_2", "max_pool2d(x, 2)", lambda x: F.max_pool2d(x, 2), x=R(2, 3, 6, 5))
 case("max_pool_3_stride2", "max_pool2d(x, 3, stride = 2)", lambda x: F.max_pool2d(x, 3, 2), x=R(1, 3, 7, 8))
@@ -218,9 +237,22 @@ case("max_pool_3_same", "max_pool2d(x, 3, stride = 1, padding = 1)", lambda x: F
 
 
 def haar(x):
+    """[low, high]; high: for each channel the bands LH, HL, HH of pywt and pytorch_wavelets (low or high along the
+    width first, then along the height)."""
     a, b, c, d = x[:, :, 0::2, 0::2], x[:, :, 0::2, 1::2], x[:, :, 1::2, 0::2], x[:, :, 1::2, 1::2]
-    return torch.cat([(a + b + c + d) / 2, (a + b - c - d) / 2, (a - b + c - d) / 2, (a - b - c + d) / 2], 1)
+    high = torch.stack([(a + b - c - d) / 2, (a - b + c - d) / 2, (a - b - c + d) / 2], 2)
+    return (a + b + c + d) / 2, high.reshape(x.shape[0], -1, *a.shape[2:])
 
+
+case("dwt_haar", "concat(dwt(x)[0], reshape(dwt(x)[1][0], [1, 9, 3, 4]))", lambda x: torch.cat([haar(x)[0], haar(x)[1]], 1), x=R(1, 3, 6, 8))
+case("dwt_haar_energy", "sum(square(dwt(x)[0])) + sum(square(dwt(x)[1][0]))", lambda x: (x ** 2).sum(), x=R(2, 2, 4, 6))
+case("dwt_haar_two_levels", "mean(abs(dwt(x, levels = 2)[1][1]))", lambda x: haar(haar(x)[0])[1].abs().mean(), x=R(1, 2, 8, 8))
+
+case("resize_area", "resize(x, [3, 2], mode = \"area\")", lambda x: F.interpolate(x, size=(3, 2), mode="area"), x=R(1, 2, 7, 5))
+case("resize_antialias", "resize(x, [3, 4], antialias = true)",
+     lambda x: F.interpolate(x, size=(3, 4), mode="bilinear", antialias=True), x=R(1, 2, 8, 9))
+case("resize_bicubic_antialias", "resize(x, [3, 5], mode = \"bicubic\", antialias = true)",
+     lambda x: F.interpolate(x, size=(3, 5), mode="bicubic", antialias=True), x=R(1, 2, 9, 8))
 
 # ---- selection (E.5) -----------------------------------------------------------------------------------------------------------------------
 
@@ -228,11 +260,64 @@ case("topk_values", "topk(x, 3)[0]", lambda x: x.topk(3, 1)[0], x=R(4, 9))
 case("topk_indices", "topk(x, 4)[1]", lambda x: x.topk(4, 1)[1], grad=False, x=R(3, 8))
 case("topk_smallest", "topk(x, 2, largest = false)[0]", lambda x: x.topk(2, 1, largest=False)[0], x=R(4, 6))
 case("gather_rows", "gather(x, index, axis = 1)", lambda x, index: torch.gather(x, 1, index), x=R(2, 5, 3), index=I(2, 4, 3, hi=5))
-case("gather_topk_rows", "gather(f, expand(reshape(topk(sum(abs(detach(f)), dim = 1), 4)[1], [2, 1, 4]), [2, 3, 4]), dim = 2)",
-     lambda f: torch.gather(f, 2, f.detach().abs().sum(1).topk(4, 1)[1][:, None].expand(2, 3, 4)), x=None) if False else None
 case("one_hot_labels", "one_hot(label, 5)", lambda label: F.one_hot(label[:, 0], 5).permute(0, 3, 1, 2).double(), grad=False,
      label=I(2, 1, 3, 4, hi=5))
 case("argmax_channels", "argmax(x, dim = 1)", lambda x: x.argmax(1), grad=False, x=R(2, 5, 3, 3))
+
+
+def alignment(x, y):
+    kx, ky = [t.flatten(1) @ t.flatten(1).t() for t in (x, y)]
+    return (kx * ky).sum() / (kx.norm() * ky.norm())
+
+
+def ssim(x, y):
+    """The usual implementation: an 11 x 11 window, depthwise, zero padding."""
+    g = torch.tensor([np.exp(-(i - 5) ** 2 / (2 * 1.5 ** 2)) for i in range(11)], dtype=torch.double)
+    g = g / g.sum()
+    win = (g[:, None] @ g[None]).expand(x.shape[1], 1, 11, 11).contiguous()
+    blur = lambda t: F.conv2d(t, win, padding=5, groups=x.shape[1])
+    mx, my = blur(x), blur(y)
+    vx, vy, vxy = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
+    return (((2 * mx * my + 1e-4) * (2 * vxy + 9e-4)) / ((mx ** 2 + my ** 2 + 1e-4) * (vx + vy + 9e-4))).mean()
+
+
+def reko_rows(s, t, k):
+    """For each image: the student's and the teacher's vectors [k, c] at the k positions, and all of the teacher's."""
+    for a, b in zip(s.flatten(2), t.flatten(2)):
+        at = torch.sort(b.abs().mean(0), descending=True)[1][:k]
+        yield a[:, at].t(), b[:, at].t(), b.t()
+
+
+def reko(s, t, k):
+    rows = []
+    for q, key, _ in reko_rows(s, t, k):
+        q, key = [f / (f.norm(dim=1, keepdim=True) + 1e-7) for f in (q, key)]
+        negative = (q @ key.t()).masked_fill(torch.eye(k, dtype=torch.bool), -10.0)
+        logits = torch.cat([(q * key).sum(1, keepdim=True), negative], 1) / 0.07
+        rows.append(F.cross_entropy(logits, torch.zeros(k, dtype=torch.long)))
+    return sum(rows) / len(rows)
+
+
+def reko_paper(s, t, k, tau):
+    total = 0
+    for q, key, every in reko_rows(s, t, k):
+        total = total + ((q @ every.t() / tau).logsumexp(1) - (q * key).sum(1) / tau).sum()
+    return total / len(s)
+
+
+def bce(d, t):
+    return F.binary_cross_entropy_with_logits(d, torch.full_like(d, t))
+
+
+def edges(t):
+    """Pix2PixHD's get_edges."""
+    e = torch.zeros_like(t)
+    e[:, :, :, 1:] |= (t[:, :, :, 1:] != t[:, :, :, :-1]).long()
+    e[:, :, :, :-1] |= (t[:, :, :, 1:] != t[:, :, :, :-1]).long()
+    e[:, :, 1:, :] |= (t[:, :, 1:, :] != t[:, :, :-1, :]).long()
+    e[:, :, :-1, :] |= (t[:, :, 1:, :] != t[:, :, :-1, :]).long()
+    return e.double()
+
 
 # ---- losses (E.6) ----------------------------------------------------------------------------------------------------------------------------
 
@@ -248,3 +333,41 @@ case("log_softmax_last", "log_softmax(x, dim = -1)", lambda x: x.log_softmax(-1)
 case("logsumexp_last", "logsumexp(x, dim = -1)", lambda x: x.logsumexp(-1), x=R(3, 7, lo=-3, hi=3))
 case("loss_cross_entropy", "cross_entropy(x, label)", lambda x, label: F.cross_entropy(x, label),
      x=R(4, 6, lo=-3, hi=3), label=I(4, hi=6))
+case("loss_cross_entropy_maps", "cross_entropy(x, label)", lambda x, label: F.cross_entropy(x, label),
+     x=R(2, 5, 3, 4, lo=-3, hi=3), label=I(2, 3, 4, hi=5))
+case("loss_kl", "kl_distill(x, y, T = 3.0)",
+     lambda x, y: F.kl_div((x / 3).log_softmax(1), (y / 3).softmax(1), reduction="batchmean") * 9,
+     x=R(4, 6, lo=-3, hi=3), y=R(4, 6, lo=-3, hi=3), constants=("y",))
+case("loss_info_nce", "info_nce(x)", lambda x: F.cross_entropy(x, torch.zeros(5, dtype=torch.long)), x=R(5, 9, lo=-3, hi=3))
+case("loss_sqrt_mse", "sqrt_mse(x, y)", lambda x, y: (F.mse_loss(x, y) + 1e-12).sqrt(), x=R(3, 7), y=R(3, 7))
+case("loss_gram", "gram_loss(x, y)", lambda x, y: F.l1_loss(*[torch.bmm(t.flatten(2), t.flatten(2).transpose(1, 2)) / 60 for t in (x, y)]),
+     x=R(2, 3, 4, 5), y=R(2, 3, 4, 5))
+case("similarity_rows", "similarity(f)", lambda f: F.normalize(torch.bmm(f.flatten(2).transpose(1, 2), f.flatten(2)), dim=2), f=R(2, 4, 3, 3))
+case("loss_kernel_alignment", "kernel_alignment(x, y)", lambda x, y: alignment(x, y), x=R(4, 3, 2, 2), y=R(4, 5, 2, 1))
+case("loss_gaussian_nll", "gaussian_nll(mu, t, v)", lambda mu, t, v: (0.5 * ((t - mu) ** 2 / v[None, :, None, None] + v.log()[None, :, None, None])).mean(),
+     mu=R(2, 3, 4, 2), t=R(2, 3, 4, 2), v=R(3, lo=0.3, hi=2))
+case("loss_triplet", "triplet_loss(a, p, n, 0.3)",
+     lambda a, p, n: F.relu((a - p).abs().flatten(1).mean(1) - (a - n).abs().flatten(1).mean(1) + 0.3).mean(),
+     a=R(4, 2, 3), p=R(4, 2, 3), n=R(4, 2, 3))
+case("loss_ssim", "ssim(x, y)", lambda x, y: ssim(x, y), x=R(1, 2, 13, 12, lo=0, hi=1), y=R(1, 2, 13, 12, lo=0, hi=1))
+case("cosine_similarity_channels", "cosine_similarity(x, y)", lambda x, y: F.cosine_similarity(x, y), x=R(3, 6, 2), y=R(3, 6, 2))
+case("attention_maps", "attention_map(f)", lambda f: F.normalize((f ** 2).mean(1).flatten(1)), f=R(2, 3, 4, 3))
+case("batch_similarities", "batch_similarity(f)", lambda f: F.normalize(f.flatten(1) @ f.flatten(1).t(), dim=1), f=R(4, 3, 2))
+case("loss_reko", "reko(s, t, k = 5)", lambda s, t: reko(s, t, 5), s=R(2, 4, 3, 4), t=R(2, 4, 3, 4), constants=("t",))
+case("loss_reko_paper", "reko(s, t, k = 5, tau = 0.5, form = \"paper\")", lambda s, t: reko_paper(s, t, 5, 0.5),
+     s=R(2, 4, 3, 4), t=R(2, 4, 3, 4), constants=("t",))
+case("loss_hinge", "gan_loss(d, real = true, mode = \"hinge\") + 2 * gan_loss(d, real = false, mode = \"hinge\")",
+     lambda d: F.relu(1 - d).mean() + 2 * F.relu(1 + d).mean(), d=R(2, 1, 5, 4, lo=-2, hi=2))
+case("loss_hinge_generator", "gan_loss(d, mode = \"hinge\", generator = true)", lambda d: -d.mean(), d=R(2, 1, 5, 4))
+case("loss_lsgan", "gan_loss(d, mode = \"lsgan\") + 2 * gan_loss(d, real = false, mode = \"lsgan\")",
+     lambda d: ((d - 1) ** 2).mean() + 2 * (d ** 2).mean(), d=R(2, 1, 5, 4))
+case("loss_vanilla", "gan_loss([d, e], mode = \"vanilla\") + 2 * gan_loss(d, real = false, mode = \"vanilla\")",
+     lambda d, e: (bce(d, 1) + bce(e, 1)) / 2 + 2 * bce(d, 0), d=R(2, 1, 5, 4, lo=-3, hi=3), e=R(2, 1, 2, 3, lo=-3, hi=3))
+case("variance", "var(x, dim = 1) + var(x, dim = 1, unbiased = false) + std(x)",
+     lambda x: x.var(1) + x.var(1, unbiased=False) + x.std(), x=R(4, 6))
+case("covariance_rows", "covariance(x)", lambda x: torch.cov(x.t()), x=R(6, 4))
+case("diagonal", "fill_diagonal(x, -10.0) * trace(x)", lambda x: x.masked_fill(torch.eye(5, dtype=torch.bool), -10.0) * x.trace(), x=R(5, 5))
+case("edges_of_instances", "edge_map(id)", lambda id: edges(id), grad=False, id=I(1, 1, 6, 7, hi=3))
+case("histogram_counts", "histogram(label, 6)", lambda label: torch.bincount(label.flatten(), minlength=6).double(), grad=False, label=I(3, 9, hi=6))
+case("confusion_counts", "confusion_matrix(p, label, 4)",
+     lambda p, label: torch.bincount(label * 4 + p, minlength=16).reshape(4, 4).double(), grad=False, p=I(40, hi=4), label=I(40, hi=4))

@@ -1,0 +1,179 @@
+/* test_golden_ops.c: every operation and every function of the prelude against PyTorch: each fn and net of
+ * tests/golden/ops.kd, its result, its gradients and its buffers' new values, in every way of running it
+ * (fourways.h). The evaluator (double precision) must give the file's float32 numbers to 1e-5 of the largest, compiled
+ * code to 2e-4; integers exactly. How the file was made: tests/golden/make_ops.py.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "frontend/lang/lang.h"
+#include "tests/fourways.h"
+#include "tests/golden/golden.h"
+
+static KdWeights *golden;
+static char *source;
+static size_t source_size;
+
+static KdProgram *load(KdContext *cx) {
+    KdLangOptions o = {0};
+    return kd_lang_load(cx, "tests/golden/ops.kd", source, source_size, &o);
+}
+
+/* ---- one case -------------------------------------------------------------------------------------- */
+
+static bool has_any(const char *name, const char *kind) {
+    char prefix[256];
+    int n = snprintf(prefix, sizeof prefix, "%s.%s.", name, kind);
+    for (int i = 0; i < golden->n; i++)
+        if (strncmp(golden->tensor[i].name, prefix, (size_t)n) == 0) return true;
+    return false;
+}
+
+static KdFunc *elaborate(KdContext *cx, const char *name) {
+    KdProgram *p = load(cx);
+    if (!p) return NULL;
+    bool grads = has_any(name, "grad");
+    const KdTensor *seed = golden_find(golden, name, "seed", NULL);
+    KdGiven given = {"seed", seed ? kd_type(cx, KD_F32, seed->rank, seed->dim) : NULL};
+    KdNetOptions o = {.mode = golden_ends(name, "_train") ? KD_TRAIN : KD_INFER, .grads = grads};
+    if (grads) {
+        o.given = &given;
+        o.n_given = 1;
+    }
+    return kd_lang_net(p, name, &o);
+}
+
+/* The inputs' elements from the file; NULL after saying what is missing. */
+static void **inputs_of(KdContext *cx, const KdFunc *f, const char *name) {
+    void **in = KD_NEW_ARRAY(cx, void *, f->inputs.n + 1);
+    for (int i = 0; i < f->inputs.n; i++) {
+        const KdType *t = kd_vtype(f, f->inputs.v[i]);
+        const char *input = kd_attr_str(f, kd_node(f, f->inputs.v[i]), "name");
+        const KdTensor *x = strcmp(input, "seed") == 0 ? golden_find(golden, name, "seed", NULL) : golden_find(golden, name, "in", input);
+        if (!x || x->count != t->count) {
+            print_error("%s: no '%s' of %lld elements in the file\n", name, input, (long long)t->count);
+            return NULL;
+        }
+        in[i] = KD_NEW_ARRAY(cx, float, t->count + 1);
+        memcpy(in[i], x->data, fw_bytes(t));
+    }
+    return in;
+}
+
+/* What output o must be: NULL when the file does not say. */
+static const KdTensor *expected(const KdFunc *f, int o, const char *name) {
+    const char *out = f->outputs.v[o].name;
+    if (strcmp(out, "out") == 0) return golden_find(golden, name, "out", NULL);
+    if (strncmp(out, "grad.", 5) == 0) return golden_find(golden, name, "grad", out + 5);
+    return golden_find(golden, name, "new", out);
+}
+
+static double element(const KdType *t, const void *p, int64_t i) {
+    return t->dtype == KD_I32 ? (double)((const int32_t *)p)[i] : (double)((const float *)p)[i];
+}
+
+static bool compare(const char *name, const FwResult *r, int o, const KdTensor *want) {
+    const KdType *t = kd_vtype(r->f, r->f->outputs.v[o].value);
+    double largest = 1e-3;
+    if (t->count != want->count) {
+        print_error("%s: '%s' has %lld elements, PyTorch's %lld\n", name, r->f->outputs.v[o].name, (long long)t->count,
+                    (long long)want->count);
+        return false;
+    }
+    for (int64_t i = 0; i < t->count; i++) largest = fmax(largest, fabs(golden_at(want, i)));
+    for (int64_t i = 0; i < t->count; i++) {
+        double w = golden_at(want, i), e = r->eval[o][i], c = element(t, r->jit[o], i);
+        bool exact = t->dtype != KD_F32;
+        if (fabs(e - w) <= (exact ? 0 : 1e-5 * largest) && fabs(c - w) <= (exact ? 0 : 2e-4 * largest)) continue;
+        print_error("%s: '%s' differs at %lld: PyTorch %.9g, evaluator %.9g, compiled %.9g (largest %.3g)\n", name,
+                    r->f->outputs.v[o].name, (long long)i, w, e, c, largest);
+        return false;
+    }
+    return true;
+}
+
+static bool run_case(KdContext *cx, const char *name) {
+    KdFunc *f = elaborate(cx, name);
+    if (!f) return false;
+    void **in = inputs_of(cx, f, name);
+    if (!in) return false;
+    FwResult r;
+    FwOptions o = {.tolerance = 2e-4};
+    bool ok = fw_run(cx, f, (const void *const *)in, &o, &r);
+    if (!ok) print_error("%s: %s\n", name, r.why);
+    int grads = 0, wanted = 0;
+    for (int k = 0; ok && k < f->outputs.n; k++) {
+        const KdTensor *want = expected(r.f, k, name);
+        grads += strncmp(r.f->outputs.v[k].name, "grad.", 5) == 0;
+        ok = want && compare(name, &r, k, want);
+        if (!want) print_error("%s: nothing in the file to compare '%s' with\n", name, r.f->outputs.v[k].name);
+    }
+    char prefix[256];
+    int n = snprintf(prefix, sizeof prefix, "%s.grad.", name);
+    for (int i = 0; i < golden->n; i++) wanted += strncmp(golden->tensor[i].name, prefix, (size_t)n) == 0;
+    if (ok && grads != wanted) {
+        print_error("%s: %d gradients, PyTorch has %d\n", name, grads, wanted);
+        ok = false;
+    }
+    fw_result_free(&r);
+    return ok;
+}
+
+static void test_case(void **state) {
+    const char *name = *state;
+    KdContext *cx = kd_context_new();
+    KdLanding l;
+    bool ok = false;
+    assert_non_null(cx);
+    if (KD_TRY(cx, l)) {
+        ok = run_case(cx, name);
+        kd_landing_pop(cx);
+    } else {
+        const char *why;
+        kd_failure(cx, &why);
+        print_error("%s: %s\n", name, why);
+    }
+    kd_diag_print(cx, stderr, false);
+    kd_context_free(cx);
+    assert_true(ok);
+}
+
+/* ---- all of them -------------------------------------------------------------------------------------- */
+
+static int collect(KdContext *cx, struct CMUnitTest **tests) {
+    KdProgram *p = load(cx);
+    int n = 0, count = 0;
+    if (!p) return 0;
+    const KdDecl *d = kd_lang_decls(p, &n);
+    *tests = calloc((size_t)n + 1, sizeof **tests);
+    for (int i = 0; i < n; i++)
+        if (d[i].main && (d[i].kind == KD_DECL_FN || d[i].kind == KD_DECL_NET))
+            (*tests)[count++] = (struct CMUnitTest){.name = d[i].name, .test_func = test_case, .initial_state = (void *)d[i].name};
+    return count;
+}
+
+int main(void) {
+    KdTrouble t;
+    KdContext *cx = kd_context_new();
+    struct CMUnitTest *tests = NULL;
+    KdLanding l;
+    int n = 0, failed = 1;
+    golden = golden_read("ops.safetensors");
+    source = kd_file_read(KDC_SOURCE_DIR "/tests/golden/ops.kd", &source_size, &t);
+    if (golden && source && cx && KD_TRY(cx, l)) {
+        n = collect(cx, &tests);
+        kd_landing_pop(cx);
+    }
+    if (cx) kd_diag_print(cx, stderr, false);
+    if (n >= 80) failed = _cmocka_run_group_tests("golden_ops", tests, (size_t)n, NULL, NULL);
+    else fprintf(stderr, "golden_ops: only %d cases could be read\n", n);
+    free(tests);
+    free(source);
+    kd_weights_free(golden);
+    kd_context_free(cx);
+    return failed;
+}
