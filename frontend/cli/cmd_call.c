@@ -1,8 +1,8 @@
 /* cmd_call.c: kdc call FILE.kd:NAME: evaluates a fn, a net, or steps of a session on tensors from files.
  *
- * A session's inputs may have one dimension more than the parameter, of the length --steps: step i then gets slice i.
- * How many a parameter has is found by elaborating in a context of its own, first with nothing given, then with the
- * shapes as they stand, then with the first dimension taken off all that begin with N. A log that a step does not
+ * A session's inputs may have one dimension more than the parameter: step i then gets slice i, beginning again after the
+ * last. How many a parameter has is found by elaborating in a context of its own, first with nothing given, then with
+ * the shapes as they stand, then with the first dimension taken off all that could be sliced. A log that a step does not
  * compute (its `every` block did not run) is NaN there.
  */
 #include "frontend/cli/tensors.h"
@@ -66,8 +66,8 @@ static bool call_net(Call *c) {
 
 /* ---- sessions --------------------------------------------------------------------------------------- */
 
-static bool may_slice(const Call *c, const KdcShape *g) {
-    return g->rank > 0 && g->dim[0] == c->a->steps;
+static bool may_slice(const KdcShape *g) {
+    return g->rank > 0 && g->dim[0] > 0;
 }
 
 static void drop_first(KdcShape *g) {
@@ -81,7 +81,7 @@ static void find_ranks(Call *c, const KdcShape *given, int n, const char *const 
     for (int i = 0; i < n; i++) {
         rank[i] = -1;
         sliced[i] = given[i];
-        if (may_slice(c, &given[i])) {
+        if (may_slice(&given[i])) {
             drop_first(&sliced[i]);
         }
     }
@@ -102,12 +102,12 @@ static KdcShape *step_shapes(Call *c, int *n) {
     bool any = false;
     for (int i = 0; i < *n; i++) {
         names[i] = given[i].name;
-        any = any || may_slice(c, &given[i]);
+        any = any || may_slice(&given[i]);
     }
     if (any) {
         find_ranks(c, given, *n, names, rank);
         for (int i = 0; i < *n; i++) {
-            if (may_slice(c, &given[i]) && rank[i] == given[i].rank - 1) {
+            if (may_slice(&given[i]) && rank[i] == given[i].rank - 1) {
                 drop_first(&given[i]);
             }
         }
@@ -118,11 +118,11 @@ static KdcShape *step_shapes(Call *c, int *n) {
 /* Step i's part of x into t: all of it, or slice i. */
 static bool load_step(Call *c, KdcTensor *t, const KdTensor *x, int64_t i) {
     KdTensor slice = *x;
-    if (x->rank == t->rank + 1 && x->dim[0] == c->a->steps) {
+    if (x->rank == t->rank + 1 && x->dim[0] > 0) {
         slice.rank--;
         slice.dim++;
         slice.count /= x->dim[0];
-        slice.data += slice.count * kd_stored_size(x->dtype) * i;
+        slice.data += slice.count * kd_stored_size(x->dtype) * (i % x->dim[0]);
     }
     return kdc_load_tensor(c->p, t, &slice, c->a->in);
 }

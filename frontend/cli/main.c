@@ -21,7 +21,7 @@ static const Verb verbs[KDC_VERB_COUNT] = {
                        "Inputs are taken from --in by parameter name, weights by their own names there, then from\n"
                        "--weights by name or by order and shape; what is given nowhere is initialised from --seed.\n"
                        "A session runs --steps N steps and writes its weights and states, log.NAME with one value a\n"
-                       "step, and show.NAME of the last; inputs with a leading dimension N are sliced by step.\n",
+                       "step, and show.NAME of the last; inputs with one dimension more than the parameter are sliced by step.\n",
                        kdc_cmd_call},
 };
 

@@ -76,6 +76,8 @@ static bool make_inputs(KdElab *E, const KdDef *d, const KdVal *hyper, const KdN
             ok = false;
             break;
         }
+        /* a file may hold bytes or integers: the parameter's annotation says what they become */
+        if (t && p->type) t = kd_type(E->cx, p->type->dtype < 0 ? KD_F32 : (KdDType)p->type->dtype, t->rank, t->dim);
         if (!t) t = note_type(E, p, o);
         if (!t) {
             ok = false;
