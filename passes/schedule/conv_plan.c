@@ -118,9 +118,10 @@ static void derive(SchConv *c) {
     double calls = (double)(c->vectors * c->tiles.size);
     double work = calls * ((double)taps * depth * step + (double)phases * depth * (double)c->y.kernel /
                            (double)c->y.phases * 0.7 + (double)(phases * c->slices.count) * (1.5 * t->mr * t->nv + 20));
-    /* Weights come from the second cache while the whole set fits, else from memory, a few bytes a cycle. */
+    /* Weights come from the second cache while the whole set fits, else from memory, about a byte a cycle: their rows
+     * are far apart. */
     double weight_bytes = 4 * rows * depth * weights, all_bytes = weight_bytes * (double)(c->groups * c->tiles.count);
-    double fetch = all_bytes > 0.5 * m->l2 ? weight_bytes / 4 : 0;
+    double fetch = all_bytes > 0.5 * m->l2 ? weight_bytes / 1.3 : 0;
     work = work > fetch ? work : fetch;
     double line = (double)c->pitch * (double)c->x.step, wide = line >= 2 * t->lanes ? 4.0 / t->lanes : 2.5;
     double fill = depth * (double)(c->y.classes * lines) * (line * wide * (c->x.step > 1 ? 1.6 : 1) + 8);

@@ -2,7 +2,8 @@
  *
  * An item of the parallel range is a block of rows and a block of columns. For each slice of the contraction its
  * columns are packed into panels of one column tile each (through the prologue), which then stay in the first cache
- * while all row tiles pass; rows are broadcast from memory as they lie. The sums live in an output tile in scratch
+ * while all row tiles pass (or are read where they are, by a single row tile); rows are broadcast from memory as they
+ * lie. The sums live in an output tile in scratch
  * between slices and go through the epilogue row by row at the end.
  */
 #include "passes/schedule/gemm.h"
@@ -12,16 +13,21 @@ static void derive(SchGemm *m) {
     int64_t width = (int64_t)t->nv * t->lanes, units = m->depth / m->unit;
     /* The packed columns of one tile and the rows that meet them. */
     int64_t deep = (int64_t)(0.7 * m->machine.l1 / 4 / (double)(width + t->mr));
-    m->slices = sch_cut(units, sch_max(1, sch_min(units, deep / m->unit)));
+    m->slices = sch_cut(units, m->direct ? units : sch_max(1, sch_min(units, deep / m->unit)));
     double rows = (double)(m->row_tiles.size * t->mr), columns = (double)(m->column_tiles.size * width);
     double all = (double)m->depth * (double)m->outer, rounds = (double)(m->slices.count * m->outer);
     double step = sch_tile_cycles(&m->machine, t->mr, t->nv, true);
     double calls = (double)(m->row_tiles.size * m->column_tiles.size);
     double work = calls * (all * step + rounds * (1.5 * t->mr * t->nv + 20));
-    double pack = all * columns * m->pack_cost, out = rows * columns * m->finish_cost;
-    /* A row panel that is used for few columns is waited for. */
-    double fetch = rows * all * 4 / 4;
-    work = work > fetch ? work : fetch;
+    double pack = m->direct ? 0 : all * columns * m->pack_cost, out = rows * columns * m->finish_cost;
+    /* What comes from memory is waited for where there is little work for it. */
+    double row_bytes = 4 * all * (double)m->rows, column_bytes = 4 * all * (double)m->columns * (double)m->batch;
+    if (row_bytes * (double)m->batch > 0.5 * m->machine.l2 && work < rows * all * 4 / 3)
+        work = rows * all * 4 / 3;
+    if (!m->windows && column_bytes > 0.5 * m->machine.l2) {
+        double fetch = 4 * all * columns / (m->direct ? 3 : 1.5), *least = m->direct ? &work : &pack;
+        *least = *least > fetch ? *least : fetch;
+    }
     double scratch = 4 * (rows * columns + (double)(m->slices.size * m->unit) * (columns + rows));
     int64_t items = m->batch * m->row_tiles.count * m->column_tiles.count;
     m->cycles = sch_dealt((double)items) * (work * sch_crowding(&m->machine, scratch) + pack + out + 100) + 4000;
@@ -36,6 +42,9 @@ static void try_blocks(SchGemm *best, SchGemm *m) {
                 continue;
             m->row_tiles = sch_cut(rows, sch_ceil(rows, i));
             m->column_tiles = sch_cut(columns, sch_ceil(columns, j));
+            /* Not worth packing for a single tile of rows; but then tiles must not reach beyond the last column. */
+            m->direct = m->may_skip_packing && rows == 1 && m->outer == 1 &&
+                        m->columns % (m->tile.nv * m->tile.lanes) == 0;
             derive(m);
             if (best->cycles < 0 || m->cycles < best->cycles)
                 *best = *m;
@@ -46,7 +55,7 @@ bool sch_gemm_plan(SchGemm *m, const KdLower *l, const char *schedule) {
     SchGemm best = *m, c = *m;
     if (sch_recall(l, m->node, schedule, &c, sizeof c)) {
         m->tile = c.tile, m->row_tiles = c.row_tiles, m->column_tiles = c.column_tiles;
-        m->slices = c.slices, m->cycles = c.cycles;
+        m->slices = c.slices, m->cycles = c.cycles, m->direct = c.direct;
         return m->cycles >= 0;
     }
     best.cycles = -1;
@@ -57,7 +66,7 @@ bool sch_gemm_plan(SchGemm *m, const KdLower *l, const char *schedule) {
                 int64_t width = (int64_t)nv * m->machine.lanes;
                 double price = sch_tile_cycles(&m->machine, mr, nv, true) * (double)sch_ceil(m->rows, mr) *
                                (double)sch_ceil(m->columns, width);
-                if (!sch_tile_fits(&m->machine, mr, nv) || (pass && price > 1.1 * least))
+                if (!sch_tile_fits(&m->machine, mr, nv) || (pass && price > 1.25 * least))
                     continue;
                 c.tile = (SchTile){mr, nv, m->machine.lanes, m->machine.fma};
                 if (pass)
@@ -123,7 +132,7 @@ void sch_pack_across(KdLower *l, const SchSource *s, const SchGemm *m, const Sch
 
 /* ---- the tiles ------------------------------------------------------------------------------------------------------ */
 
-typedef struct Blocks { int rows, panel, tile; } Blocks;
+typedef struct Blocks { int rows, panel, tile; int64_t panel_row; } Blocks; /* panel_row: from one k to the next */
 
 /* Row tiles of a block against one panel. rows: where the operand's slice begins; row0: the block's first tile. */
 static void row_tiles(KlBuilder *b, const SchGemm *m, const Blocks *u, KlValue rows, KlValue block, KlValue depth,
@@ -145,7 +154,7 @@ static void row_tiles(KlBuilder *b, const SchGemm *m, const Blocks *u, KlValue r
     for (int i = 0; i < n; i++)
         next[i] = k.carried[i];
     sch_tile_step(b, t, next, u->rows, sch_madc(b, k.i, m->depth_stride, a), aoff, u->panel,
-                  sch_madc(b, k.i, width, panel), boff);
+                  sch_madc(b, k.i, u->panel_row, panel), boff);
     k.instr->unroll = (uint16_t)sch_unroll(n, m->slices.size * m->unit);
     kl_for_end(b, &k, next, acc);
     sch_tile_store(b, t, acc, u->tile, at, held, boff);
@@ -178,8 +187,12 @@ void sch_gemm_build(KdLower *l, const SchGemm *m) {
     int64_t width = (int64_t)t->nv * t->lanes, block = m->column_tiles.size * width;
     SchPanel p = {.width = width, .stride = slice_room(m) * width, .line = -1};
     Blocks u = {.rows = sch_operand_buffer(l, m->node, m->rows_operand, 0)};
-    u.panel = p.buf = kl_buf(l->k, "panel", KL_F32, m->column_tiles.size * p.stride, KL_SCRATCH);
-    if (m->line_count)
+    if (m->direct)
+        u.panel = kd_lower_buffer(l, kd_node(l->fu->f, m->node)->in[1 - m->rows_operand]);
+    else
+        u.panel = p.buf = kl_buf(l->k, "panel", KL_F32, m->column_tiles.size * p.stride, KL_SCRATCH);
+    u.panel_row = m->direct ? m->columns : width;
+    if (m->line_count && !m->direct)
         p.line = kl_buf(l->k, "line", KL_F32, m->line_count(m), KL_SCRATCH);
     int64_t tile = m->row_tiles.size * t->mr * block;
     u.tile = kl_buf(l->k, "tile", KL_F32, tile, KL_SCRATCH);
@@ -196,11 +209,15 @@ void sch_gemm_build(KdLower *l, const SchGemm *m) {
     p.outer = o.i;
     p.k0 = sch_mulc(b, s.i, m->slices.size * m->unit);
     p.depth = sch_mulc(b, sch_cut_length(b, &m->slices, s.i), m->unit);
-    m->pack(l, m, &p);
+    if (!m->direct)
+        m->pack(l, m, &p);
     KlValue rows = sch_madc(b, i, m->batch_stride, sch_mulc(b, o.i, m->outer_stride));
     rows = sch_madc(b, p.k0, m->depth_stride, rows);
     KlFor c = sch_loop(b, kl_i64(b, 0), p.tiles, 1);
-    row_tiles(b, m, &u, rows, row_block, p.depth, sch_mulc(b, c.i, p.stride), sch_mulc(b, c.i, width));
+    KlValue column = sch_mulc(b, c.i, width), panel = sch_mulc(b, c.i, p.stride);
+    if (m->direct)
+        panel = sch_add(b, sch_madc(b, i, m->depth * m->columns, p.first), column);
+    row_tiles(b, m, &u, rows, row_block, p.depth, panel, column);
     sch_loop_end(b, &c);
     sch_loop_end(b, &s);
     sch_loop_end(b, &o);

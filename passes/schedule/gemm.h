@@ -25,6 +25,8 @@ struct SchGemm {
     int rows_operand; /* which operand is broadcast, and its strides in memory */
     int64_t row_stride, depth_stride, batch_stride, outer_stride;
     int64_t unit;     /* slices of the contraction are multiples of this; divides depth */
+    bool may_skip_packing; /* the columns' operand is in memory, [batch][k][column] */
+    bool windows;          /* columns overlap in memory: they are read from a cache */
     double pack_cost, finish_cost; /* cycles per element */
     void (*pack)(KdLower *l, const SchGemm *m, const SchPanel *p);
     int64_t (*line_count)(const SchGemm *m); /* elements of the packer's scratch, or NULL */
@@ -35,6 +37,7 @@ struct SchGemm {
     SchCut row_tiles;    /* tiles of mr rows, cut into blocks */
     SchCut column_tiles; /* tiles of nv vectors, cut into blocks */
     SchCut slices;       /* depth / unit, cut into slices that stay in the first cache */
+    bool direct;         /* packing is skipped */
     double cycles;
 };
 

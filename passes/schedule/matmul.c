@@ -1,8 +1,10 @@
 /* matmul.c: rank 2 and 3, either operand transposed, any size.
  *
  * Lanes run along the longer side of the result: usually its columns; its rows where there are hardly any columns
- * (a matrix times a vector), and then the second operand is what is broadcast.
+ * (a matrix times a vector), and then the second operand is what is broadcast. Where both operands are contiguous along
+ * the contraction and one is hardly more than a vector, nothing is packed at all: dots.c.
  */
+#include "passes/schedule/dots.h"
 #include "passes/schedule/gemm.h"
 
 typedef struct Matmul {
@@ -54,6 +56,7 @@ static bool plan(const KdLower *l, const KdGroup *g, SchGemm *m, Matmul *mm) {
     m->batch_stride = m->rows * depth;
     mm->along = lanes_operand == 1 ? !turned[1] : turned[0];
     mm->source = (SchSource){.element = packed_element, .node = g->root, .operand = lanes_operand, .more = mm};
+    m->may_skip_packing = mm->along && sch_is_stored(l, g->root, lanes_operand);
     m->pack = mm->along ? pack_along : pack_across;
     m->line_count = mm->along ? NULL : sch_pack_across_line;
     m->pack_cost = mm->along ? 0.15 : 0.6;
@@ -73,4 +76,57 @@ void build_matmul(KdLower *l, const KdGroup *g) {
     Matmul mm;
     plan(l, g, &m, &mm);
     sch_gemm_build(l, &m);
+}
+
+/* ---- as dot products ------------------------------------------------------------------------------------------- */
+
+typedef struct Dots { bool swapped; int rank; } Dots; /* swapped: operand 1's are the rows */
+
+static int dots_rows(KdLower *l, const SchDots *d) {
+    int k = ((const Dots *)d->more)->swapped;
+    return sch_operand_buffer(l, d->node, k, k);
+}
+
+static int dots_columns(KdLower *l, const SchDots *d) {
+    int k = !((const Dots *)d->more)->swapped;
+    return sch_operand_buffer(l, d->node, k, k);
+}
+
+static void dots_finish(KdLower *l, const SchDots *d, KlValue acc, KlValue batch, KlValue row, KlValue column) {
+    const Dots *v = d->more;
+    KlValue idx[3] = {batch, v->swapped ? column : row, v->swapped ? row : column};
+    kd_lower_finish(l, acc, idx + (3 - v->rank));
+}
+
+static bool plan_dots(const KdLower *l, const KdGroup *g, SchDots *d, Dots *v) {
+    const KdFunc *f = l->fu->f;
+    const KdNode *n = kd_node(f, g->root);
+    const KdType *a = sch_operand_type(l, g->root, 0), *y = n->type;
+    if (y->count == 0 || a->count == 0 || a->dtype != KD_F32)
+        return false;
+    bool ta = kd_attr_int(f, n, "ta") != 0, tb = kd_attr_int(f, n, "tb") != 0;
+    int64_t rows = y->dim[y->rank - 2], columns = y->dim[y->rank - 1];
+    if ((ta && rows > 1) || (!tb && columns > 1) || (rows > 32 && columns > 32))
+        return false;
+    *v = (Dots){.swapped = columns > rows, .rank = y->rank};
+    *d = (SchDots){.node = g->root, .machine = sch_machine(l), .batch = y->rank == 3 ? y->dim[0] : 1,
+                   .rows = v->swapped ? columns : rows, .columns = v->swapped ? rows : columns,
+                   .depth = a->dim[a->rank - (ta ? 2 : 1)], .row_buffer = dots_rows, .column_buffer = dots_columns,
+                   .finish = dots_finish, .more = v};
+    return sch_dots_plan(d);
+}
+
+double cost_matmul_dots(const KdLower *l, const KdGroup *g) {
+    SchDots d;
+    Dots v;
+    return plan_dots(l, g, &d, &v) ? d.cycles / SCH_HERTZ : -1;
+}
+
+void build_matmul_dots(KdLower *l, const KdGroup *g) {
+    SchDots d;
+    Dots v;
+    plan_dots(l, g, &d, &v);
+    sch_materialise(l, g->root, 0, 0);
+    sch_materialise(l, g->root, 1, 1);
+    sch_dots_build(l, &d);
 }

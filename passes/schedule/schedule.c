@@ -28,7 +28,8 @@ static const Row rows[] = {
 
 /* ---- plans by shape ------------------------------------------------------------------------------------------- */
 
-/* Of what a plan depends on: the op, its operands' and its own type, its attributes. Types are interned. */
+/* Of what a plan depends on: the op, its operands' and its own type (types are interned), whether operands are in memory,
+ * its attributes. */
 static uint64_t key_of(const KdLower *l, KdValue root, const char *schedule) {
     const KdFunc *f = l->fu->f;
     const KdNode *n = kd_node(f, root);
@@ -36,7 +37,7 @@ static uint64_t key_of(const KdLower *l, KdValue root, const char *schedule) {
     h = kd_hash_bytes(&n->type, sizeof n->type, h);
     for (int k = 0; k < n->n_in; k++) {
         const KdType *t = kd_vtype(f, n->in[k]);
-        h = kd_hash_bytes(&t, sizeof t, h);
+        h = kd_hash_bytes(&t, sizeof t, h + sch_is_stored(l, root, k));
     }
     int n_attrs;
     const KdAttrSpec *spec = kd_op_attrs(l->cx, (KdOp)n->op, &n_attrs);
@@ -67,10 +68,14 @@ void sch_remember(const KdLower *l, KdValue root, const char *schedule, const vo
 
 /* ---- the choice -------------------------------------------------------------------------------------------------- */
 
-/* The element rule in plain loops: one multiplication in one to two cycles, whatever its shape. A schedule has its
- * price in compile time, so that it must save more than a few microseconds. */
+/* The element rule in plain loops, as measured: cycles for a multiplication where rows are long enough for vectors, and
+ * where they are not. A schedule has its price in compile time, so that it must save more than a few microseconds. */
 static double generic_cost(const KdLower *l, const KdGroup *g) {
-    return 1.5 * sch_macs(l, g->root) / SCH_HERTZ;
+    const KdNode *n = sch_root(l, g);
+    bool wide = n->type->dim[n->type->rank - 1] >= sch_machine(l).lanes;
+    double cycles = n->op == KD_OP_CONV_TRANSPOSE2D ? 10 : n->op == KD_OP_CONV2D_WGRAD ? 1.5
+                    : n->op == KD_OP_MATMUL         ? (wide ? 0.5 : 2.7) : wide ? 2.5 : 8;
+    return cycles * sch_macs(l, g->root) / SCH_HERTZ;
 }
 static const double compile_price = 20e3 / SCH_HERTZ;
 

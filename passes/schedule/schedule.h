@@ -148,7 +148,9 @@ void sch_fill_line(KdLower *l, const SchSource *s, const KlValue *line, int64_t 
 /* A lanes x lanes block: dest[dat + x * drow + y] = src[sat + y * srow + x] */
 void sch_transpose(KlBuilder *b, int lanes, int src, KlValue sat, int64_t srow, int dest, KlValue dat, int64_t drow);
 
-/* Is operand k of n in memory as it is? Otherwise sch_materialise makes it so, in a kernel of its own. */
+/* Is operand k of n in memory as it is? Otherwise sch_materialise makes it so, in a kernel of its own. (Unlike
+ * kd_lower_is_stored, this may be asked before anything is lowered.) */
+bool sch_is_stored(const KdLower *l, KdValue n, int k);
 void sch_materialise(KdLower *l, KdValue n, int k, int temp);
 /* The buffer of operand k in the current kernel: the stored one, or the temp that sch_materialise filled. */
 int sch_operand_buffer(KdLower *l, KdValue n, int k, int temp);

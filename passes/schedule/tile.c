@@ -242,8 +242,13 @@ void sch_transpose(KlBuilder *b, int lanes, int src, KlValue sat, int64_t srow, 
         kl_store(b, dest, sch_addc(b, dat, y * drow), row[y]);
 }
 
+bool sch_is_stored(const KdLower *l, KdValue n, int k) {
+    KdValue v = kd_node(l->fu->f, n)->in[k];
+    return l->fu->stored[l->fu->alias[v] != KD_NONE ? l->fu->alias[v] : v];
+}
+
 void sch_materialise(KdLower *l, KdValue n, int k, int temp) {
-    if (kd_lower_is_stored(l, n, k))
+    if (sch_is_stored(l, n, k))
         return;
     const KdType *t = sch_operand_type(l, n, k);
     int outer = t->rank - 1 < 2 ? t->rank - 1 : 2; /* dimensions that the parallel index runs over */
@@ -271,7 +276,7 @@ void sch_materialise(KdLower *l, KdValue n, int k, int temp) {
 }
 
 int sch_operand_buffer(KdLower *l, KdValue n, int k, int temp) {
-    if (kd_lower_is_stored(l, n, k))
+    if (sch_is_stored(l, n, k))
         return kd_lower_buffer(l, kd_node(l->fu->f, n)->in[k]);
     return kd_lower_temp(l, temp, KL_F32, sch_operand_type(l, n, k)->count, KL_IN);
 }

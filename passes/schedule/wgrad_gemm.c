@@ -54,7 +54,7 @@ static bool plan(const KdLower *l, const KdGroup *g, SchGemm *m, SchWgrad *w) {
     *m = (SchGemm){.node = g->root, .machine = w->machine, .batch = w->groups, .outer = w->batch, .rows = w->outputs,
                    .columns = w->inputs * w->y.kernel * w->x.kernel, .depth = pixels, .rows_operand = 1,
                    .row_stride = pixels, .depth_stride = 1, .batch_stride = w->outputs * pixels,
-                   .outer_stride = w->groups * w->outputs * pixels, .unit = w->x.out, .pack_cost = 4,
+                   .outer_stride = w->groups * w->outputs * pixels, .unit = w->x.out, .windows = true, .pack_cost = 4,
                    .finish_cost = 0.5, .pack = pack, .finish = finish, .more = w};
     return sch_gemm_plan(m, l, "windows");
 }

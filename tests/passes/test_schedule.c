@@ -20,6 +20,7 @@ typedef struct Conv {
 } Conv;
 
 #define CONV(...) {"conv_direct", KD_OP_CONV2D, __VA_ARGS__}
+#define FEW(...) {"conv_dots", KD_OP_CONV2D, __VA_ARGS__}
 #define DECONV(...) {"conv_phases", KD_OP_CONV_TRANSPOSE2D, __VA_ARGS__}
 #define OUTER(...) {"wgrad_outer", KD_OP_CONV2D_WGRAD, __VA_ARGS__}
 #define INNER(...) {"wgrad_inner", KD_OP_CONV2D_WGRAD, __VA_ARGS__}
@@ -50,6 +51,11 @@ static const Conv convs[] = {
     CONV(1, 1, 2, 3, 12, 25, 1, 10, {1, 3}, {0, 2, 0, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
     CONV(2, 1, 3, 16, 8, 8, 4, 4, {4, 4}, {0, 0, 0, 0}, {1, 1}, {0, 0}, SCALED, BARE),
     CONV(1, 1, 2, 2, 5, 6, 3, 2, {1, 1}, {3, 0, 1, 4}, {1, 1}, {0, 0}, PLAIN, BARE),
+
+    FEW(1, 1, 6, 16, 4, 4, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BIAS_RELU),
+    FEW(1, 1, 9, 13, 2, 2, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, RELU, BARE),
+    FEW(2, 2, 3, 5, 5, 6, 3, 2, {1, 2}, {1, 0, 2, 1}, {2, 1}, {0, 0}, SCALED, UPDATE),
+    FEW(3, 1, 5, 7, 4, 5, 3, 3, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, REFLECT, TWO),
 
     DECONV(1, 1, 8, 8, 8, 16, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
     DECONV(2, 1, 5, 7, 6, 9, 3, 3, {2, 2}, {1, 1, 1, 1}, {1, 1}, {1, 1}, PLAIN, BIAS_RELU),
@@ -104,6 +110,7 @@ typedef struct Product {
 } Product;
 
 #define MATMUL(...) {"matmul_packed", __VA_ARGS__}
+#define DOTS(...) {"matmul_dots", __VA_ARGS__}
 
 static const Product products[] = {
     /*     z  rows cols depth ta tb */
@@ -125,6 +132,15 @@ static const Product products[] = {
     MATMUL(0, 2, 3, 5, 1, 1, PLAIN, BARE),
     MATMUL(4, 17, 16, 33, 0, 1, CONCAT, TWO),
     MATMUL(0, 40, 100, 150, 0, 0, PLAIN, BARE),
+    MATMUL(0, 1, 256, 40, 0, 0, PLAIN, BIAS_RELU),
+    MATMUL(2, 3, 64, 21, 1, 0, PLAIN, UPDATE),
+    DOTS(0, 1, 50, 40, 0, 1, PLAIN, BIAS_RELU),
+    DOTS(0, 50, 1, 40, 0, 0, RELU, UPDATE),
+    DOTS(0, 45, 1, 33, 0, 1, PLAIN, BARE),
+    DOTS(0, 1, 45, 33, 1, 1, SCALED, BARE),
+    DOTS(0, 3, 70, 64, 0, 1, PLAIN, TWO),
+    DOTS(3, 21, 5, 19, 0, 1, SCALED, RESIDUAL),
+    DOTS(2, 1, 1, 5, 0, 0, PLAIN, BARE),
 };
 
 typedef struct Case {
