@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes training.safetensors: what PyTorch computes for a few training steps (methods A.1.4 and A.2.2 with C.13).
 
-    /usr/bin/python3 tests/golden/make_training.py
+    /usr/bin/python3 tests/golden/make_training.py [RUN...]     (all runs, or only these anew)
 
 Needs Debian's python3-torch. Everything runs in float64 (the truth) and again in float32, so that the file also
 says how far PyTorch's own float32 run strays: a GAN step is chaotic (a ReLU or an L1 sign that flips moves a gradient
@@ -142,11 +142,17 @@ def run(out, name, fn, **kw):
     print(name, "losses", a[-1], "float32 strays by", np.max(np.abs(a - b) / np.abs(a)))
 
 
+RUNS = {
+    "cyclegan_small": (cyclegan, dict(size=32, ngf=4, ndf=8, blocks=2, steps=5)),
+    "cyclegan": (cyclegan, dict(size=128, ngf=16, ndf=64, blocks=9, steps=5)),
+    "pix2pix_reko": (pix2pix_reko, dict(size=32, depth=5, ngf=4, teacher_ngf=6, ndf=8, level=2, k=8, steps=5)),
+}
+
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    out = {}
-    run(out, "cyclegan_small", cyclegan, size=32, ngf=4, ndf=8, blocks=2, steps=5, optimizer=adam)
-    run(out, "cyclegan", cyclegan, size=128, ngf=16, ndf=64, blocks=9, steps=5, optimizer=adam)
-    run(out, "pix2pix_reko", pix2pix_reko, size=32, depth=5, ngf=4, teacher_ngf=6, ndf=8, level=2, k=8, steps=5,
-        optimizer=adam)
-    save_safetensors(os.path.join(os.path.dirname(os.path.abspath(__file__)), "training.safetensors"), out)
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "training.safetensors")
+    names = sys.argv[1:] or list(RUNS)
+    out = load_safetensors(path) if sys.argv[1:] else {}
+    for name in names:
+        run(out, name, RUNS[name][0], optimizer=adam, **RUNS[name][1])
+    save_safetensors(path, out)
