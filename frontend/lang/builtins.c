@@ -281,6 +281,10 @@ static bool op_attrs(KdElab *E, int op, const KdActuals *args, int from, int ran
         if (a.name && strcmp(a.name, "dims") == 0 && kd_attr_index(E->cx, (KdOp)op, "axes") >= 0) a.name = kd_intern_z(E->cx, "axes");
         rest.v[rest.n++] = a;
     }
+    if (at > from + n) {
+        kd_elab_error(E, args->at, "%s takes %d argument%s, found %d", kd_op_info[op].name, from + n, from + n == 1 ? "" : "s", at);
+        return false;
+    }
     if (!kd_match_args(E, kd_op_info[op].name, f, n, &rest, slot)) return false;
     for (int i = 0; i < n; i++) {
         attr[i] = spec[i].def;
@@ -326,6 +330,10 @@ static KdVal where_op(KdElab *E, KdVal *v, KdSpan at) {
         if (v[i].kind == KD_VAL_POISON) return v[i];
         if (kd_val_type(E, v[i])->dtype != (i ? d : KD_F32)) v[i].t = kd_cast(&E->b, v[i].t, i ? d : KD_F32);
     }
+    if (!kd_broadcast_ok(E, "where", kd_val_type(E, v[1]), kd_val_type(E, v[2]), at) ||
+        !kd_broadcast_ok(E, "where", kd_val_type(E, v[0]), kd_val_type(E, v[1]), at) ||
+        !kd_broadcast_ok(E, "where", kd_val_type(E, v[0]), kd_val_type(E, v[2]), at))
+        return kd_poison();
     return kd_elab_end(E, at, kd_where(&E->b, v[0].t, v[1].t, v[2].t));
 }
 

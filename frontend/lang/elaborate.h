@@ -256,6 +256,7 @@ const KdType *kd_val_type(KdElab *E, KdVal v); /* of a tensor */
 
 KdLoc kd_elab_loc(KdElab *E, KdSpan at);
 bool kd_elab_complained(KdElab *E, KdSpan at); /* has this place been complained of? */
+bool kd_elab_first(KdElab *E, KdLoc loc); /* false, or true and from now on complained of */
 /* The error, the chain of applications, the hints of the frames. Returns poison. */
 KdVal kd_elab_error(KdElab *E, KdSpan at, const char *fmt, ...) KD_PRINTF(3, 4);
 void kd_elab_near(KdElab *E, const char *name, const char *const *names, int n); /* "did you mean" */
@@ -281,6 +282,7 @@ KdVal kd_eval_binary(KdElab *E, KdTok op, KdVal a, KdVal b, KdSpan at);
 KdVal kd_eval_field(KdElab *E, KdVal v, const char *name, KdSpan at);
 KdVal kd_eval_index(KdElab *E, KdVal base, const KdExpr *e);
 KdVal kd_to_tensor(KdElab *E, KdVal v, KdDType d, KdSpan at); /* a number becomes a constant */
+bool kd_broadcast_ok(KdElab *E, const char *name, const KdType *a, const KdType *b, KdSpan at); /* false after a diagnostic */
 /* Elementwise op on two values, with broadcasting and promotion of i32 to f32. */
 KdVal kd_elementwise2(KdElab *E, KdOp op, KdVal a, KdVal b, KdSpan at, const char *name);
 void kd_exec_block(KdElab *E, const KdBlock *b);

@@ -102,7 +102,7 @@ KdVal kd_to_tensor(KdElab *E, KdVal v, KdDType d, KdSpan at) {
     return kd_tensor(kd_const(&E->b, kd_type(E->cx, d, 0, NULL), kd_number(v)));
 }
 
-static bool broadcast_ok(KdElab *E, const char *name, const KdType *a, const KdType *b, KdSpan at) {
+bool kd_broadcast_ok(KdElab *E, const char *name, const KdType *a, const KdType *b, KdSpan at) {
     static const char *const words[4] = {"batch sizes", "channels", "heights", "widths"};
     int rank = a->rank > b->rank ? a->rank : b->rank;
     for (int i = 0; i < rank; i++) {
@@ -141,7 +141,7 @@ KdVal kd_elementwise2(KdElab *E, KdOp op, KdVal a, KdVal b, KdSpan at, const cha
         if (two[k]->kind == KD_VAL_POISON) return kd_poison();
         if (kd_val_type(E, *two[k])->dtype != d) two[k]->t = kd_cast(&E->b, two[k]->t, d);
     }
-    if (!broadcast_ok(E, name, kd_val_type(E, a), kd_val_type(E, b), at)) return kd_poison();
+    if (!kd_broadcast_ok(E, name, kd_val_type(E, a), kd_val_type(E, b), at)) return kd_poison();
     return kd_elab_end(E, at, kd_binary(&E->b, op, a.t, b.t));
 }
 
@@ -158,7 +158,7 @@ static KdVal floor_div(KdElab *E, KdVal a, KdVal b, KdSpan at) {
     if (!kd_elab_begin(E, at)) return kd_poison();
     a = kd_to_tensor(E, a, KD_I32, at);
     b = kd_to_tensor(E, b, KD_I32, at);
-    if (a.kind != KD_VAL_TENSOR || b.kind != KD_VAL_TENSOR || !broadcast_ok(E, "//", kd_val_type(E, a), kd_val_type(E, b), at))
+    if (a.kind != KD_VAL_TENSOR || b.kind != KD_VAL_TENSOR || !kd_broadcast_ok(E, "//", kd_val_type(E, a), kd_val_type(E, b), at))
         return kd_poison();
     KdValue q = kd_binary(&E->b, KD_OP_DIV, a.t, b.t);
     KdValue rest = kd_binary(&E->b, KD_OP_SUB, a.t, kd_binary(&E->b, KD_OP_MUL, q, b.t));

@@ -289,7 +289,7 @@ void kd_exec_minimize(KdElab *E, const KdStmt *s) {
     bool ok = loss_ok(E, loss, s->exprs[0]);
     for (int i = 0; i < n; i++) {
         nets[i] = kd_eval_expr(E, s->exprs[i + 2]);
-        ok = add_network(E, nets[i], s->exprs[i + 2]->at, &all) && ok;
+        if (loss.kind != KD_VAL_POISON) ok = add_network(E, nets[i], s->exprs[i + 2]->at, &all) && ok;
     }
     KdVal opt = kd_eval_expr(E, s->exprs[1]);
     if (opt.kind != KD_VAL_OPTIMIZER && opt.kind != KD_VAL_POISON)

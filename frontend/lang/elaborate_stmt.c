@@ -113,7 +113,10 @@ static void exec_value(KdElab *E, const KdStmt *s) {
     KdVal v = kd_eval_expr(E, s->exprs[0]);
     if (v.kind == KD_VAL_NONE || v.kind == KD_VAL_POISON || kd_elab_complained(E, s->exprs[0]->at)) return;
     kd_elab_error(E, s->exprs[0]->at, "this value is not used: %s", kd_val_describe(E, v));
-    kd_hint(E->cx, "let name = ... keeps it, return ... gives it back");
+    const KdExpr *e = s->exprs[0];
+    if (e->kind == KD_EXPR_UNARY && e->op != KD_TOK_NOT)
+        kd_hint(E->cx, "a statement ends with its line: the operator belongs at the end of the line above");
+    else kd_hint(E->cx, "let name = ... keeps it, return ... gives it back");
 }
 
 static void exec_return(KdElab *E, const KdStmt *s) {

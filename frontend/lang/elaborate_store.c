@@ -177,8 +177,10 @@ static KdVal weight_value(KdElab *E, KdWeight *w) {
 /* Why there is no place for a weight here. */
 static KdVal refuse(KdElab *E, const char *what, KdSpan at) {
     for (KdFrame *f = E->frame; f; f = f->caller) {
-        if (f->bare && !kd_elab_complained(E, at)) {
-            kd_elab_error(E, at, "%s is a net with weights: brackets create, parentheses apply", f->def->name);
+        if (f->bare) {
+            KdLoc loc = f->module->prelude ? f->user : f->outer; /* the application itself, not the depths of the net */
+            if (!kd_elab_first(E, loc)) return kd_poison();
+            kd_error(E->cx, loc, "%s is a net with weights: brackets create, parentheses apply", f->def->name);
             kd_hint(E->cx, "write %s[...](...), or let name = %s[...] and apply that", f->def->name, f->def->name);
             return kd_poison();
         }

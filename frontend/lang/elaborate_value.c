@@ -113,11 +113,20 @@ KdLoc kd_elab_loc(KdElab *E, KdSpan at) {
 }
 
 /* One key for a place, whatever application led to it. */
-static uint64_t place_key(KdElab *E, KdSpan at) {
-    const KdPlace *p = kd_place(E->cx, kd_elab_loc(E, at));
+static uint64_t loc_key(KdElab *E, KdLoc loc) {
+    const KdPlace *p = kd_place(E->cx, loc);
     if (!p) return 1;
     uint64_t words[2] = {(uint64_t)(uintptr_t)p->file, (uint64_t)(uint32_t)p->line << 32 | (uint32_t)p->col};
     return kd_hash_bytes(words, sizeof words, 7);
+}
+
+static uint64_t place_key(KdElab *E, KdSpan at) { return loc_key(E, kd_elab_loc(E, at)); }
+
+bool kd_elab_first(KdElab *E, KdLoc loc) {
+    uint64_t key = loc_key(E, loc);
+    if (E->dead || kd_map_get(&E->complained, key, NULL)) return false;
+    kd_map_put(&E->complained, key, 1);
+    return true;
 }
 
 bool kd_elab_complained(KdElab *E, KdSpan at) { return E->dead || kd_map_get(&E->complained, place_key(E, at), NULL); }
@@ -141,7 +150,7 @@ KdVal kd_elab_error(KdElab *E, KdSpan at, const char *fmt, ...) {
 }
 
 void kd_elab_near(KdElab *E, const char *name, const char *const *names, int n) {
-    const char *near = kd_nearest(name, names, n);
+    const char *near = name[0] && name[1] ? kd_nearest(name, names, n) : NULL; /* one letter is near to any other */
     if (near) kd_hint(E->cx, "did you mean '%s'?", near);
 }
 

@@ -61,7 +61,7 @@ static void complain(Resolver *r, KdSpan at, const char *name, const char *fmt) 
     }
     const char *const *builtin = kd_builtin_names(r->cx, &n);
     for (int i = 0; i < n; i++) kd_push(r->cx, &names, builtin[i]);
-    const char *near = kd_nearest(name, names.v, names.n);
+    const char *near = name[0] && name[1] ? kd_nearest(name, names.v, names.n) : NULL;
     if (near) kd_hint(r->cx, "did you mean '%s'?", near);
 }
 
