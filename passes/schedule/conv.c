@@ -135,8 +135,13 @@ static KlValue tap_offset(KlBuilder *b, const SchDim *d, int64_t phase, KlValue 
         return sch_mulc(b, sch_addc(b, sch_mulc(b, j, t->offset_step), t->offset), unit);
     }
     *tap = j;
-    KlValue at = sch_mulc(b, j, d->dilation);
-    KlValue class = sch_split(b, &at, d->stride);
+    KlValue at = sch_mulc(b, j, d->dilation), class = at;
+    if (d->stride == 2) { /* not negative: no sign to take care of, in the innermost loop but one */
+        class = kl_op2(b, KL_OP_AND, at, kl_i64(b, 1));
+        at = kl_op2(b, KL_OP_SHR, at, kl_i64(b, 1));
+    } else {
+        class = sch_split(b, &at, d->stride);
+    }
     return sch_add(b, sch_mulc(b, class, class_stride), sch_mulc(b, at, unit));
 }
 

@@ -72,9 +72,14 @@ void sch_remember(const KdLower *l, KdValue root, const char *schedule, const vo
  * where they are not. A schedule has its price in compile time, so that it must save more than a few microseconds. */
 static double generic_cost(const KdLower *l, const KdGroup *g) {
     const KdNode *n = sch_root(l, g);
-    bool wide = n->type->dim[n->type->rank - 1] >= sch_machine(l).lanes;
-    double cycles = n->op == KD_OP_CONV_TRANSPOSE2D ? 10 : n->op == KD_OP_CONV2D_WGRAD ? 1.5
-                    : n->op == KD_OP_MATMUL         ? (wide ? 0.5 : 2.7) : wide ? 2.5 : 8;
+    bool wide = n->type->dim[n->type->rank - 1] >= sch_machine(l).lanes, many = n->type->dim[n->type->rank - 2] >= 4;
+    double cycles = wide ? 2.5 : 8;
+    if (n->op == KD_OP_CONV_TRANSPOSE2D)
+        cycles = 10;
+    else if (n->op == KD_OP_CONV2D_WGRAD)
+        cycles = 1.5;
+    else if (n->op == KD_OP_MATMUL)
+        cycles = wide && many ? 0.5 : 2.7;
     return cycles * sch_macs(l, g->root) / SCH_HERTZ;
 }
 static const double compile_price = 20e3 / SCH_HERTZ;
