@@ -172,6 +172,7 @@ typedef struct KdParser {
     int nesting;
     int paren;  /* brackets that are open here: inside them a line's end means nothing */
     bool panic; /* an error was reported; be silent until the next statement */
+    bool over;  /* a limit was hit: nothing after it is worth a word */
 } KdParser;
 
 KdExpr *kd_parse_expr(KdParser *p);

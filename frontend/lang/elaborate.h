@@ -27,7 +27,7 @@
 enum {
     KD_DEFAULT_DEPTH = 500,      /* applications inside one another */
     KD_MAX_EVAL_NESTING = 10000, /* expressions inside one another, through all applications */
-    KD_MAX_EVAL_STEPS = 50000000,
+    KD_MAX_EVAL_STEPS = 10000000, /* evaluated expressions and elements of lists */
     KD_MAX_LIST = 1 << 20,
     KD_MAX_NODES = 4000000,
     KD_STACK_BYTES = 64 << 20,   /* of the thread that elaborates: does not depend on the caller's stack */
@@ -134,7 +134,7 @@ struct KdInst {
 typedef struct KdScope {
     struct KdScope *outer;
     KD_VEC(KdNamed) vars;
-    const char *suffix; /* "[2]" inside the third round of a loop: see elaborate_store.c */
+    int round;          /* of a loop's body: 0, 1, ...; else -1. Part of names: see elaborate_store.c */
     bool every;         /* body of `every`: outer names cannot be rebound from here */
 } KdScope;
 
@@ -230,6 +230,7 @@ struct KdElab {
     int64_t streams;    /* of random numbers */
     KdValue rng_seed, rng_step;
     KdMap complained;   /* places */
+    KdScope *free_scopes;
     const KdExpr *hint_call; /* `let NAME = weight(...)`: the call that takes NAME */
     const char *hint_name;
 };

@@ -49,6 +49,7 @@ bool kd_enter(KdElab *E, KdFrame *f, KdSpan at, const char *what) {
 }
 
 void kd_leave(KdElab *E) {
+    kd_scope_pop(E);
     E->frame = E->frame->caller;
     E->depth--;
 }

@@ -65,7 +65,7 @@ static void exec_for(KdElab *E, const KdStmt *s) {
     }
     for (int i = 0; i < over.list->n && !E->frame->returned && !E->dead; i++) {
         KdScope *scope = kd_scope_push(E);
-        scope->suffix = kd_intern_z(E->cx, kd_format(E->cx, "%s[%d]", scope->suffix, i));
+        scope->round = i;
         kd_bind(E, s->names[0], over.list->v[i]);
         kd_exec_block(E, &s->body);
         kd_scope_pop(E);

@@ -77,9 +77,16 @@ static void name_all(KdElab *E, KdVal v, const char *base) {
     }
 }
 
+/* base, with the rounds of the loops around the scope: "block[2]" */
+static const char *in_rounds(KdElab *E, const char *base, const KdScope *scope) {
+    if (!scope) return base;
+    base = in_rounds(E, base, scope->outer);
+    return scope->round < 0 ? base : kd_format(E->cx, "%s[%d]", base, scope->round);
+}
+
 void kd_name_instances(KdElab *E, KdVal v, const char *base, const KdScope *scope) {
     if (v.kind != KD_VAL_LIST && v.kind != KD_VAL_INSTANCE) return;
-    name_all(E, v, scope && *scope->suffix ? kd_format(E->cx, "%s%s", base, scope->suffix) : base);
+    name_all(E, v, in_rounds(E, base, scope));
 }
 
 void kd_store_weights(KdElab *E, const KdStore *s, bool buffers, KdWeights *out) {
@@ -232,7 +239,7 @@ KdVal kd_declare_weight(KdElab *E, const KdExpr *call, KdVal shape, KdVal init, 
     if (given.kind == KD_VAL_STRING) base = given.s;
     else if (call && call == E->hint_call) base = E->hint_name;
     else numbered = true;
-    if (given.kind != KD_VAL_STRING && !numbered && *E->frame->scope->suffix) base = kd_format(E->cx, "%s%s", base, E->frame->scope->suffix);
+    if (given.kind != KD_VAL_STRING && !numbered) base = in_rounds(E, base, E->frame->scope);
     const char *name = kd_intern_z(E->cx, numbered ? kd_format(E->cx, "%s_0", base) : base);
     KdWeight *w = find_weight(s, name);
     for (int k = 1; w && w->claim == E->frame->serial; k++) {

@@ -6,6 +6,7 @@
 /* ---- values ------------------------------------------------------------------------------------------------ */
 
 KdVal kd_list(KdElab *E, int n) {
+    E->steps += n; /* memory is a step too */
     KdListVal *l = KD_NEW(E->cx, KdListVal);
     l->n = n;
     l->v = KD_NEW_ARRAY(E->cx, KdVal, n);
@@ -175,14 +176,24 @@ KdVal kd_elab_end(KdElab *E, KdSpan at, KdValue v) {
 /* ---- scopes -------------------------------------------------------------------------------------------------------- */
 
 KdScope *kd_scope_push(KdElab *E) {
-    KdScope *s = KD_NEW(E->cx, KdScope);
+    KdScope *s = E->free_scopes;
+    if (s) E->free_scopes = s->outer;
+    else s = KD_NEW(E->cx, KdScope);
     s->outer = E->frame->scope;
-    s->suffix = s->outer ? s->outer->suffix : "";
+    s->round = -1;
+    s->every = false;
+    s->vars.n = 0;
     E->frame->scope = s;
     return s;
 }
 
-void kd_scope_pop(KdElab *E) { E->frame->scope = E->frame->scope->outer; }
+/* Nobody keeps a scope that was left, so it is used again. */
+void kd_scope_pop(KdElab *E) {
+    KdScope *s = E->frame->scope;
+    E->frame->scope = s->outer;
+    s->outer = E->free_scopes;
+    E->free_scopes = s;
+}
 
 void kd_bind(KdElab *E, const char *name, KdVal v) {
     KdScope *s = E->frame->scope;

@@ -45,7 +45,7 @@ const char *kd_token_text(KdParser *p, const KdToken *t) {
 }
 
 void kd_parse_error(KdParser *p, KdSpan at, const char *fmt, ...) {
-    if (p->panic) return;
+    if (p->panic || p->over) return;
     p->panic = true;
     va_list ap;
     va_start(ap, fmt);
@@ -89,6 +89,7 @@ bool kd_parse_enter(KdParser *p, KdSpan at) {
         return true;
     }
     kd_parse_error(p, at, "nested too deeply: at most %d levels of brackets, blocks and prefix operators", KD_MAX_NESTING);
+    p->over = true;
     p->at = p->t.n - 1; /* whatever follows is inside it */
     return false;
 }
