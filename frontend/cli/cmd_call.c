@@ -209,6 +209,31 @@ static bool write_session(Call *c, KdcSession *s, const Logs *logs) {
     return kdc_results_write(&out, c->a);
 }
 
+/* Ten lines a run, to stderr: what each scalar log was on average since the last line. */
+static void report(const Call *c, const Logs *logs, int64_t first, int64_t i) {
+    int64_t every = (c->a->steps + 9) / 10;
+    if (c->a->quiet || c->a->steps < 2 || ((i + 1) % every && i + 1 < c->a->steps)) {
+        return;
+    }
+    fprintf(stderr, "step %lld:", (long long)(first + i));
+    for (int j = 0; j < logs->n; j++) {
+        const KdcTensor *t = &logs->t[j];
+        double sum = 0;
+        int n = 0;
+        for (int64_t k = i - i % every; t->data && t->rank == 1 && t->dtype == KDC_F32 && k <= i; k++) {
+            float x = ((const float *)t->data)[k];
+            if (!isnan(x)) {
+                sum += (double)x;
+                n++;
+            }
+        }
+        if (n) {
+            fprintf(stderr, "  %s %.5g", t->name + strlen("log."), sum / n);
+        }
+    }
+    fprintf(stderr, "\n");
+}
+
 static bool call_session(Call *c) {
     KdcShapes shapes = {.train = true};
     shapes.given = step_shapes(c, &shapes.n_given);
@@ -237,6 +262,7 @@ static bool call_session(Call *c) {
             return false;
         }
         record(c, s, &logs, i);
+        report(c, &logs, first, i);
     }
     return write_session(c, s, &logs);
 }

@@ -20,8 +20,9 @@ static const Verb verbs[KDC_VERB_COUNT] = {
                        "evaluate a fn, a net or steps of a session on given tensors",
                        "Inputs are taken from --in by parameter name, weights by their own names there, then from\n"
                        "--weights by name or by order and shape; what is given nowhere is initialised from --seed.\n"
-                       "A session runs --steps N steps and writes its weights and states, log.NAME with one value a\n"
-                       "step, and show.NAME of the last; inputs with one dimension more than the parameter are sliced by step.\n",
+                       "A session runs --steps N steps, says how its logs go (unless -q), and writes its weights\n"
+                       "and states, log.NAME with one value a step, and show.NAME of the last step. An input with\n"
+                       "one dimension more than its parameter is sliced: step i gets slice i, then from the start.\n",
                        kdc_cmd_call},
 };
 

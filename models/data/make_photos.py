@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes photos.safetensors from PNG photographs: `x`, U8 [n, 1, 3, 128, 128], one crop of each, halved by averaging.
+"""Makes photos.safetensors from PNG photographs: `x`, U8 [n, 1, 3, 128, 128], the middle of each, halved by averaging; and
+photo.safetensors: `x`, U8 [1, 3, 192, 256], the upper left of the last.
 
     python3 models/data/make_photos.py PNG...
 
@@ -38,17 +39,27 @@ def read_png(path):
     return w, h, rows
 
 
-out = bytearray()
-for path in sys.argv[1:]:
-    w, h, rows = read_png(path)
-    x0, y0 = (w - 256) // 2, (h - 256) // 2
+def halved(image, x0, y0, width, height):
+    """The crop, its 2x2 pixels averaged, as planes of bytes."""
+    _, _, rows = image
+    out = bytearray()
     for c in range(3):
-        for y in range(y0, y0 + 256, 2):
+        for y in range(y0, y0 + height, 2):
             a, b = rows[y], rows[y + 1]
-            for x in range(x0, x0 + 256, 2):
+            for x in range(x0, x0 + width, 2):
                 i = 3 * x + c
                 out.append((a[i] + a[i + 3] + b[i] + b[i + 3] + 2) // 4)
-header = json.dumps({"x": {"dtype": "U8", "shape": [len(sys.argv) - 1, 1, 3, 128, 128], "data_offsets": [0, len(out)]}}).encode()
-header += b" " * (-len(header) % 8)
-with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "photos.safetensors"), "wb") as f:
-    f.write(struct.pack("<Q", len(header)) + header + bytes(out))
+    return bytes(out)
+
+
+def save(name, shape, data):
+    header = json.dumps({"x": {"dtype": "U8", "shape": shape, "data_offsets": [0, len(data)]}}).encode()
+    header += b" " * (-len(header) % 8)
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), name), "wb") as f:
+        f.write(struct.pack("<Q", len(header)) + header + data)
+
+
+images = [read_png(path) for path in sys.argv[1:]]
+crops = [halved(image, (image[0] - 256) // 2, (image[1] - 256) // 2, 256, 256) for image in images]
+save("photos.safetensors", [len(crops), 1, 3, 128, 128], b"".join(crops))
+save("photo.safetensors", [1, 3, 192, 256], halved(images[-1], 0, 0, 512, 384))
