@@ -169,6 +169,10 @@ case("spectral_norm_train", "conv(x)", lambda x, w, b, u, v: spectral_conv(x, w,
 case("spectral_norm_inference", "conv(x)", lambda x, w, b, u, v: spectral_conv(x, w, b, u, v),
      consts="let conv = conv2d[4, 3, padding = 1, spectral = true]", weights=SN,
      x=R(1, 3, 4, 5), w=SN_W, b=R(4), u=SN_U, v=SN_V)
+case("norm_with_zero_row", "norm(x * keep, dim = 1)", lambda x, keep: (x * keep).norm(dim=1), x=R(4, 5),
+     keep=torch.tensor([[1.0], [0], [1], [1]]).double())
+case("norm_of_all", "norm(x)", lambda x: x.norm(), x=R(3, 4))
+
 
 # ---- pointwise (E.3) -----------------------------------------------------------------------------------------------------------
 
