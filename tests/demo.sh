@@ -17,7 +17,7 @@ show $kdc call $recipe:distill_style -D size=128 -D width=8 --steps 600 --seed 1
     --in $data/photos.safetensors --weights T=$data/wave.safetensors --out $out/trained.safetensors
 
 say "the student by itself, on a photograph of another shape, with the gradients of everything"
-show $kdc call $recipe:S -D width=8 --grad --in $data/photo.safetensors --weights S=$out/trained.safetensors \
+show $kdc call $recipe:S -D width=8 --grad --in $data/photo.safetensors --weights $out/trained.safetensors \
     --out $out/answer.safetensors
 
 say "the student as an object file for this machine, and for a phone's processor"

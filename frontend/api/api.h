@@ -91,9 +91,9 @@ typedef struct KdcMatch {
     int unused; /* of the file */
 } KdcMatch;
 
-/* By name (also "a[0].b" = "a.0.b", and under a prefix common to the file), then, if allowed, by order and shape.
+/* By name (also "a[0].b" = "a.0.b", under a prefix common to the file, and as "NET.a" for net NET, which may be NULL), then, if allowed, by order and shape.
  * Nothing is written. false after a diagnostic that names the tensors in question. */
-bool kdc_match(KdcProgram *p, KdcTensor *const *t, int n, const KdWeights *w, const char *file,
+bool kdc_match(KdcProgram *p, const char *net, KdcTensor *const *t, int n, const KdWeights *w, const char *file,
                bool by_order, KdcMatch *m);
 /* Copies x into t, converted. false after a diagnostic. */
 bool kdc_load_tensor(KdcProgram *p, KdcTensor *t, const KdTensor *x, const char *file);

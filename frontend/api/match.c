@@ -1,7 +1,8 @@
 /* match.c: which tensor of a file is which weight.
  *
  * By name first: the same name; or the same after writing a[0].b as a.0.b; or the same once a prefix that all the
- * file's names share ("module.", "netG.") or that all of ours share ("S.") is left out. If by that some weights have no tensor and
+ * file's names share ("module.", "netG.") or that all of ours share ("S.") is left out; or, when the network
+ * `net` is meant, with its name before ours, so that S finds its weights in what a session wrote. If by that some weights have no tensor and
  * the caller allows it, the weights and file tensors left over are matched by order and shape: in the file's order where
  * the two sequences of shapes are equal; else, for each shape, if there are as many weights as tensors of it. Anything
  * else is an error that names what is missing: a wrong map must never pass silently.
@@ -57,18 +58,20 @@ static Names file_names(KdContext *cx, const KdWeights *w) {
     return f;
 }
 
-static void match_names(KdContext *cx, KdcTensor *const *t, int n, const KdWeights *w, KdcMatch *m,
-                        bool *used) {
+static void match_names(KdContext *cx, const char *net, KdcTensor *const *t, int n, const KdWeights *w,
+                        KdcMatch *m, bool *used) {
     Names f = file_names(cx, w);
     const char **ours = KD_NEW_ARRAY(cx, const char *, n + 1);
     for (int i = 0; i < n; i++) {
         ours[i] = plain_name(cx, t[i]->name);
     }
     size_t prefix = common_prefix(ours, n);
-    for (int pass = 0; pass < 2; pass++) {
+    for (int pass = 0; pass < (net ? 3 : 2); pass++) {
         for (int i = 0; i < n; i++) {
             uint64_t k;
-            const char *name = pass ? kd_intern_z(cx, ours[i] + prefix) : ours[i];
+            const char *name = pass == 0   ? ours[i]
+                               : pass == 1 ? kd_intern_z(cx, ours[i] + prefix)
+                                           : kd_intern_z(cx, kd_format(cx, "%s.%s", net, ours[i]));
             if (!m->from[i] && kd_map_get(&f.map, (uint64_t)(uintptr_t)name, &k) && !used[k]) {
                 m->from[i] = &w->tensor[k];
                 m->kind[i] = KDC_MATCH_NAME;
@@ -188,14 +191,14 @@ static bool match_order(KdContext *cx, KdcTensor *const *t, int n, const KdWeigh
     return true;
 }
 
-bool kdc_match(KdcProgram *p, KdcTensor *const *t, int n, const KdWeights *w, const char *file,
+bool kdc_match(KdcProgram *p, const char *net, KdcTensor *const *t, int n, const KdWeights *w, const char *file,
                bool by_order, KdcMatch *m) {
     KdContext *cx = p->cx;
     bool *used = KD_NEW_ARRAY(cx, bool, w->n + 1);
     m->from = KD_NEW_ARRAY(cx, const KdTensor *, n + 1);
     m->kind = KD_NEW_ARRAY(cx, KdcMatchKind, n + 1);
     m->unused = 0;
-    match_names(cx, t, n, w, m, used);
+    match_names(cx, net, t, n, w, m, used);
     bool ok = true;
     for (int i = 0; i < n; i++) { /* a name that fits with a shape that does not is a wrong file */
         if (m->from[i] && !same_shape(t[i], m->from[i])) {

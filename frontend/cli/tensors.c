@@ -103,7 +103,7 @@ static bool fill_from(KdcProgram *p, const KdcArgs *a, const KdWeights *w, const
         }
     }
     KdcMatch m;
-    if (!kdc_match(p, missing, count, w, file, by_order, &m)) {
+    if (!kdc_match(p, a->name, missing, count, w, file, by_order, &m)) {
         return false;
     }
     for (int i = 0; i < count; i++) {
@@ -122,7 +122,7 @@ static bool fill_from(KdcProgram *p, const KdcArgs *a, const KdWeights *w, const
         return false;
     }
     if (a->verbose && m.unused) {
-        fprintf(stderr, "%s: %d tensors are not used\n", file, m.unused);
+        fprintf(stderr, "%s: %d tensors are no weights of this\n", file, m.unused);
     }
     return true;
 }
