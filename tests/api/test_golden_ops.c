@@ -23,7 +23,7 @@ static KdProgram *load(KdContext *cx) {
     return kd_lang_load(cx, "tests/golden/ops.kd", source, source_size, &o);
 }
 
-/* ---- one case -------------------------------------------------------------------------------------- */
+/* ---- one case ---- */
 
 static bool has_any(const char *name, const char *kind) {
     char prefix[256];
@@ -53,9 +53,11 @@ static void **inputs_of(KdContext *cx, const KdFunc *f, const char *name) {
     for (int i = 0; i < f->inputs.n; i++) {
         const KdType *t = kd_vtype(f, f->inputs.v[i]);
         const char *input = kd_attr_str(f, kd_node(f, f->inputs.v[i]), "name");
-        const KdTensor *x = strcmp(input, "seed") == 0 ? golden_find(golden, name, "seed", NULL) : golden_find(golden, name, "in", input);
+        const KdTensor *x = strcmp(input, "seed") == 0 ? golden_find(golden, name, "seed", NULL)
+                                                       : golden_find(golden, name, "in", input);
         if (!x || x->count != t->count) {
-            print_error("%s: no '%s' of %lld elements in the file\n", name, input, (long long)t->count);
+            print_error("%s: no '%s' of %lld elements in the file\n", name, input,
+                        (long long)t->count);
             return NULL;
         }
         in[i] = KD_NEW_ARRAY(cx, float, t->count + 1);
@@ -80,17 +82,20 @@ static bool compare(const char *name, const FwResult *r, int o, const KdTensor *
     const KdType *t = kd_vtype(r->f, r->f->outputs.v[o].value);
     double largest = 1e-3;
     if (t->count != want->count) {
-        print_error("%s: '%s' has %lld elements, PyTorch's %lld\n", name, r->f->outputs.v[o].name, (long long)t->count,
-                    (long long)want->count);
+        print_error("%s: '%s' has %lld elements, PyTorch's %lld\n", name, r->f->outputs.v[o].name,
+                    (long long)t->count, (long long)want->count);
         return false;
     }
     for (int64_t i = 0; i < t->count; i++) largest = fmax(largest, fabs(golden_at(want, i)));
     for (int64_t i = 0; i < t->count; i++) {
         double w = golden_at(want, i), e = r->eval[o][i], c = element(t, r->jit[o], i);
         bool exact = t->dtype != KD_F32;
-        if (fabs(e - w) <= (exact ? 0 : 1e-5 * largest) && fabs(c - w) <= (exact ? 0 : 2e-4 * largest)) continue;
-        print_error("%s: '%s' differs at %lld: PyTorch %.9g, evaluator %.9g, compiled %.9g (largest %.3g)\n", name,
-                    r->f->outputs.v[o].name, (long long)i, w, e, c, largest);
+        if (fabs(e - w) <= (exact ? 0 : 1e-5 * largest) &&
+            fabs(c - w) <= (exact ? 0 : 2e-4 * largest))
+            continue;
+        print_error("%s: '%s' differs at %lld: PyTorch %.9g, evaluator %.9g, compiled %.9g "
+                    "(largest %.3g)\n",
+                    name, r->f->outputs.v[o].name, (long long)i, w, e, c, largest);
         return false;
     }
     return true;
@@ -110,11 +115,14 @@ static bool run_case(KdContext *cx, const char *name) {
         const KdTensor *want = expected(r.f, k, name);
         grads += strncmp(r.f->outputs.v[k].name, "grad.", 5) == 0;
         ok = want && compare(name, &r, k, want);
-        if (!want) print_error("%s: nothing in the file to compare '%s' with\n", name, r.f->outputs.v[k].name);
+        if (!want)
+            print_error("%s: nothing in the file to compare '%s' with\n", name,
+                        r.f->outputs.v[k].name);
     }
     char prefix[256];
     int n = snprintf(prefix, sizeof prefix, "%s.grad.", name);
-    for (int i = 0; i < golden->n; i++) wanted += strncmp(golden->tensor[i].name, prefix, (size_t)n) == 0;
+    for (int i = 0; i < golden->n; i++)
+        wanted += strncmp(golden->tensor[i].name, prefix, (size_t)n) == 0;
     if (ok && grads != wanted) {
         print_error("%s: %d gradients, PyTorch has %d\n", name, grads, wanted);
         ok = false;
@@ -142,7 +150,7 @@ static void test_case(void **state) {
     assert_true(ok);
 }
 
-/* ---- all of them -------------------------------------------------------------------------------------- */
+/* ---- all of them ---- */
 
 static int collect(KdContext *cx, struct CMUnitTest **tests) {
     KdProgram *p = load(cx);
@@ -152,7 +160,8 @@ static int collect(KdContext *cx, struct CMUnitTest **tests) {
     *tests = calloc((size_t)n + 1, sizeof **tests);
     for (int i = 0; i < n; i++)
         if (d[i].main && (d[i].kind == KD_DECL_FN || d[i].kind == KD_DECL_NET))
-            (*tests)[count++] = (struct CMUnitTest){.name = d[i].name, .test_func = test_case, .initial_state = (void *)d[i].name};
+            (*tests)[count++] = (struct CMUnitTest){
+                .name = d[i].name, .test_func = test_case, .initial_state = (void *)d[i].name};
     return count;
 }
 
@@ -169,8 +178,10 @@ int main(void) {
         kd_landing_pop(cx);
     }
     if (cx) kd_diag_print(cx, stderr, false);
-    if (n >= 80) failed = _cmocka_run_group_tests("golden_ops", tests, (size_t)n, NULL, NULL);
-    else fprintf(stderr, "golden_ops: only %d cases could be read\n", n);
+    if (n >= 80)
+        failed = _cmocka_run_group_tests("golden_ops", tests, (size_t)n, NULL, NULL);
+    else
+        fprintf(stderr, "golden_ops: only %d cases could be read\n", n);
     free(tests);
     free(source);
     kd_weights_free(golden);

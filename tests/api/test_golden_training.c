@@ -33,46 +33,76 @@ typedef struct Run {
     const char *logs[MAX_LIST];
     const char *images[2];
     float scale;
-    const char *live_bias;      /* names' ends of biases with a gradient; NULL: all have one */
+    const char *live_bias; /* names' ends of biases with a gradient; NULL: all have one */
 } Run;
 
 static const Run runs[] = {
-    {"cyclegan_small", "models/recipes/cyclegan.kd", "cyclegan", {"size=32", "ngf=4", "ndf=8", "n_blocks=2"},
-     {"G_A", "G_B", "D_A", "D_B"}, NULL, {"adv", "cycle", "identity", "d_a", "d_b"}, {"a", "b"}, 0.035f,
+    {"cyclegan_small",
+     "models/recipes/cyclegan.kd",
+     "cyclegan",
+     {"size=32", "ngf=4", "ndf=8", "n_blocks=2"},
+     {"G_A", "G_B", "D_A", "D_B"},
+     NULL,
+     {"adv", "cycle", "identity", "d_a", "d_b"},
+     {"a", "b"},
+     0.035f,
      "head.bias conv[0].bias conv[4].bias"},
-    {"pix2pix_reko", "models/recipes/pix2pix_reko.kd", "pix2pix_reko",
+    {"pix2pix_reko",
+     "models/recipes/pix2pix_reko.kd",
+     "pix2pix_reko",
      {"size=32", "depth=5", "ngf=4", "teacher_ngf=6", "ndf=8", "level=2", "k=8", "dropout=0"},
-     {"T", "S", "D", "A"}, "T", {"d_loss", "adv", "rec", "kd"}, {"x", "y"}, 0.05f, NULL},
-    {"cyclegan", "models/recipes/cyclegan.kd", "cyclegan", {"size=128", "ngf=16", "ndf=64", "n_blocks=9"},
-     {"G_A", "G_B", "D_A", "D_B"}, NULL, {"adv", "cycle", "identity", "d_a", "d_b"}, {"a", "b"}, 0.035f,
+     {"T", "S", "D", "A"},
+     "T",
+     {"d_loss", "adv", "rec", "kd"},
+     {"x", "y"},
+     0.05f,
+     NULL},
+    {"cyclegan",
+     "models/recipes/cyclegan.kd",
+     "cyclegan",
+     {"size=128", "ngf=16", "ndf=64", "n_blocks=9"},
+     {"G_A", "G_B", "D_A", "D_B"},
+     NULL,
+     {"adv", "cycle", "identity", "d_a", "d_b"},
+     {"a", "b"},
+     0.035f,
      "head.bias conv[0].bias conv[4].bias"},
 };
 
 static KdWeights *golden;
 
-/* ---- the tensors of a session, whichever way it runs ---------------------------------------------------- */
+/* ---- the tensors of a session, whichever way it runs ---- */
 
 typedef struct Slot {
     const char *name;
     int rank;
     int64_t count;
-    bool wide;    /* double elements */
+    bool wide; /* double elements */
     void *data;
     float *start; /* what a weight or running statistic began with, or NULL */
 } Slot;
 
-typedef struct Slots { Slot *v; int n; } Slots;
+typedef struct Slots {
+    Slot *v;
+    int n;
+} Slots;
 
-static double get(const Slot *s, int64_t i) { return s->wide ? ((double *)s->data)[i] : ((float *)s->data)[i]; }
+static double get(const Slot *s, int64_t i) {
+    return s->wide ? ((double *)s->data)[i] : ((float *)s->data)[i];
+}
 
 static void put(Slot *s, const float *x) {
     for (int64_t i = 0; i < s->count; i++) {
-        if (s->wide) ((double *)s->data)[i] = x[i];
-        else ((float *)s->data)[i] = x[i];
+        if (s->wide)
+            ((double *)s->data)[i] = x[i];
+        else
+            ((float *)s->data)[i] = x[i];
     }
 }
 
-static bool running(const Slot *s) { return golden_ends(s->name, ".running_mean") || golden_ends(s->name, ".running_var"); }
+static bool running(const Slot *s) {
+    return golden_ends(s->name, ".running_mean") || golden_ends(s->name, ".running_var");
+}
 
 static bool belongs(const Slot *s, const char *net) {
     size_t n = strlen(net);
@@ -95,9 +125,12 @@ static void fill(const Run *r, Slots *all) {
             if (!belongs(s, r->nets[n])) continue;
             s->start = malloc((size_t)s->count * sizeof(float));
             bool teacher = r->teacher && strcmp(r->teacher, r->nets[n]) == 0;
-            if (!running(s)) golden_fill(s->name, s->rank, key++, r->scale, s->start, s->count);
-            else if (teacher) golden_fill_running(s->name, key_running++, s->start, s->count);
-            else for (int64_t k = 0; k < s->count; k++) s->start[k] = golden_ends(s->name, "var");
+            if (!running(s))
+                golden_fill(s->name, s->rank, key++, r->scale, s->start, s->count);
+            else if (teacher)
+                golden_fill_running(s->name, key_running++, s->start, s->count);
+            else
+                for (int64_t k = 0; k < s->count; k++) s->start[k] = golden_ends(s->name, "var");
             put(s, s->start);
         }
 }
@@ -112,12 +145,13 @@ static void feed(const Run *r, Slots *all, int step) {
     }
 }
 
-/* ---- comparisons -------------------------------------------------------------------------------------------- */
+/* ---- comparisons ---- */
 
 static double change(const Slot *s, int64_t i) { return get(s, i) - (double)s->start[i]; }
 
 /* Of one tensor, against row k of the golden `change`: squares of the difference of the samples, and of the samples. */
-static void compare_samples(const Slot *s, bool from_zero, const KdTensor *want, int row, double *error, double *size) {
+static void compare_samples(const Slot *s, bool from_zero, const KdTensor *want, int row,
+                            double *error, double *size) {
     for (int j = 0; j < SAMPLES; j++) {
         int64_t at = (int64_t)j * s->count / SAMPLES;
         double w = golden_at(want, (int64_t)row * (2 + SAMPLES) + 2 + j);
@@ -138,7 +172,8 @@ static double compare_norms(const Slot *s, bool from_zero, const KdTensor *want,
         dot += d * u[i];
     }
     free(u);
-    double want_norm = golden_at(want, (int64_t)row * (2 + SAMPLES)), want_dot = golden_at(want, (int64_t)row * (2 + SAMPLES) + 1);
+    double want_norm = golden_at(want, (int64_t)row * (2 + SAMPLES)),
+           want_dot = golden_at(want, (int64_t)row * (2 + SAMPLES) + 1);
     return fmax(fabs(sqrt(norm) - want_norm), fabs(dot - want_dot)) / fmax(want_norm, 1e-30);
 }
 
@@ -161,7 +196,8 @@ typedef struct Deviation {
 } Deviation;
 
 static Deviation changes_of(const Run *r, const Slots *all, Deviation d) {
-    const KdTensor *want = golden_find(golden, r->name, "change", NULL), *want_running = golden_find(golden, r->name, "running", NULL);
+    const KdTensor *want = golden_find(golden, r->name, "change", NULL),
+                   *want_running = golden_find(golden, r->name, "running", NULL);
     double error = 0, size = 0, error_running = 0, size_running = 0;
     int row = 0, row_running = 0;
     assert_non_null(want);
@@ -171,7 +207,9 @@ static Deviation changes_of(const Run *r, const Slots *all, Deviation d) {
             const Slot *s = &all->v[i];
             if (!belongs(s, r->nets[n])) continue;
             if (running(s)) {
-                if (want_running) compare_samples(s, true, want_running, row_running++, &error_running, &size_running);
+                if (want_running)
+                    compare_samples(s, true, want_running, row_running++, &error_running,
+                                    &size_running);
                 continue;
             }
             if (is_live(r, s)) {
@@ -190,19 +228,25 @@ static Deviation changes_of(const Run *r, const Slots *all, Deviation d) {
 
 /* How far PyTorch's own float32 run strays from its float64 run. */
 static Deviation pytorch(const Run *r, const Slots *all) {
-    const KdTensor *a = golden_find(golden, r->name, "losses", NULL), *b = golden_find(golden, r->name, "losses32", NULL);
-    const KdTensor *c = golden_find(golden, r->name, "change", NULL), *e = golden_find(golden, r->name, "change32", NULL);
+    const KdTensor *a = golden_find(golden, r->name, "losses", NULL),
+                   *b = golden_find(golden, r->name, "losses32", NULL);
+    const KdTensor *c = golden_find(golden, r->name, "change", NULL),
+                   *e = golden_find(golden, r->name, "change32", NULL);
     Deviation d = {0};
     double error = 0, size = 0;
     int row = 0;
     assert_true(a && b && c && e);
-    for (int64_t i = 0; i < a->count; i++) d.loss = fmax(d.loss, fabs(golden_at(a, i) - golden_at(b, i)) / fabs(golden_at(a, i)));
+    for (int64_t i = 0; i < a->count; i++)
+        d.loss = fmax(d.loss, fabs(golden_at(a, i) - golden_at(b, i)) / fabs(golden_at(a, i)));
     for (int n = 0; n < MAX_LIST && r->nets[n]; n++)
         for (int i = 0; i < all->n; i++) {
             const Slot *s = &all->v[i];
-            if (!belongs(s, r->nets[n]) || running(s) || (r->teacher && strcmp(r->teacher, r->nets[n]) == 0)) continue;
+            if (!belongs(s, r->nets[n]) || running(s) ||
+                (r->teacher && strcmp(r->teacher, r->nets[n]) == 0))
+                continue;
             for (int j = 0; is_live(r, s) && j < SAMPLES; j++) {
-                double x = golden_at(c, (int64_t)row * (2 + SAMPLES) + 2 + j), y = golden_at(e, (int64_t)row * (2 + SAMPLES) + 2 + j);
+                double x = golden_at(c, (int64_t)row * (2 + SAMPLES) + 2 + j),
+                       y = golden_at(e, (int64_t)row * (2 + SAMPLES) + 2 + j);
                 error += (x - y) * (x - y);
                 size += x * x;
             }
@@ -213,8 +257,9 @@ static Deviation pytorch(const Run *r, const Slots *all) {
 }
 
 static void print_deviation(const Run *r, const char *how, Deviation d) {
-    print_message("%s, %s: losses to %.1e, weight changes to %.1e (norms %.1e), running statistics to %.1e\n", r->name, how, d.loss,
-                  d.samples, d.norms, d.running);
+    print_message(
+        "%s, %s: losses to %.1e, weight changes to %.1e (norms %.1e), running statistics to %.1e\n",
+        r->name, how, d.loss, d.samples, d.norms, d.running);
 }
 
 static int steps_of(const Run *r) {
@@ -229,7 +274,7 @@ static double loss_error(const Run *r, int step, int k, double got) {
     return fabs(got - want) / fabs(want);
 }
 
-/* ---- (a) in double precision ------------------------------------------------------------------------------------ */
+/* ---- (a) in double precision ---- */
 
 static KdFunc *elaborate(KdContext *cx, const Run *r) {
     KdDefine d[MAX_LIST + 4];
@@ -252,13 +297,20 @@ static void evaluate_steps(KdContext *cx, const Run *r, Deviation *d, Deviation 
     KdPassOptions po = {.machine = target.machine, .fuse = true};
     const KdFunc *g = kd_pipeline(f, &po, NULL, NULL).final;
     Slots all = {KD_NEW_ARRAY(cx, Slot, g->inputs.n), g->inputs.n};
-    double **in = KD_NEW_ARRAY(cx, double *, g->inputs.n), **out = KD_NEW_ARRAY(cx, double *, g->outputs.n);
+    double **in = KD_NEW_ARRAY(cx, double *, g->inputs.n),
+           **out = KD_NEW_ARRAY(cx, double *, g->outputs.n);
     for (int i = 0; i < all.n; i++) {
         const KdType *t = kd_vtype(g, g->inputs.v[i]);
         in[i] = KD_NEW_ARRAY(cx, double, t->count + 1);
-        all.v[i] = (Slot){kd_attr_str(g, kd_node(g, g->inputs.v[i]), "name"), t->rank, t->count, true, in[i], NULL};
+        all.v[i] = (Slot){kd_attr_str(g, kd_node(g, g->inputs.v[i]), "name"),
+                          t->rank,
+                          t->count,
+                          true,
+                          in[i],
+                          NULL};
     }
-    for (int k = 0; k < g->outputs.n; k++) out[k] = KD_NEW_ARRAY(cx, double, kd_vtype(g, g->outputs.v[k].value)->count + 1);
+    for (int k = 0; k < g->outputs.n; k++)
+        out[k] = KD_NEW_ARRAY(cx, double, kd_vtype(g, g->outputs.v[k].value)->count + 1);
     fill(r, &all);
     *(double *)slot(&all, "epoch")->data = 1;
     for (int s = 0; s < steps_of(r); s++) {
@@ -268,7 +320,8 @@ static void evaluate_steps(KdContext *cx, const Run *r, Deviation *d, Deviation 
         for (int k = 0; k < g->outputs.n; k++) {
             const KdOutput *o = &g->outputs.v[k];
             for (int i = 0; i < g->inputs.n; i++)
-                if (o->updates == g->inputs.v[i]) memcpy(in[i], out[k], (size_t)all.v[i].count * sizeof(double));
+                if (o->updates == g->inputs.v[i])
+                    memcpy(in[i], out[k], (size_t)all.v[i].count * sizeof(double));
             for (int j = 0; j < MAX_LIST && r->logs[j]; j++)
                 if (strncmp(o->name, "log.", 4) == 0 && strcmp(o->name + 4, r->logs[j]) == 0)
                     d->loss = fmax(d->loss, loss_error(r, s, j, out[k][0]));
@@ -300,7 +353,7 @@ static void test_evaluated(void **state) {
     assert_true(d.loss < 1e-6 && d.samples < 1e-6 && d.norms < 1e-6 && d.running < 1e-6);
 }
 
-/* ---- (b) compiled ---------------------------------------------------------------------------------------------------- */
+/* ---- (b) compiled ---- */
 
 static void demand(KdcProgram *p, bool ok) {
     if (ok && kdc_status(p) == KDC_OK) return;
@@ -350,7 +403,8 @@ static void test_compiled(void **state) {
     const Run *r = *state;
     Deviation theirs, d = compiled(r, &theirs);
     print_deviation(r, "compiled", d);
-    print_message("%s, PyTorch in float32: losses to %.1e, weight changes to %.1e\n", r->name, theirs.loss, theirs.samples);
+    print_message("%s, PyTorch in float32: losses to %.1e, weight changes to %.1e\n", r->name,
+                  theirs.loss, theirs.samples);
     assert_true(d.loss < fmax(1e-4, 10 * theirs.loss));
     assert_true(d.samples < fmax(1e-4, 10 * theirs.samples));
     assert_true(d.running < 1e-4);
@@ -362,7 +416,8 @@ static void test_full(void **state) {
     const Run *r = *state;
     Deviation theirs, d = compiled(r, &theirs);
     print_deviation(r, "compiled", d);
-    print_message("%s, PyTorch in float32: losses to %.1e, weight changes to %.1e\n", r->name, theirs.loss, theirs.samples);
+    print_message("%s, PyTorch in float32: losses to %.1e, weight changes to %.1e\n", r->name,
+                  theirs.loss, theirs.samples);
     assert_true(d.loss < 10 * theirs.loss);
     assert_true(d.samples < 10 * theirs.samples);
 }

@@ -31,7 +31,8 @@ static inline bool golden_ends(const char *name, const char *end) {
 }
 
 /* golden_lib.fill: the tensor `name` of this rank with the numbers of `key`. */
-static inline void golden_fill(const char *name, int rank, uint32_t key, float scale, float *out, int64_t n) {
+static inline void golden_fill(const char *name, int rank, uint32_t key, float scale, float *out,
+                               int64_t n) {
     golden_uniform(key, out, n);
     for (int64_t i = 0; i < n; i++) {
         if (rank > 1) {
@@ -62,7 +63,8 @@ static inline KdWeights *golden_read(const char *name) {
 }
 
 /* "NAME.KIND.WHAT", or "NAME.KIND" when what is NULL; NULL: not in the file. */
-static inline const KdTensor *golden_find(const KdWeights *w, const char *name, const char *kind, const char *what) {
+static inline const KdTensor *golden_find(const KdWeights *w, const char *name, const char *kind,
+                                          const char *what) {
     char key[512];
     snprintf(key, sizeof key, "%s.%s%s%s", name, kind, what ? "." : "", what ? what : "");
     return kd_weights_find(w, key);

@@ -13,7 +13,7 @@ def I(*shape, hi):
     return ints(KEY[0], *shape, hi=hi)
 
 
-# ---- convolutions (methods E.1), as layers with their weights -------------------------------------------------------
+# ---- convolutions (methods E.1), as layers with their weights ----
 
 def conv(name, x, w, bias=True, args="", fn=F.conv2d, kind="conv2d", out=None, groups=1, **kw):
     """A case of a convolution layer. w: the weight's shape in PyTorch's layout."""
@@ -63,7 +63,7 @@ convt("convt_16x16_stride8_depthwise", (1, 2, 2, 3), (2, 1, 16, 16), bias=False,
 case("conv_asymmetric_pad", "op.conv2d(x, w, stride = [2, 2], pad = [0, 0, 1, 1])",
      lambda x, w: F.conv2d(F.pad(x, (0, 1, 0, 1)), w, stride=2), x=R(1, 2, 6, 6), w=R(3, 2, 3, 3))
 
-# ---- linear algebra ----------------------------------------------------------------------------------------------------
+# ---- linear algebra ----
 
 case("linear_layer", "lin(x)", lambda x, w, b: F.linear(x, w, b), consts="let lin = linear[4]",
      weights={"w": "lin.weight", "b": "lin.bias"}, x=R(3, 5), w=R(4, 5), b=R(4))
@@ -84,7 +84,7 @@ case("gram_positions", "matmul(transpose(f), f)",
 case("attention_one_head", "attention(q, k, v)",
      lambda q, k, v: torch.softmax(q @ k.transpose(1, 2) / 8 ** 0.5, -1) @ v, q=R(2, 5, 8), k=R(2, 7, 8), v=R(2, 7, 3))
 
-# ---- padding -------------------------------------------------------------------------------------------------------------
+# ---- padding ----
 
 case("reflection_pad_1", "reflection_pad2d(x, 1)", lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), x=R(2, 3, 5, 4))
 case("reflection_pad_3", "reflection_pad2d(x, 3)", lambda x: F.pad(x, (3, 3, 3, 3), mode="reflect"), x=R(1, 2, 4, 6))
@@ -97,7 +97,7 @@ case("zero_pad_sides", "zero_pad2d(x, [1, 0, 2, 3])", lambda x: F.pad(x, (1, 0, 
 case("pad_crop_and_value", "op.pad(x, [0, 0, -1, 2], [0, 0, 1, -1], [0, 0, 0, 0], 0.5)",
      lambda x: F.pad(x, (2, -1, -1, 1), value=0.5), x=R(1, 2, 4, 5))
 
-# ---- normalisation (E.2) ----------------------------------------------------------------------------------------------------
+# ---- normalisation (E.2) ----
 
 BN = {"g": "bn.weight", "b": "bn.bias", "m": "bn.running_mean", "v": "bn.running_var"}
 
@@ -174,7 +174,7 @@ case("norm_with_zero_row", "norm(x * keep, dim = 1)", lambda x, keep: (x * keep)
 case("norm_of_all", "norm(x)", lambda x: x.norm(), x=R(3, 4))
 
 
-# ---- pointwise (E.3) -----------------------------------------------------------------------------------------------------------
+# ---- pointwise (E.3) ----
 
 case("relu_leaky_tanh", "relu(x) + leaky_relu(x, 0.2) * tanh(x)",
      lambda x: F.relu(x) + F.leaky_relu(x, 0.2) * torch.tanh(x), x=R(2, 3, 5, 7, lo=-2, hi=2))
@@ -196,7 +196,7 @@ case("broadcast_row_scalar", "x * r - s", lambda x, r, s: x * r - s, x=R(4, 6), 
 case("where_chosen", "where(x < y, x * y, x - y)", lambda x, y: torch.where(x < y, x * y, x - y), x=R(6, 5), y=R(6, 5))
 case("divide", "x / y", lambda x, y: x / y, x=R(3, 4), y=R(3, 4, lo=0.5, hi=2))
 
-# ---- shape ---------------------------------------------------------------------------------------------------------------------------
+# ---- shape ----
 
 case("concat_channels", "concat(x, y, z)", lambda x, y, z: torch.cat([x, y, z], 1),
      x=R(2, 1, 3, 2), y=R(2, 3, 3, 2), z=R(2, 2, 3, 2))
@@ -218,7 +218,7 @@ case("flatten_squeeze", "flatten(x) + unsqueeze(squeeze(y, 1), 1)[:, 0]", lambda
      x=R(3, 2, 4), y=R(3, 1, 8))
 case("silu_of", "silu(x)", lambda x: F.silu(x), x=R(3, 9, lo=-4, hi=4))
 
-# ---- resampling and pooling (E.4) -------------------------------------------------------------------------------------------------------
+# ---- resampling and pooling (E.4) ----
 
 case("upsample_nearest_2", "upsample_nearest(x)", lambda x: F.interpolate(x, scale_factor=2), x=R(2, 3, 3, 4))
 case("upsample_nearest_ratio", "resize_nearest(x, [7, 5])", lambda x: F.interpolate(x, size=(7, 5)), x=R(1, 2, 3, 4))
@@ -258,7 +258,7 @@ case("resize_antialias", "resize(x, [3, 4], antialias = true)",
 case("resize_bicubic_antialias", "resize(x, [3, 5], mode = \"bicubic\", antialias = true)",
      lambda x: F.interpolate(x, size=(3, 5), mode="bicubic", antialias=True), x=R(1, 2, 9, 8))
 
-# ---- selection (E.5) -----------------------------------------------------------------------------------------------------------------------
+# ---- selection (E.5) ----
 
 case("topk_values", "topk(x, 3)[0]", lambda x: x.topk(3, 1)[0], x=R(4, 9))
 case("topk_indices", "topk(x, 4)[1]", lambda x: x.topk(4, 1)[1], grad=False, x=R(3, 8))
@@ -323,7 +323,7 @@ def edges(t):
     return e.double()
 
 
-# ---- losses (E.6) ----------------------------------------------------------------------------------------------------------------------------
+# ---- losses (E.6) ----
 
 case("loss_l1", "l1_loss(x, y)", lambda x, y: F.l1_loss(x, y), x=R(2, 3, 4, 5), y=R(2, 3, 4, 5))
 case("loss_mse", "mse_loss(x, y)", lambda x, y: F.mse_loss(x, y), x=R(2, 3, 4, 5), y=R(2, 3, 4, 5))
