@@ -1,5 +1,6 @@
-/* ast_print.c: a tree -> canonical .kd text, which parses to the same tree. Comments are gone; parentheses stand where
- * they are needed. Recursion is bounded by the parser's limits on nesting and chains.
+/* ast_print.c: a tree -> canonical .kd text, which parses to the same tree. Comments are gone;
+ * parentheses stand where they are needed. Recursion is bounded by the parser's limits on nesting
+ * and chains.
  */
 #include "frontend/lang/ast.h"
 
@@ -17,27 +18,50 @@ const char *kd_float_text(KdContext *cx, double v) {
     return kd_intern_z(cx, v == 0 ? "0.0" : text);
 }
 
-enum { P_PIPE = 1, P_CHOICE, P_OR, P_AND, P_NOT, P_COMPARE, P_RANGE, P_ADD, P_MUL, P_SIGN, P_POWER, P_POSTFIX };
+enum {
+    P_PIPE = 1,
+    P_CHOICE,
+    P_OR,
+    P_AND,
+    P_NOT,
+    P_COMPARE,
+    P_RANGE,
+    P_ADD,
+    P_MUL,
+    P_SIGN,
+    P_POWER,
+    P_POSTFIX
+};
 
 static int strength(const KdExpr *e) {
     switch (e->kind) {
-    case KD_EXPR_PIPE: return P_PIPE;
-    case KD_EXPR_CHOICE: return P_CHOICE;
-    case KD_EXPR_UNARY: return e->op == KD_TOK_NOT ? P_NOT : P_SIGN;
-    case KD_EXPR_FROZEN: return P_POWER;
+    case KD_EXPR_PIPE:
+        return P_PIPE;
+    case KD_EXPR_CHOICE:
+        return P_CHOICE;
+    case KD_EXPR_UNARY:
+        return e->op == KD_TOK_NOT ? P_NOT : P_SIGN;
+    case KD_EXPR_FROZEN:
+        return P_POWER;
     case KD_EXPR_BINARY:
         switch ((int)e->op) {
-        case KD_TOK_OR: return P_OR;
-        case KD_TOK_AND: return P_AND;
-        case KD_TOK_RANGE: return P_RANGE;
+        case KD_TOK_OR:
+            return P_OR;
+        case KD_TOK_AND:
+            return P_AND;
+        case KD_TOK_RANGE:
+            return P_RANGE;
         case KD_TOK_PLUS:
-        case KD_TOK_MINUS: return P_ADD;
+        case KD_TOK_MINUS:
+            return P_ADD;
         case KD_TOK_STAR:
         case KD_TOK_SLASH:
         case KD_TOK_FLOORDIV:
         case KD_TOK_PERCENT:
-        case KD_TOK_AT: return P_MUL;
-        case KD_TOK_POWER: return P_POWER;
+        case KD_TOK_AT:
+            return P_MUL;
+        case KD_TOK_POWER:
+            return P_POWER;
         }
         return P_COMPARE;
     case KD_EXPR_ERROR:
@@ -51,15 +75,17 @@ static int strength(const KdExpr *e) {
     case KD_EXPR_EACH:
     case KD_EXPR_CALL:
     case KD_EXPR_BRACKET:
-    case KD_EXPR_FIELD: break;
+    case KD_EXPR_FIELD:
+        break;
     }
     return P_POSTFIX;
 }
 
 static const char *sign(KdTok op) {
     switch ((int)op) {
-#define TOKEN(id, text) \
-    case KD_TOK_##id: return text;
+#define TOKEN(id, text)                                                                            \
+    case KD_TOK_##id:                                                                              \
+        return text;
 #include "frontend/lang/tokens.def"
 #undef TOKEN
     }
@@ -76,10 +102,14 @@ static void print_at(KdStr *s, const KdExpr *e, int least) {
 static void print_string(KdStr *s, const char *text) {
     kd_str_printf(s, "\"");
     for (const char *p = text; *p; p++) {
-        if (*p == '\n') kd_str_printf(s, "\\n");
-        else if (*p == '\t') kd_str_printf(s, "\\t");
-        else if (*p == '"' || *p == '\\') kd_str_printf(s, "\\%c", *p);
-        else kd_str_add(s, p, 1);
+        if (*p == '\n')
+            kd_str_printf(s, "\\n");
+        else if (*p == '\t')
+            kd_str_printf(s, "\\t");
+        else if (*p == '"' || *p == '\\')
+            kd_str_printf(s, "\\%c", *p);
+        else
+            kd_str_add(s, p, 1);
     }
     kd_str_printf(s, "\"");
 }
@@ -107,14 +137,30 @@ static void print_args(KdStr *s, const KdExpr *e, const char *open, const char *
 
 void kd_print_expr(KdStr *s, const KdExpr *e) {
     switch (e->kind) {
-    case KD_EXPR_ERROR: kd_str_printf(s, "?"); break;
-    case KD_EXPR_NONE: kd_str_printf(s, "none"); break;
-    case KD_EXPR_INT: kd_str_printf(s, "%lld", (long long)e->i); break;
-    case KD_EXPR_FLOAT: kd_str_printf(s, "%s", kd_float_text(s->cx, e->f)); break;
-    case KD_EXPR_BOOL: kd_str_printf(s, "%s", e->i ? "true" : "false"); break;
-    case KD_EXPR_STRING: print_string(s, e->s); break;
-    case KD_EXPR_NAME: kd_str_printf(s, "%s", e->s); break;
-    case KD_EXPR_LIST: print_args(s, e, "[", "]"); break;
+    case KD_EXPR_ERROR:
+        kd_str_printf(s, "?");
+        break;
+    case KD_EXPR_NONE:
+        kd_str_printf(s, "none");
+        break;
+    case KD_EXPR_INT:
+        kd_str_printf(s, "%lld", (long long)e->i);
+        break;
+    case KD_EXPR_FLOAT:
+        kd_str_printf(s, "%s", kd_float_text(s->cx, e->f));
+        break;
+    case KD_EXPR_BOOL:
+        kd_str_printf(s, "%s", e->i ? "true" : "false");
+        break;
+    case KD_EXPR_STRING:
+        print_string(s, e->s);
+        break;
+    case KD_EXPR_NAME:
+        kd_str_printf(s, "%s", e->s);
+        break;
+    case KD_EXPR_LIST:
+        print_args(s, e, "[", "]");
+        break;
     case KD_EXPR_EACH:
         kd_str_printf(s, "[");
         kd_print_expr(s, e->a);
@@ -173,8 +219,10 @@ static void print_type(KdStr *s, const KdTypeNote *t) {
     kd_str_printf(s, "%s[", t->dtype < 0 ? "" : kd_dtype_name((KdDType)t->dtype));
     for (int i = 0; i < t->n; i++) {
         if (i) kd_str_printf(s, ", ");
-        if (t->dim[i]) kd_print_expr(s, t->dim[i]);
-        else kd_str_printf(s, "_");
+        if (t->dim[i])
+            kd_print_expr(s, t->dim[i]);
+        else
+            kd_str_printf(s, "_");
     }
     kd_str_printf(s, "]");
 }
@@ -244,15 +292,20 @@ static void print_stmt(KdStr *s, const KdStmt *t, int indent) {
         kd_str_printf(s, " = ");
         break;
     case KD_STMT_LET:
-        for (int i = 0; i < t->n_names; i++) kd_str_printf(s, "%s%s", i ? ", " : "let ", t->names[i]);
+        for (int i = 0; i < t->n_names; i++)
+            kd_str_printf(s, "%s%s", i ? ", " : "let ", t->names[i]);
         kd_str_printf(s, " = ");
         break;
-    case KD_STMT_ASSIGN: kd_str_printf(s, "%s = ", t->names[0]); break;
+    case KD_STMT_ASSIGN:
+        kd_str_printf(s, "%s = ", t->names[0]);
+        break;
     case KD_STMT_TAP:
     case KD_STMT_UPDATE:
-        kd_str_printf(s, "%s %s = ", t->kind == KD_STMT_TAP ? "tap" : "update", t->n_names ? t->names[0] : "?");
+        kd_str_printf(s, "%s %s = ", t->kind == KD_STMT_TAP ? "tap" : "update",
+                      t->n_names ? t->names[0] : "?");
         break;
-    case KD_STMT_EXPR: break;
+    case KD_STMT_EXPR:
+        break;
     case KD_STMT_RETURN:
         kd_str_printf(s, t->n_exprs ? "return " : "return");
         break;
@@ -292,9 +345,15 @@ static void print_stmt(KdStr *s, const KdStmt *t, int indent) {
         kd_print_expr(s, t->exprs[0]);
         print_body(s, &t->body, indent);
         return;
-    case KD_STMT_LOG: print_names(s, t, "log"); return;
-    case KD_STMT_SHOW: print_names(s, t, "show"); return;
-    case KD_STMT_DEF: print_def(s, t->def, indent); return;
+    case KD_STMT_LOG:
+        print_names(s, t, "log");
+        return;
+    case KD_STMT_SHOW:
+        print_names(s, t, "show");
+        return;
+    case KD_STMT_DEF:
+        print_def(s, t->def, indent);
+        return;
     }
     if (t->n_exprs) kd_print_expr(s, t->exprs[0]);
 }

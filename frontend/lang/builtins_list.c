@@ -1,5 +1,5 @@
-/* builtins_list.c: functions on compile-time values; min and max, sum and mean also reduce tensors (builtins_tensor.c).
- * A row is what the language reference lists.
+/* builtins_list.c: functions on compile-time values; min and max, sum and mean also reduce tensors
+ * (builtins_tensor.c). A row is what the language reference lists.
  */
 #include "frontend/lang/elaborate.h"
 
@@ -11,8 +11,10 @@ static KdVal do_len(KdCall *c) {
     KdVal v = c->v[0];
     if (v.kind == KD_VAL_LIST) return kd_int(v.list->n);
     if (v.kind == KD_VAL_STRING) return kd_int((int64_t)strlen(v.s));
-    if (v.kind == KD_VAL_TENSOR && kd_val_type(c->E, v)->rank > 0) return kd_int(kd_val_type(c->E, v)->dim[0]);
-    return kd_arg_error(c, 0, "expected a list, a string or a tensor, found %s", kd_val_describe(c->E, v));
+    if (v.kind == KD_VAL_TENSOR && kd_val_type(c->E, v)->rank > 0)
+        return kd_int(kd_val_type(c->E, v)->dim[0]);
+    return kd_arg_error(c, 0, "expected a list, a string or a tensor, found %s",
+                        kd_val_describe(c->E, v));
 }
 
 /* range(n), range(a, b), range(a, b, step) */
@@ -26,11 +28,13 @@ static KdVal do_range(KdCall *c) {
     if (c->v[2].kind != KD_VAL_NONE && !kd_arg_int(c, 2, &step)) return kd_poison();
     if (step == 0) return kd_arg_error(c, 2, "the step is 0");
     int64_t most = INT64_C(1) << 40;
-    if (llabs(a) > most || llabs(b) > most || llabs(step) > most) return kd_arg_error(c, 0, "these numbers are too large for a list");
+    if (llabs(a) > most || llabs(b) > most || llabs(step) > most)
+        return kd_arg_error(c, 0, "these numbers are too large for a list");
     if (step > 0 ? b > a : b < a) n = (llabs(b - a) + llabs(step) - 1) / llabs(step);
     if (n > KD_MAX_LIST) return kd_arg_error(c, 0, "a list has at most %d elements", KD_MAX_LIST);
     KdVal l = kd_list(c->E, (int)n);
-    for (int i = 0; i < n; i++) kd_items(l)[i] = kd_int(a + i * step);
+    for (int i = 0; i < n; i++)
+        kd_items(l)[i] = kd_int(a + i * step);
     return l;
 }
 
@@ -59,11 +63,13 @@ static KdVal do_str(KdCall *c) {
 }
 
 static KdVal do_kind(KdCall *c) {
-    static const char *const names[] = {"poison", "none", "int", "float", "bool", "string", "list", "tensor", "fn", "network", "fn",
-                                        "optimiser", "namespace"};
+    static const char *const names[] = {"poison", "none",      "int",      "float", "bool",
+                                        "string", "list",      "tensor",   "fn",    "network",
+                                        "fn",     "optimiser", "namespace"};
     KdVal v = c->v[0];
     const char *s = names[v.kind];
-    if (v.kind == KD_VAL_DEF) s = v.def->kind == KD_DEF_NET ? "net" : v.def->kind == KD_DEF_FN ? "fn" : "session";
+    if (v.kind == KD_VAL_DEF)
+        s = v.def->kind == KD_DEF_NET ? "net" : v.def->kind == KD_DEF_FN ? "fn" : "session";
     return kd_string(kd_intern_z(c->E->cx, s));
 }
 
@@ -71,7 +77,9 @@ static KdVal do_kind(KdCall *c) {
 static KdVal do_check(KdCall *c) {
     bool ok;
     const char *text;
-    if (c->v[0].kind != KD_VAL_BOOL) return kd_arg_error(c, 0, "expected true or false, found %s", kd_val_describe(c->E, c->v[0]));
+    if (c->v[0].kind != KD_VAL_BOOL)
+        return kd_arg_error(c, 0, "expected true or false, found %s",
+                            kd_val_describe(c->E, c->v[0]));
     if (!kd_arg_bool(c, 0, true, &ok) || !kd_arg_string(c, 1, &text)) return kd_poison();
     if (ok) return kd_none();
     kd_elab_error(c->E, c->at, "%s", text);
@@ -98,7 +106,8 @@ static KdVal do_reversed(KdCall *c) {
     if (!want_list(c, 0)) return kd_poison();
     int n = c->v[0].list->n;
     KdVal l = kd_list(c->E, n);
-    for (int i = 0; i < n; i++) kd_items(l)[i] = c->v[0].list->v[n - 1 - i];
+    for (int i = 0; i < n; i++)
+        kd_items(l)[i] = c->v[0].list->v[n - 1 - i];
     return l;
 }
 
@@ -114,14 +123,16 @@ static KdVal do_zip(KdCall *c) {
     const KdListVal *a = c->v[0].list, *b = c->v[1].list;
     if (a->n != b->n) return kd_arg_error(c, 1, "the lists have %d and %d elements", a->n, b->n);
     KdVal l = kd_list(c->E, a->n);
-    for (int i = 0; i < a->n; i++) kd_items(l)[i] = pair(c->E, a->v[i], b->v[i]);
+    for (int i = 0; i < a->n; i++)
+        kd_items(l)[i] = pair(c->E, a->v[i], b->v[i]);
     return l;
 }
 
 static KdVal do_enumerate(KdCall *c) {
     if (!want_list(c, 0)) return kd_poison();
     KdVal l = kd_list(c->E, c->v[0].list->n);
-    for (int i = 0; i < l.list->n; i++) kd_items(l)[i] = pair(c->E, kd_int(i), c->v[0].list->v[i]);
+    for (int i = 0; i < l.list->n; i++)
+        kd_items(l)[i] = pair(c->E, kd_int(i), c->v[0].list->v[i]);
     return l;
 }
 

@@ -1,14 +1,18 @@
-/* builtins_train.c: weights and buffers, modes, optimisers with PyTorch's arguments and defaults, the image pool. */
+/* builtins_train.c: weights and buffers, modes, optimisers with PyTorch's arguments and defaults,
+ * the image pool. */
 #include "frontend/lang/elaborate.h"
 
 #include <string.h>
 
-/* ---- weights ----------------------------------------------------------------------------------------------------- */
+/* ---- weights --------------------------------------------------------------------------------- */
 
 static KdVal declare(KdCall *c, bool buffer) {
     const char *s;
-    if (c->v[0].kind != KD_VAL_LIST) return kd_arg_error(c, 0, "a shape is a list of integers, found %s", kd_val_describe(c->E, c->v[0]));
-    if (!kd_arg_string(c, 1, &s) || (c->v[2].kind != KD_VAL_NONE && !kd_arg_string(c, 2, &s))) return kd_poison();
+    if (c->v[0].kind != KD_VAL_LIST)
+        return kd_arg_error(c, 0, "a shape is a list of integers, found %s",
+                            kd_val_describe(c->E, c->v[0]));
+    if (!kd_arg_string(c, 1, &s) || (c->v[2].kind != KD_VAL_NONE && !kd_arg_string(c, 2, &s)))
+        return kd_poison();
     return kd_declare_weight(c->E, c->expr, c->v[0], c->v[1], c->v[2], buffer, c->at);
 }
 
@@ -29,12 +33,15 @@ static bool collect(KdCall *c, KdVal v, KdWeights *out) {
     return true;
 }
 
-/* weights(S, "norm.weight"): the current values, in order of creation, of those whose path ends so. */
+/* weights(S, "norm.weight"): the current values, in order of creation, of those whose path ends so.
+ */
 static KdVal do_weights(KdCall *c) {
     const char *suffix = "";
     KdWeights all = {0};
     KD_VEC(KdVal) found = {0};
-    if ((c->v[1].kind != KD_VAL_NONE && !kd_arg_string(c, 1, &suffix)) || !collect(c, c->v[0], &all)) return kd_poison();
+    if ((c->v[1].kind != KD_VAL_NONE && !kd_arg_string(c, 1, &suffix)) ||
+        !collect(c, c->v[0], &all))
+        return kd_poison();
     size_t n = strlen(suffix);
     for (int i = 0; i < all.v.n; i++) {
         size_t len = strlen(all.v.v[i]->path);
@@ -51,10 +58,12 @@ static KdVal do_weights(KdCall *c) {
 static KdVal with_mode(KdCall *c, KdVal v, KdMode mode) {
     if (v.kind == KD_VAL_LIST) {
         KdVal l = kd_list(c->E, v.list->n);
-        for (int i = 0; i < v.list->n; i++) kd_items(l)[i] = with_mode(c, v.list->v[i], mode);
+        for (int i = 0; i < v.list->n; i++)
+            kd_items(l)[i] = with_mode(c, v.list->v[i], mode);
         return l;
     }
-    if (v.kind != KD_VAL_INSTANCE) return kd_arg_error(c, 0, "expected a network, found %s", kd_val_describe(c->E, v));
+    if (v.kind != KD_VAL_INSTANCE)
+        return kd_arg_error(c, 0, "expected a network, found %s", kd_val_describe(c->E, v));
     v.has_mode = true;
     v.mode = mode;
     return v;
@@ -63,7 +72,7 @@ static KdVal with_mode(KdCall *c, KdVal v, KdMode mode) {
 static KdVal do_train_mode(KdCall *c) { return with_mode(c, c->v[0], KD_TRAIN); }
 static KdVal do_eval_mode(KdCall *c) { return with_mode(c, c->v[0], KD_INFER); }
 
-/* ---- optimisers ---------------------------------------------------------------------------------------------------- */
+/* ---- optimisers ------------------------------------------------------------------------------ */
 
 static bool number_or(KdCall *c, int k, double def, double *out) {
     *out = def;
@@ -101,15 +110,21 @@ static KdVal adam(KdCall *c, double decay, int64_t decoupled) {
     double beta[2] = {0.9, 0.999}, eps, wd;
     if (c->v[5].kind != KD_VAL_NONE) {
         KdVal b = c->v[5];
-        if (b.kind != KD_VAL_LIST || b.list->n != 2 || !kd_is_number(b.list->v[0]) || !kd_is_number(b.list->v[1]))
-            return kd_arg_error(c, 5, "'betas' is a list of two numbers, found %s", kd_val_describe(c->E, b));
-        for (int i = 0; i < 2; i++) beta[i] = kd_number(b.list->v[i]);
+        if (b.kind != KD_VAL_LIST || b.list->n != 2 || !kd_is_number(b.list->v[0]) ||
+            !kd_is_number(b.list->v[1]))
+            return kd_arg_error(c, 5, "'betas' is a list of two numbers, found %s",
+                                kd_val_describe(c->E, b));
+        for (int i = 0; i < 2; i++)
+            beta[i] = kd_number(b.list->v[i]);
     }
-    if (!rate(c, 0, 1e-3, &lr) || !number_or(c, 1, beta[0], &beta[0]) || !number_or(c, 2, beta[1], &beta[1]) || !number_or(c, 3, 1e-8, &eps) ||
+    if (!rate(c, 0, 1e-3, &lr) || !number_or(c, 1, beta[0], &beta[0]) ||
+        !number_or(c, 2, beta[1], &beta[1]) || !number_or(c, 3, 1e-8, &eps) ||
         !number_or(c, 4, decay, &wd))
         return kd_poison();
     for (int i = 0; i < 2; i++)
-        if (!(beta[i] >= 0 && beta[i] < 1)) return kd_elab_error(c->E, c->at, "%s: a beta must be in 0 ... 1, found %s", c->name, kd_float_text(c->E->cx, beta[i]));
+        if (!(beta[i] >= 0 && beta[i] < 1))
+            return kd_elab_error(c->E, c->at, "%s: a beta must be in 0 ... 1, found %s", c->name,
+                                 kd_float_text(c->E->cx, beta[i]));
     KdAttr a[] = {{.f = beta[0]}, {.f = beta[1]}, {.f = eps}, {.f = wd}, {.i = decoupled}};
     return optimizer(c, KD_OP_ADAM, lr, 5, a);
 }
@@ -121,7 +136,8 @@ static KdVal do_sgd(KdCall *c) {
     KdValue lr;
     double momentum, wd;
     bool nesterov;
-    if (!rate(c, 0, 1e-3, &lr) || !number_or(c, 1, 0, &momentum) || !number_or(c, 2, 0, &wd) || !kd_arg_bool(c, 3, false, &nesterov))
+    if (!rate(c, 0, 1e-3, &lr) || !number_or(c, 1, 0, &momentum) || !number_or(c, 2, 0, &wd) ||
+        !kd_arg_bool(c, 3, false, &nesterov))
         return kd_poison();
     if (nesterov && momentum <= 0) return kd_arg_error(c, 3, "nesterov needs a momentum");
     KdAttr a[] = {{.f = momentum}, {.f = wd}, {.i = nesterov}};
@@ -131,7 +147,9 @@ static KdVal do_sgd(KdCall *c) {
 static KdVal do_rmsprop(KdCall *c) {
     KdValue lr;
     double alpha, eps, wd;
-    if (!rate(c, 0, 1e-2, &lr) || !number_or(c, 1, 0.99, &alpha) || !number_or(c, 2, 1e-8, &eps) || !number_or(c, 3, 0, &wd)) return kd_poison();
+    if (!rate(c, 0, 1e-2, &lr) || !number_or(c, 1, 0.99, &alpha) || !number_or(c, 2, 1e-8, &eps) ||
+        !number_or(c, 3, 0, &wd))
+        return kd_poison();
     KdAttr a[] = {{.f = alpha}, {.f = eps}, {.f = wd}};
     return optimizer(c, KD_OP_RMSPROP, lr, 3, a);
 }
@@ -139,7 +157,8 @@ static KdVal do_rmsprop(KdCall *c) {
 static KdVal do_history(KdCall *c) {
     KdValue x;
     int64_t capacity = 50;
-    if (!kd_arg_tensor(c, 0, &x) || (c->v[1].kind != KD_VAL_NONE && !kd_arg_int(c, 1, &capacity))) return kd_poison();
+    if (!kd_arg_tensor(c, 0, &x) || (c->v[1].kind != KD_VAL_NONE && !kd_arg_int(c, 1, &capacity)))
+        return kd_poison();
     if (capacity < 0) return kd_arg_error(c, 1, "the capacity cannot be %lld", (long long)capacity);
     return kd_history(c->E, c->v[0], capacity, c->at);
 }

@@ -1,7 +1,9 @@
-/* counts.c: multiply-accumulates and parameters of a function as it was elaborated, before gradients: methods.md A.5.
+/* counts.c: multiply-accumulates and parameters of a function as it was elaborated, before
+ * gradients: methods.md A.5.
  *
- * One multiply-add for each use of a weight; bias, norms and activations are left out. A transposed convolution is counted in
- * three ways: not at all, by its input's pixels (the true work), by its output's pixels. Only what an output needs counts.
+ * One multiply-add for each use of a weight; bias, norms and activations are left out. A transposed
+ * convolution is counted in three ways: not at all, by its input's pixels (the true work), by its
+ * output's pixels. Only what an output needs counts.
  */
 #include "frontend/lang/lang.h"
 
@@ -9,9 +11,11 @@
 
 static bool *live_nodes(const KdFunc *f) {
     bool *live = KD_NEW_ARRAY(f->cx, bool, f->n);
-    for (int i = 0; i < f->outputs.n; i++) live[f->outputs.v[i].value] = true;
+    for (int i = 0; i < f->outputs.n; i++)
+        live[f->outputs.v[i].value] = true;
     for (KdValue v = f->n; v-- > 0;)
-        for (int i = 0; live[v] && i < f->nodes[v].n_in; i++) live[f->nodes[v].in[i]] = true;
+        for (int i = 0; live[v] && i < f->nodes[v].n_in; i++)
+            live[f->nodes[v].in[i]] = true;
     return live;
 }
 
@@ -23,7 +27,8 @@ KdMacs kd_lang_macs(const KdFunc *f) {
         if (!live[v]) continue;
         if (n->op == KD_OP_MATMUL) {
             const KdType *x = kd_vtype(f, n->in[0]);
-            double inner = (double)x->dim[x->rank - (kd_attr_int(f, n, "ta") ? 2 : 1)], all = (double)n->type->count * inner;
+            double inner = (double)x->dim[x->rank - (kd_attr_int(f, n, "ta") ? 2 : 1)],
+                   all = (double)n->type->count * inner;
             m.no_t += all;
             m.t_in += all;
             m.t_out += all;
@@ -37,7 +42,8 @@ KdMacs kd_lang_macs(const KdFunc *f) {
             const KdType *x = kd_vtype(f, n->in[0]), *w = kd_vtype(f, n->in[1]);
             double each = (double)(w->dim[1] * w->dim[2] * w->dim[3]); /* of one input element */
             m.t_in += (double)x->count * each;
-            m.t_out += (double)x->dim[0] * (double)x->dim[1] * (double)(n->type->dim[2] * n->type->dim[3]) * each;
+            m.t_out += (double)x->dim[0] * (double)x->dim[1] *
+                       (double)(n->type->dim[2] * n->type->dim[3]) * each;
         }
     }
     return m;

@@ -1,5 +1,5 @@
-/* elaborate_stmt.c: statements. Control flow runs here; what is left behind are nodes. The statements of sessions are in
- * elaborate_session.c.
+/* elaborate_stmt.c: statements. Control flow runs here; what is left behind are nodes. The
+ * statements of sessions are in elaborate_session.c.
  */
 #include "frontend/lang/elaborate.h"
 
@@ -11,8 +11,10 @@ static bool at_top(KdElab *E) { return !E->frame->def && !E->frame->scope->outer
 
 static void define(KdElab *E, const char *name, KdVal v) {
     kd_name_instances(E, v, name, E->frame->scope);
-    if (at_top(E)) kd_bind_global(E, E->frame->module, name, v);
-    else kd_bind(E, name, v);
+    if (at_top(E))
+        kd_bind_global(E, E->frame->module, name, v);
+    else
+        kd_bind(E, name, v);
 }
 
 static void exec_let(KdElab *E, const KdStmt *s) {
@@ -32,9 +34,11 @@ static void exec_let(KdElab *E, const KdStmt *s) {
     }
     bool list = v.kind == KD_VAL_LIST;
     if (v.kind != KD_VAL_POISON && (!list || v.list->n != s->n_names))
-        kd_elab_error(E, e->at, "%d names take a list of %d apart, found %s", s->n_names, s->n_names,
+        kd_elab_error(E, e->at, "%d names take a list of %d apart, found %s", s->n_names,
+                      s->n_names,
                       list ? kd_format(E->cx, "a list of %d", v.list->n) : kd_val_describe(E, v));
-    for (int i = 0; i < s->n_names; i++) define(E, s->names[i], list && v.list->n == s->n_names ? v.list->v[i] : kd_poison());
+    for (int i = 0; i < s->n_names; i++)
+        define(E, s->names[i], list && v.list->n == s->n_names ? v.list->v[i] : kd_poison());
 }
 
 static void exec_assign(KdElab *E, const KdStmt *s) {
@@ -42,13 +46,20 @@ static void exec_assign(KdElab *E, const KdStmt *s) {
     KdVal v = kd_eval_expr(E, s->exprs[0]);
     KdVal *old = kd_find_local(E, s->names[0], &scope);
     if (!old) {
-        if (!E->frame->def) kd_bind_global(E, E->frame->module, s->names[0], v);
-        else kd_elab_error(E, name_span(s, 0), "'%s' is not a variable of this block; 'let %s = ...' makes one", s->names[0], s->names[0]);
+        if (!E->frame->def)
+            kd_bind_global(E, E->frame->module, s->names[0], v);
+        else
+            kd_elab_error(E, name_span(s, 0),
+                          "'%s' is not a variable of this block; 'let %s = ...' makes one",
+                          s->names[0], s->names[0]);
         return;
     }
     for (KdScope *at = E->frame->scope; at != scope; at = at->outer)
         if (at->every) {
-            kd_elab_error(E, name_span(s, 0), "'%s' belongs outside of this 'every' block, which does not run each time", s->names[0]);
+            kd_elab_error(
+                E, name_span(s, 0),
+                "'%s' belongs outside of this 'every' block, which does not run each time",
+                s->names[0]);
             return;
         }
     kd_name_instances(E, v, s->names[0], scope);
@@ -60,7 +71,8 @@ static void exec_for(KdElab *E, const KdStmt *s) {
     if (over.kind != KD_VAL_LIST) E->frame->doubtful = true;
     if (over.kind == KD_VAL_POISON) return;
     if (over.kind != KD_VAL_LIST) {
-        kd_elab_error(E, s->exprs[0]->at, "'for' goes over a list or a range, found %s", kd_val_describe(E, over));
+        kd_elab_error(E, s->exprs[0]->at, "'for' goes over a list or a range, found %s",
+                      kd_val_describe(E, over));
         return;
     }
     for (int i = 0; i < over.list->n && !E->frame->returned && !E->dead; i++) {
@@ -80,7 +92,8 @@ static void exec_tap(KdElab *E, const KdStmt *s) {
     }
     for (int i = 0; i < f->applied->taps.n; i++)
         if (f->applied->taps.v[i].name == s->names[0]) {
-            kd_elab_error(E, name_span(s, 0), "the tap '%s' exists already; collect several in a list", s->names[0]);
+            kd_elab_error(E, name_span(s, 0),
+                          "the tap '%s' exists already; collect several in a list", s->names[0]);
             return;
         }
     KdVal v = kd_eval_expr(E, s->exprs[0]);
@@ -100,8 +113,8 @@ static void exec_update(KdElab *E, const KdStmt *s) {
     KdVal v = kd_eval_expr(E, s->exprs[0]);
     if (v.kind == KD_VAL_POISON) return;
     if (v.kind != KD_VAL_TENSOR || kd_val_type(E, v) != w->type) {
-        kd_elab_error(E, s->exprs[0]->at, "the buffer '%s' is %s, its update %s", s->names[0], kd_type_text(E->cx, w->type),
-                      kd_val_describe(E, v));
+        kd_elab_error(E, s->exprs[0]->at, "the buffer '%s' is %s, its update %s", s->names[0],
+                      kd_type_text(E->cx, w->type), kd_val_describe(E, v));
         return;
     }
     if (E->session && E->session->idle) return;
@@ -111,12 +124,16 @@ static void exec_update(KdElab *E, const KdStmt *s) {
 
 static void exec_value(KdElab *E, const KdStmt *s) {
     KdVal v = kd_eval_expr(E, s->exprs[0]);
-    if (v.kind == KD_VAL_NONE || v.kind == KD_VAL_POISON || kd_elab_complained(E, s->exprs[0]->at)) return;
+    if (v.kind == KD_VAL_NONE || v.kind == KD_VAL_POISON || kd_elab_complained(E, s->exprs[0]->at))
+        return;
     kd_elab_error(E, s->exprs[0]->at, "this value is not used: %s", kd_val_describe(E, v));
     const KdExpr *e = s->exprs[0];
     if (e->kind == KD_EXPR_UNARY && e->op != KD_TOK_NOT)
-        kd_hint(E->cx, "a statement ends with its line: the operator belongs at the end of the line above");
-    else kd_hint(E->cx, "let name = ... keeps it, return ... gives it back");
+        kd_hint(
+            E->cx,
+            "a statement ends with its line: the operator belongs at the end of the line above");
+    else
+        kd_hint(E->cx, "let name = ... keeps it, return ... gives it back");
 }
 
 static void exec_return(KdElab *E, const KdStmt *s) {
@@ -137,17 +154,33 @@ static bool in_session(KdElab *E, const KdStmt *s, const char *word) {
 void kd_exec_stmt(KdElab *E, const KdStmt *s) {
     bool c;
     switch (s->kind) {
-    case KD_STMT_LET: exec_let(E, s); break;
-    case KD_STMT_ASSIGN: exec_assign(E, s); break;
-    case KD_STMT_EXPR: exec_value(E, s); break;
-    case KD_STMT_RETURN: exec_return(E, s); break;
-    case KD_STMT_IF:
-        if (kd_eval_bool(E, s->exprs[0], "the condition of 'if'", &c)) kd_exec_block(E, c ? &s->body : &s->orelse);
-        else E->frame->doubtful = true;
+    case KD_STMT_LET:
+        exec_let(E, s);
         break;
-    case KD_STMT_FOR: exec_for(E, s); break;
-    case KD_STMT_TAP: exec_tap(E, s); break;
-    case KD_STMT_UPDATE: exec_update(E, s); break;
+    case KD_STMT_ASSIGN:
+        exec_assign(E, s);
+        break;
+    case KD_STMT_EXPR:
+        exec_value(E, s);
+        break;
+    case KD_STMT_RETURN:
+        exec_return(E, s);
+        break;
+    case KD_STMT_IF:
+        if (kd_eval_bool(E, s->exprs[0], "the condition of 'if'", &c))
+            kd_exec_block(E, c ? &s->body : &s->orelse);
+        else
+            E->frame->doubtful = true;
+        break;
+    case KD_STMT_FOR:
+        exec_for(E, s);
+        break;
+    case KD_STMT_TAP:
+        exec_tap(E, s);
+        break;
+    case KD_STMT_UPDATE:
+        exec_update(E, s);
+        break;
     case KD_STMT_MINIMIZE:
         if (in_session(E, s, "minimize")) kd_exec_minimize(E, s);
         break;
@@ -163,12 +196,14 @@ void kd_exec_stmt(KdElab *E, const KdStmt *s) {
         break;
     case KD_STMT_IMPORT:
     case KD_STMT_PARAM:
-    case KD_STMT_DEF: break; /* program.c */
+    case KD_STMT_DEF:
+        break; /* program.c */
     }
 }
 
 void kd_exec_block(KdElab *E, const KdBlock *b) {
     kd_scope_push(E);
-    for (int i = 0; i < b->n && !E->frame->returned && !E->dead; i++) kd_exec_stmt(E, b->v[i]);
+    for (int i = 0; i < b->n && !E->frame->returned && !E->dead; i++)
+        kd_exec_stmt(E, b->v[i]);
     kd_scope_pop(E);
 }

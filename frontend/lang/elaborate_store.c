@@ -1,13 +1,15 @@
 /* elaborate_store.c: what instances and weights are called, and where weights are kept.
  *
- * A body runs anew at each application of its instance and creates its inner instances anew; their weights must be those
- * of the last time. So weights live in stores, a tree of names under the root, and an instance finds its store by name:
+ * A body runs anew at each application of its instance and creates its inner instances anew; their
+ * weights must be those of the last time. So weights live in stores, a tree of names under the
+ * root, and an instance finds its store by name:
  *   - bound by `let conv = conv2d[...]` (or assigned): the name of the variable;
- *   - inside a list that is bound: `down[0]`, `down[1]`, ...; and inside a loop, `let` adds the round: `block[0]`, ...;
+ *   - inside a list that is bound: `down[0]`, `down[1]`, ...; and inside a loop, `let` adds the
+ * round: `block[0]`, ...;
  *   - given to another net as a hyper-parameter: the parameter's name, inside that net's store;
  *   - else, when first applied: the net's name and a number, `conv2d_0`.
- * A name that one application uses a second time gets `_1`, `_2`, ... Weights are named alike: by `name =`, by the `let` that
- * takes the call, or `weight_0`.
+ * A name that one application uses a second time gets `_1`, `_2`, ... Weights are named alike: by
+ * `name =`, by the `let` that takes the call, or `weight_0`.
  */
 #include "frontend/lang/elaborate.h"
 
@@ -15,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- stores -------------------------------------------------------------------------------------------------------- */
+/* ---- stores ---------------------------------------------------------------------------------- */
 
 static const char *join_path(KdElab *E, const KdStore *owner, const char *local) {
     const char *p = owner && owner->path[0] ? kd_format(E->cx, "%s.%s", owner->path, local) : local;
@@ -39,8 +41,10 @@ static KdStore *find_sub(KdStore *s, const char *local) {
     return NULL;
 }
 
-/* The store called `local` under owner, for the application `serial`; NULL when that has used the name already. */
-static KdStore *claim(KdElab *E, KdStore *owner, const char *local, uint64_t serial, const KdDef *net) {
+/* The store called `local` under owner, for the application `serial`; NULL when that has used the
+ * name already. */
+static KdStore *claim(KdElab *E, KdStore *owner, const char *local, uint64_t serial,
+                      const KdDef *net) {
     local = kd_intern_z(E->cx, local);
     KdStore *s = find_sub(owner, local);
     if (s && s->claim == serial) return NULL;
@@ -63,7 +67,9 @@ static void settle(KdElab *E, KdInst *inst, KdStore *owner, const char *base, in
     }
 }
 
-void kd_name_anonymous(KdElab *E, KdInst *inst) { settle(E, inst, inst->frame->store, inst->net->name, 0); }
+void kd_name_anonymous(KdElab *E, KdInst *inst) {
+    settle(E, inst, inst->frame->store, inst->net->name, 0);
+}
 
 static void name_all(KdElab *E, KdVal v, const char *base) {
     if (v.kind == KD_VAL_LIST) {
@@ -72,7 +78,8 @@ static void name_all(KdElab *E, KdVal v, const char *base) {
             if (item.kind == KD_VAL_LIST || (item.kind == KD_VAL_INSTANCE && !item.inst->store))
                 name_all(E, item, kd_format(E->cx, "%s[%d]", base, i));
         }
-    } else if (v.kind == KD_VAL_INSTANCE && !v.inst->store && v.inst->frame == E->frame && E->frame->store) {
+    } else if (v.kind == KD_VAL_INSTANCE && !v.inst->store && v.inst->frame == E->frame &&
+               E->frame->store) {
         settle(E, v.inst, E->frame->store, base, -1);
     }
 }
@@ -93,14 +100,20 @@ void kd_store_weights(KdElab *E, const KdStore *s, bool buffers, KdWeights *out)
     for (int i = 0; i < E->weights.n; i++) {
         KdWeight *w = E->weights.v[i];
         const KdStore *at = w->store;
-        while (at && at != s) at = at->owner;
+        while (at && at != s)
+            at = at->owner;
         if (at && (buffers || !w->buffer)) kd_push(E->cx, &out->v, w);
     }
 }
 
-/* ---- init specs ------------------------------------------------------------------------------------------------------ */
+/* ---- init specs ------------------------------------------------------------------------------ */
 
-static const struct { const char *name; int least, most; const char *args; double def[2]; } inits[] = {
+static const struct {
+    const char *name;
+    int least, most;
+    const char *args;
+    double def[2];
+} inits[] = {
     {"zeros", 0, 0, "", {0}},
     {"ones", 0, 0, "", {0}},
     {"constant", 1, 1, "value", {0}},
@@ -124,13 +137,15 @@ const char *kd_canonical_init(KdElab *E, const char *text, KdSpan at) {
     if (row < 0) {
         if (kd_elab_complained(E, at)) return NULL;
         const char *names[KD_COUNT(inits)];
-        for (int i = 0; i < KD_COUNT(inits); i++) names[i] = inits[i].name;
+        for (int i = 0; i < KD_COUNT(inits); i++)
+            names[i] = inits[i].name;
         kd_elab_error(E, at, "unknown initialisation \"%s\"", text);
         kd_elab_near(E, name, names, KD_COUNT(inits));
         return NULL;
     }
     bool ok = true;
-    while (*p == ' ') p++;
+    while (*p == ' ')
+        p++;
     if (*p == '(') {
         p++;
         while (ok && *p && *p != ')') {
@@ -139,8 +154,10 @@ const char *kd_canonical_init(KdElab *E, const char *text, KdSpan at) {
             ok = end != p && args < 2 && isfinite(x);
             if (ok) v[args++] = x;
             p = end + strspn(end, " ");
-            if (*p == ',') p++;
-            else ok = ok && *p == ')';
+            if (*p == ',')
+                p++;
+            else
+                ok = ok && *p == ')';
             p += strspn(p, " ");
         }
         ok = ok && *p == ')' && p[1 + strspn(p + 1, " ")] == 0;
@@ -148,8 +165,8 @@ const char *kd_canonical_init(KdElab *E, const char *text, KdSpan at) {
         ok = *p == 0;
     }
     if (!ok || args < inits[row].least || args > inits[row].most) {
-        kd_elab_error(E, at, "initialisation \"%s\": expected %s%s%s%s", text, name, inits[row].most ? "(" : "", inits[row].args,
-                      inits[row].most ? ")" : "");
+        kd_elab_error(E, at, "initialisation \"%s\": expected %s%s%s%s", text, name,
+                      inits[row].most ? "(" : "", inits[row].args, inits[row].most ? ")" : "");
         return NULL;
     }
     if (strcmp(name, "normal") == 0 && args == 1) { /* normal(0.02) */
@@ -166,7 +183,7 @@ const char *kd_canonical_init(KdElab *E, const char *text, KdSpan at) {
     return kd_intern_z(E->cx, s.s);
 }
 
-/* ---- weights ------------------------------------------------------------------------------------------------------------ */
+/* ---- weights --------------------------------------------------------------------------------- */
 
 static KdWeight *find_weight(KdStore *s, const char *name) {
     for (int i = 0; i < s->weights.n; i++)
@@ -185,21 +202,28 @@ static KdVal weight_value(KdElab *E, KdWeight *w) {
 static KdVal refuse(KdElab *E, const char *what, KdSpan at) {
     for (KdFrame *f = E->frame; f; f = f->caller) {
         if (f->bare) {
-            KdLoc loc = f->module->prelude ? f->user : f->outer; /* the application itself, not the depths of the net */
+            KdLoc loc = f->module->prelude
+                            ? f->user
+                            : f->outer; /* the application itself, not the depths of the net */
             if (!kd_elab_first(E, loc)) return kd_poison();
-            kd_error(E->cx, loc, "%s is a net with weights: brackets create, parentheses apply", f->def->name);
-            kd_hint(E->cx, "write %s[...](...), or let name = %s[...] and apply that", f->def->name, f->def->name);
+            kd_error(E->cx, loc, "%s is a net with weights: brackets create, parentheses apply",
+                     f->def->name);
+            kd_hint(E->cx, "write %s[...](...), or let name = %s[...] and apply that", f->def->name,
+                    f->def->name);
             return kd_poison();
         }
         if (f->def && f->def->kind == KD_DEF_FN)
-            return kd_elab_error(E, at, "%s: the fn %s has no weights of its own; make it a net, or give it the network as an argument", what,
-                                 f->def->name);
+            return kd_elab_error(E, at,
+                                 "%s: the fn %s has no weights of its own; make it a net, or give "
+                                 "it the network as an argument",
+                                 what, f->def->name);
     }
     return kd_elab_error(E, at, "%s: only a net has weights and buffers", what);
 }
 
 /* A new weight: its input node, with the name that the outside sees. */
-static KdWeight *create(KdElab *E, KdStore *s, const char *name, const KdType *t, const char *init, bool buffer, KdSpan at) {
+static KdWeight *create(KdElab *E, KdStore *s, const char *name, const KdType *t, const char *init,
+                        bool buffer, KdSpan at) {
     KdWeight *w = KD_NEW(E->cx, KdWeight);
     w->name = name;
     w->path = join_path(E, s, name);
@@ -211,34 +235,46 @@ static KdWeight *create(KdElab *E, KdStore *s, const char *name, const KdType *t
     size_t strip = strlen(E->strip);
     const char *outside = strncmp(w->path, E->strip, strip) == 0 ? w->path + strip : w->path;
     E->b.loc = w->where;
-    w->input = kd_input(&E->b, outside, buffer ? KD_BUFFER : s->frozen ? KD_FROZEN : KD_WEIGHT, t, init);
+    w->input = kd_input(&E->b, outside,
+                        buffer      ? KD_BUFFER
+                        : s->frozen ? KD_FROZEN
+                                    : KD_WEIGHT,
+                        t, init);
     w->now = w->input;
     kd_push(E->cx, &s->weights, w);
     kd_push(E->cx, &E->weights, w);
     return w;
 }
 
-KdVal kd_declare_weight(KdElab *E, const KdExpr *call, KdVal shape, KdVal init, KdVal given, bool buffer, KdSpan at) {
+KdVal kd_declare_weight(KdElab *E, const KdExpr *call, KdVal shape, KdVal init, KdVal given,
+                        bool buffer, KdSpan at) {
     const char *what = buffer ? "buffer" : "weight", *base = what;
     KdStore *s = E->frame->store;
     if (!s || !E->frame->def || E->frame->def->kind != KD_DEF_NET) return refuse(E, what, at);
     int64_t dim[KD_MAX_RANK];
-    if (shape.list->n > KD_MAX_RANK) return kd_elab_error(E, at, "%s: a tensor has at most %d dimensions", what, KD_MAX_RANK);
+    if (shape.list->n > KD_MAX_RANK)
+        return kd_elab_error(E, at, "%s: a tensor has at most %d dimensions", what, KD_MAX_RANK);
     for (int i = 0; i < shape.list->n; i++) {
         KdVal d = shape.list->v[i];
         if (d.kind == KD_VAL_POISON) return d;
         if (d.kind != KD_VAL_INT || d.i < 1)
-            return kd_elab_error(E, at, "%s: a dim must be an integer of at least 1, found %s", what, kd_val_text(E, d));
+            return kd_elab_error(E, at, "%s: a dim must be an integer of at least 1, found %s",
+                                 what, kd_val_text(E, d));
         dim[i] = d.i;
     }
     const KdType *t = kd_type(E->cx, KD_F32, shape.list->n, dim);
-    if (!t) return kd_elab_error(E, at, "%s: %s has more than 2^31 - 1 elements", what, kd_val_text(E, shape));
+    if (!t)
+        return kd_elab_error(E, at, "%s: %s has more than 2^31 - 1 elements", what,
+                             kd_val_text(E, shape));
     const char *spec = kd_canonical_init(E, init.s, at);
     if (!spec) return kd_poison();
     bool numbered = false;
-    if (given.kind == KD_VAL_STRING) base = given.s;
-    else if (call && call == E->hint_call) base = E->hint_name;
-    else numbered = true;
+    if (given.kind == KD_VAL_STRING)
+        base = given.s;
+    else if (call && call == E->hint_call)
+        base = E->hint_name;
+    else
+        numbered = true;
     if (given.kind != KD_VAL_STRING && !numbered) base = in_rounds(E, base, E->frame->scope);
     const char *name = kd_intern_z(E->cx, numbered ? kd_format(E->cx, "%s_0", base) : base);
     KdWeight *w = find_weight(s, name);
@@ -252,8 +288,10 @@ KdVal kd_declare_weight(KdElab *E, const KdExpr *call, KdVal shape, KdVal init, 
     }
     if (w->type != t) {
         if (kd_elab_complained(E, at)) return kd_poison();
-        kd_elab_error(E, at, "%s was created as %s and is used again here as %s: one instance has one set of weights", w->path,
-                      kd_shape_text(E->cx, w->type), kd_shape_text(E->cx, t));
+        kd_elab_error(E, at,
+                      "%s was created as %s and is used again here as %s: one instance has one set "
+                      "of weights",
+                      w->path, kd_shape_text(E->cx, w->type), kd_shape_text(E->cx, t));
         kd_note(E->cx, w->where, "created here");
         return kd_poison();
     }

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-/* ---- values ------------------------------------------------------------------------------------------------ */
+/* ---- values ---------------------------------------------------------------------------------- */
 
 KdVal kd_list(KdElab *E, int n) {
     E->steps += n; /* memory is a step too */
@@ -15,26 +15,36 @@ KdVal kd_list(KdElab *E, int n) {
 
 bool kd_val_equal(KdVal a, KdVal b) {
     if (kd_is_number(a) && kd_is_number(b))
-        return a.kind == KD_VAL_INT && b.kind == KD_VAL_INT ? a.i == b.i : kd_number(a) == kd_number(b);
+        return a.kind == KD_VAL_INT && b.kind == KD_VAL_INT ? a.i == b.i
+                                                            : kd_number(a) == kd_number(b);
     if (a.kind != b.kind) return false;
     switch (a.kind) {
     case KD_VAL_POISON:
     case KD_VAL_NONE:
-    case KD_VAL_OPS: return true;
+    case KD_VAL_OPS:
+        return true;
     case KD_VAL_INT:
-    case KD_VAL_BOOL: return a.i == b.i;
-    case KD_VAL_FLOAT: return a.f == b.f;
-    case KD_VAL_STRING: return a.s == b.s;
+    case KD_VAL_BOOL:
+        return a.i == b.i;
+    case KD_VAL_FLOAT:
+        return a.f == b.f;
+    case KD_VAL_STRING:
+        return a.s == b.s;
     case KD_VAL_LIST:
         if (a.list->n != b.list->n) return false;
         for (int i = 0; i < a.list->n; i++)
             if (!kd_val_equal(a.list->v[i], b.list->v[i])) return false;
         return true;
-    case KD_VAL_TENSOR: return a.t == b.t;
-    case KD_VAL_DEF: return a.def == b.def;
-    case KD_VAL_INSTANCE: return a.inst == b.inst;
-    case KD_VAL_BUILTIN: return a.builtin == b.builtin;
-    case KD_VAL_OPTIMIZER: return a.opt == b.opt;
+    case KD_VAL_TENSOR:
+        return a.t == b.t;
+    case KD_VAL_DEF:
+        return a.def == b.def;
+    case KD_VAL_INSTANCE:
+        return a.inst == b.inst;
+    case KD_VAL_BUILTIN:
+        return a.builtin == b.builtin;
+    case KD_VAL_OPTIMIZER:
+        return a.opt == b.opt;
     }
     return false;
 }
@@ -44,12 +54,24 @@ const KdType *kd_val_type(KdElab *E, KdVal v) { return kd_vtype(E->f, v.t); }
 static void add_text(KdElab *E, KdStr *s, KdVal v, int depth) {
     enum { SHOWN = 8 };
     switch (v.kind) {
-    case KD_VAL_POISON: kd_str_printf(s, "?"); break;
-    case KD_VAL_NONE: kd_str_printf(s, "none"); break;
-    case KD_VAL_INT: kd_str_printf(s, "%lld", (long long)v.i); break;
-    case KD_VAL_FLOAT: kd_str_printf(s, "%s", kd_float_text(E->cx, v.f)); break;
-    case KD_VAL_BOOL: kd_str_printf(s, v.i ? "true" : "false"); break;
-    case KD_VAL_STRING: kd_str_printf(s, "\"%s\"", v.s); break;
+    case KD_VAL_POISON:
+        kd_str_printf(s, "?");
+        break;
+    case KD_VAL_NONE:
+        kd_str_printf(s, "none");
+        break;
+    case KD_VAL_INT:
+        kd_str_printf(s, "%lld", (long long)v.i);
+        break;
+    case KD_VAL_FLOAT:
+        kd_str_printf(s, "%s", kd_float_text(E->cx, v.f));
+        break;
+    case KD_VAL_BOOL:
+        kd_str_printf(s, v.i ? "true" : "false");
+        break;
+    case KD_VAL_STRING:
+        kd_str_printf(s, "\"%s\"", v.s);
+        break;
     case KD_VAL_LIST:
         kd_str_printf(s, "[");
         for (int i = 0; i < v.list->n; i++) {
@@ -64,14 +86,25 @@ static void add_text(KdElab *E, KdStr *s, KdVal v, int depth) {
         break;
     case KD_VAL_TENSOR: {
         const KdType *t = kd_val_type(E, v);
-        kd_str_printf(s, "%s", t->dtype == KD_F32 ? kd_shape_text(E->cx, t) : kd_type_text(E->cx, t));
+        kd_str_printf(s, "%s",
+                      t->dtype == KD_F32 ? kd_shape_text(E->cx, t) : kd_type_text(E->cx, t));
         break;
     }
-    case KD_VAL_DEF: kd_str_printf(s, "%s", v.def->name); break;
-    case KD_VAL_INSTANCE: kd_str_printf(s, "%s", v.inst->label); break;
-    case KD_VAL_BUILTIN: kd_str_printf(s, "%s", v.builtin->name); break;
-    case KD_VAL_OPTIMIZER: kd_str_printf(s, "%s", kd_op_info[v.opt->op].name); break;
-    case KD_VAL_OPS: kd_str_printf(s, "op"); break;
+    case KD_VAL_DEF:
+        kd_str_printf(s, "%s", v.def->name);
+        break;
+    case KD_VAL_INSTANCE:
+        kd_str_printf(s, "%s", v.inst->label);
+        break;
+    case KD_VAL_BUILTIN:
+        kd_str_printf(s, "%s", v.builtin->name);
+        break;
+    case KD_VAL_OPTIMIZER:
+        kd_str_printf(s, "%s", kd_op_info[v.opt->op].name);
+        break;
+    case KD_VAL_OPS:
+        kd_str_printf(s, "op");
+        break;
     }
 }
 
@@ -87,22 +120,34 @@ const char *kd_val_describe(KdElab *E, KdVal v) {
     switch (v.kind) {
     case KD_VAL_POISON:
     case KD_VAL_NONE:
-    case KD_VAL_BOOL: return t;
-    case KD_VAL_INT: return kd_format(E->cx, "the integer %s", t);
-    case KD_VAL_FLOAT: return kd_format(E->cx, "the float %s", t);
-    case KD_VAL_STRING: return kd_format(E->cx, "the string %s", t);
-    case KD_VAL_LIST: return kd_format(E->cx, "the list %s", t);
-    case KD_VAL_TENSOR: return kd_format(E->cx, "a tensor %s", t);
-    case KD_VAL_DEF: return kd_format(E->cx, "%s %s", def[v.def->kind], t);
-    case KD_VAL_INSTANCE: return kd_format(E->cx, "the network %s", t);
-    case KD_VAL_BUILTIN: return kd_format(E->cx, "the function %s", t);
-    case KD_VAL_OPTIMIZER: return kd_format(E->cx, "the optimiser %s", t);
-    case KD_VAL_OPS: return "the namespace op";
+    case KD_VAL_BOOL:
+        return t;
+    case KD_VAL_INT:
+        return kd_format(E->cx, "the integer %s", t);
+    case KD_VAL_FLOAT:
+        return kd_format(E->cx, "the float %s", t);
+    case KD_VAL_STRING:
+        return kd_format(E->cx, "the string %s", t);
+    case KD_VAL_LIST:
+        return kd_format(E->cx, "the list %s", t);
+    case KD_VAL_TENSOR:
+        return kd_format(E->cx, "a tensor %s", t);
+    case KD_VAL_DEF:
+        return kd_format(E->cx, "%s %s", def[v.def->kind], t);
+    case KD_VAL_INSTANCE:
+        return kd_format(E->cx, "the network %s", t);
+    case KD_VAL_BUILTIN:
+        return kd_format(E->cx, "the function %s", t);
+    case KD_VAL_OPTIMIZER:
+        return kd_format(E->cx, "the optimiser %s", t);
+    case KD_VAL_OPS:
+        return "the namespace op";
     }
     return t;
 }
 
-/* ---- places and errors ----------------------------------------------------------------------------------------- */
+/* ---- places and errors
+ * ----------------------------------------------------------------------------------------- */
 
 /* Inside the prelude it is the user's call that is shown. */
 KdLoc kd_elab_loc(KdElab *E, KdSpan at) {
@@ -110,14 +155,19 @@ KdLoc kd_elab_loc(KdElab *E, KdSpan at) {
     if (!f) return 0;
     if (f->module->prelude && f->user) return f->user;
     if (at.line == 0) return f->outer;
-    return kd_loc(E->cx, (KdPlace){.file = f->module->file, .line = at.line, .col = at.col, .len = at.len, .outer = f->outer});
+    return kd_loc(E->cx, (KdPlace){.file = f->module->file,
+                                   .line = at.line,
+                                   .col = at.col,
+                                   .len = at.len,
+                                   .outer = f->outer});
 }
 
 /* One key for a place, whatever application led to it. */
 static uint64_t loc_key(KdElab *E, KdLoc loc) {
     const KdPlace *p = kd_place(E->cx, loc);
     if (!p) return 1;
-    uint64_t words[2] = {(uint64_t)(uintptr_t)p->file, (uint64_t)(uint32_t)p->line << 32 | (uint32_t)p->col};
+    uint64_t words[2] = {(uint64_t)(uintptr_t)p->file,
+                         (uint64_t)(uint32_t)p->line << 32 | (uint32_t)p->col};
     return kd_hash_bytes(words, sizeof words, 7);
 }
 
@@ -130,12 +180,15 @@ bool kd_elab_first(KdElab *E, KdLoc loc) {
     return true;
 }
 
-bool kd_elab_complained(KdElab *E, KdSpan at) { return E->dead || kd_map_get(&E->complained, place_key(E, at), NULL); }
+bool kd_elab_complained(KdElab *E, KdSpan at) {
+    return E->dead || kd_map_get(&E->complained, place_key(E, at), NULL);
+}
 
 static void add_hints(KdElab *E) {
     int shown = 0;
     for (KdFrame *f = E->frame; f && shown < 3; f = f->caller)
-        for (int i = 0; i < f->hints.n && shown < 3; i++, shown++) kd_hint(E->cx, "%s", f->hints.v[i].text);
+        for (int i = 0; i < f->hints.n && shown < 3; i++, shown++)
+            kd_hint(E->cx, "%s", f->hints.v[i].text);
 }
 
 KdVal kd_elab_error(KdElab *E, KdSpan at, const char *fmt, ...) {
@@ -151,7 +204,8 @@ KdVal kd_elab_error(KdElab *E, KdSpan at, const char *fmt, ...) {
 }
 
 void kd_elab_near(KdElab *E, const char *name, const char *const *names, int n) {
-    const char *near = name[0] && name[1] ? kd_nearest(name, names, n) : NULL; /* one letter is near to any other */
+    const char *near = name[0] && name[1] ? kd_nearest(name, names, n)
+                                          : NULL; /* one letter is near to any other */
     if (near) kd_hint(E->cx, "did you mean '%s'?", near);
 }
 
@@ -173,12 +227,14 @@ KdVal kd_elab_end(KdElab *E, KdSpan at, KdValue v) {
     return kd_poison();
 }
 
-/* ---- scopes -------------------------------------------------------------------------------------------------------- */
+/* ---- scopes ---------------------------------------------------------------------------------- */
 
 KdScope *kd_scope_push(KdElab *E) {
     KdScope *s = E->free_scopes;
-    if (s) E->free_scopes = s->outer;
-    else s = KD_NEW(E->cx, KdScope);
+    if (s)
+        E->free_scopes = s->outer;
+    else
+        s = KD_NEW(E->cx, KdScope);
     s->outer = E->frame->scope;
     s->round = -1;
     s->every = false;
@@ -233,7 +289,8 @@ KdVal *kd_find_local(KdElab *E, const char *name, KdScope **scope) {
 }
 
 bool kd_applicable(KdVal v) {
-    return v.kind == KD_VAL_DEF || v.kind == KD_VAL_INSTANCE || v.kind == KD_VAL_BUILTIN || v.kind == KD_VAL_POISON;
+    return v.kind == KD_VAL_DEF || v.kind == KD_VAL_INSTANCE || v.kind == KD_VAL_BUILTIN ||
+           v.kind == KD_VAL_POISON;
 }
 
 /* The order of lookup: blocks, the file, what it imports, the prelude, builtins, primitive ops. */
@@ -246,7 +303,8 @@ static bool find(KdElab *E, const char *name, bool applicable, KdVal *out) {
                 return true;
             }
     const KdVal *v = find_global(E, m, name);
-    for (int i = 0; i < m->imports.n && !(v && (!applicable || kd_applicable(*v))); i++) v = find_global(E, m->imports.v[i], name);
+    for (int i = 0; i < m->imports.n && !(v && (!applicable || kd_applicable(*v))); i++)
+        v = find_global(E, m->imports.v[i], name);
     if (!(v && (!applicable || kd_applicable(*v)))) v = find_global(E, prelude, name);
     if (v && (!applicable || kd_applicable(*v))) {
         *out = *v;

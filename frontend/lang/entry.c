@@ -1,9 +1,11 @@
-/* entry.c: kd_lang_net and kd_lang_session: one thing of a program as a function with inputs and outputs. */
+/* entry.c: kd_lang_net and kd_lang_session: one thing of a program as a function with inputs and
+ * outputs. */
 #include "frontend/lang/program.h"
 
 #include <string.h>
 
-/* ---- types of inputs ---------------------------------------------------------------------------------------------- */
+/* ---- types of inputs
+ * ---------------------------------------------------------------------------------------------- */
 
 static const KdType *given_type(const KdNetOptions *o, const char *name) {
     for (int i = 0; i < o->n_given; i++)
@@ -11,9 +13,11 @@ static const KdType *given_type(const KdNetOptions *o, const char *name) {
     return NULL;
 }
 
-/* The size of a dim that nothing says: by its place in [n, c, h, w], or by its name. 0: not known. */
+/* The size of a dim that nothing says: by its place in [n, c, h, w], or by its name. 0: not known.
+ */
 static int64_t default_dim(const KdNetOptions *o, int rank, int d, const char *name) {
-    int64_t batch = o->batch ? o->batch : 1, height = o->height ? o->height : 256, width = o->width ? o->width : 256;
+    int64_t batch = o->batch ? o->batch : 1, height = o->height ? o->height : 256,
+            width = o->width ? o->width : 256;
     if (rank == 4) return d == 0 ? batch : d == 2 ? height : d == 3 ? width : 0;
     if (!name) return 0;
     if (strcmp(name, "n") == 0 || strcmp(name, "batch") == 0) return batch;
@@ -23,11 +27,13 @@ static int64_t default_dim(const KdNetOptions *o, int rank, int d, const char *n
 
 static bool known_dim(KdElab *E, const KdExpr *e, int64_t *size) {
     KdVal v;
-    if (!e || (e->kind == KD_EXPR_NAME && !(kd_find(E, e->s, &v) && v.kind == KD_VAL_INT))) return false;
+    if (!e || (e->kind == KD_EXPR_NAME && !(kd_find(E, e->s, &v) && v.kind == KD_VAL_INT)))
+        return false;
     return kd_eval_int(E, e, "a dim", size);
 }
 
-/* The type of a data parameter without a given tensor; binds the names of its dims. NULL after a diagnostic. */
+/* The type of a data parameter without a given tensor; binds the names of its dims. NULL after a
+ * diagnostic. */
 static const KdType *note_type(KdElab *E, const KdFormal *f, const KdNetOptions *o) {
     const KdTypeNote *t = f->type;
     int64_t dim[KD_MAX_RANK];
@@ -40,25 +46,32 @@ static const KdType *note_type(KdElab *E, const KdFormal *f, const KdNetOptions 
         dim[d] = default_dim(o, t->n, d, name);
         if (!dim[d]) {
             if (kd_elab_complained(E, f->span)) return NULL;
-            kd_elab_error(E, f->span, "the %s of '%s' is not known (dimension %d)", t->n == 4 ? "number of channels" : "size", f->name, d);
+            kd_elab_error(E, f->span, "the %s of '%s' is not known (dimension %d)",
+                          t->n == 4 ? "number of channels" : "size", f->name, d);
             kd_hint(E->cx, "write the number into the annotation, or give a tensor");
             return NULL;
         }
         if (name) kd_bind(E, name, kd_int(dim[d]));
     }
     const KdType *type = kd_type(E->cx, t->dtype < 0 ? KD_F32 : (KdDType)t->dtype, t->n, dim);
-    if (!type) kd_elab_error(E, f->span, "'%s' would have a negative dim, or more than 2^31 - 1 elements", f->name);
+    if (!type)
+        kd_elab_error(E, f->span, "'%s' would have a negative dim, or more than 2^31 - 1 elements",
+                      f->name);
     return type;
 }
 
-typedef struct Inputs { KD_VEC(KdActual) v; } Inputs;
+typedef struct Inputs {
+    KD_VEC(KdActual) v;
+} Inputs;
 
 /* Makes an input of each parameter of d that is a tensor. false after diagnostics. */
-static bool make_inputs(KdElab *E, const KdDef *d, const KdVal *hyper, const KdNetOptions *o, Inputs *in) {
+static bool make_inputs(KdElab *E, const KdDef *d, const KdVal *hyper, const KdNetOptions *o,
+                        Inputs *in) {
     KdFrame *f = kd_frame_new(E, d->module, d); /* where annotations are read */
     bool ok = true;
     if (!kd_enter(E, f, (KdSpan){0}, NULL)) return false;
-    for (int i = 0; hyper && i < d->n_hyper; i++) kd_bind(E, d->hyper[i].name, hyper[i]);
+    for (int i = 0; hyper && i < d->n_hyper; i++)
+        kd_bind(E, d->hyper[i].name, hyper[i]);
     for (int i = 0; i < d->n_formal && ok; i++) {
         const KdFormal *p = &d->formal[i];
         const KdType *t = given_type(o, p->name);
@@ -67,33 +80,44 @@ static bool make_inputs(KdElab *E, const KdDef *d, const KdVal *hyper, const KdN
                 kd_bind(E, p->name, kd_eval_expr(E, p->def));
                 continue;
             }
-            kd_elab_error(E, p->span, "'%s' of %s is no tensor and has no default: it cannot be given from outside", p->name, d->name);
+            kd_elab_error(
+                E, p->span,
+                "'%s' of %s is no tensor and has no default: it cannot be given from outside",
+                p->name, d->name);
             ok = false;
             break;
         }
         if (!t && !p->type) {
-            kd_elab_error(E, p->span, "the shape of '%s' is not known: %s needs an annotation here, or a tensor", p->name, d->name);
+            kd_elab_error(
+                E, p->span,
+                "the shape of '%s' is not known: %s needs an annotation here, or a tensor", p->name,
+                d->name);
             ok = false;
             break;
         }
         /* a file may hold bytes or integers: the parameter's annotation says what they become */
-        if (t && p->type) t = kd_type(E->cx, p->type->dtype < 0 ? KD_F32 : (KdDType)p->type->dtype, t->rank, t->dim);
+        if (t && p->type)
+            t = kd_type(E->cx, p->type->dtype < 0 ? KD_F32 : (KdDType)p->type->dtype, t->rank,
+                        t->dim);
         if (!t) t = note_type(E, p, o);
         if (!t) {
             ok = false;
             break;
         }
         E->b.loc = kd_elab_loc(E, p->span);
-        KdActual a = {.name = p->name, .value = kd_tensor(kd_input(&E->b, p->name, KD_DATA, t, ""))};
+        KdActual a = {.name = p->name,
+                      .value = kd_tensor(kd_input(&E->b, p->name, KD_DATA, t, ""))};
         kd_bind(E, p->name, a.value);
-        if (p->type) ok = kd_check_type(E, p->type, a.value, kd_format(E->cx, "'%s' of %s", p->name, d->name), p->span, false);
+        if (p->type)
+            ok = kd_check_type(E, p->type, a.value,
+                               kd_format(E->cx, "'%s' of %s", p->name, d->name), p->span, false);
         kd_push(E->cx, &in->v, a);
     }
     kd_leave(E);
     return ok;
 }
 
-/* ---- nets and fns ----------------------------------------------------------------------------------------------------- */
+/* ---- nets and fns ---------------------------------------------------------------------------- */
 
 static bool find_thing(KdElab *E, const char *name, KdVal *v) {
     KdProgram *p = E->p;
@@ -102,16 +126,20 @@ static bool find_thing(KdElab *E, const char *name, KdVal *v) {
     uint64_t at;
     for (int i = p->modules.n - 1; !found && i >= 0; i--) {
         KdGlobals *g = &E->globals[i];
-        if ((found = kd_map_get(&g->index, (uint64_t)(uintptr_t)name, &at))) *v = g->vars.v[at].value;
+        if ((found = kd_map_get(&g->index, (uint64_t)(uintptr_t)name, &at)))
+            *v = g->vars.v[at].value;
     }
-    if (found && (v->kind == KD_VAL_INSTANCE || (v->kind == KD_VAL_DEF && v->def->kind != KD_DEF_SESSION))) return true;
+    if (found &&
+        (v->kind == KD_VAL_INSTANCE || (v->kind == KD_VAL_DEF && v->def->kind != KD_DEF_SESSION)))
+        return true;
     if (found) {
         kd_error(E->cx, 0, "'%s' is no fn, net or network, but %s", name, kd_val_describe(E, *v));
         return false;
     }
     KD_VEC(const char *) names = {0};
     for (int i = 0; i < p->decls.n; i++)
-        if (p->decls.v[i].kind != KD_DECL_PARAM && p->decls.v[i].kind != KD_DECL_SESSION) kd_push(E->cx, &names, p->decls.v[i].name);
+        if (p->decls.v[i].kind != KD_DECL_PARAM && p->decls.v[i].kind != KD_DECL_SESSION)
+            kd_push(E->cx, &names, p->decls.v[i].name);
     kd_error(E->cx, 0, "%s has no fn, net or network '%s'", p->main->file, name);
     kd_elab_near(E, name, names.v, names.n);
     return false;
@@ -120,29 +148,35 @@ static bool find_thing(KdElab *E, const char *name, KdVal *v) {
 static void add_output(KdElab *E, const char *name, KdVal v) {
     if (v.kind == KD_VAL_POISON) return;
     if (v.kind == KD_VAL_LIST) {
-        for (int i = 0; i < v.list->n; i++) add_output(E, kd_format(E->cx, "%s.%d", name, i), v.list->v[i]);
+        for (int i = 0; i < v.list->n; i++)
+            add_output(E, kd_format(E->cx, "%s.%d", name, i), v.list->v[i]);
         return;
     }
     if (kd_is_number(v) || v.kind == KD_VAL_BOOL) v = kd_to_tensor(E, v, KD_F32, (KdSpan){0});
-    if (v.kind == KD_VAL_TENSOR) kd_output(E->f, name, v.t, KD_NONE);
-    else kd_error(E->cx, 0, "the result '%s' is no tensor, but %s", name, kd_val_describe(E, v));
+    if (v.kind == KD_VAL_TENSOR)
+        kd_output(E->f, name, v.t, KD_NONE);
+    else
+        kd_error(E->cx, 0, "the result '%s' is no tensor, but %s", name, kd_val_describe(E, v));
 }
 
 static void add_taps(KdElab *E, KdVal result, const KdNetOptions *o) {
     kd_bind(E, kd_intern_z(E->cx, "result"), result);
     for (int i = 0; i < o->n_taps; i++) {
-        const char *label = "--tap", *text = kd_intern_z(E->cx, kd_format(E->cx, "result.%s", o->taps[i]));
+        const char *label = "--tap",
+                   *text = kd_intern_z(E->cx, kd_format(E->cx, "result.%s", o->taps[i]));
         kd_source_add(E->cx, label, text, strlen(text));
         KdExpr *e = kd_parse_expression(E->cx, label, text, strlen(text));
         if (!e) continue;
         int errors = kd_error_count(E->cx);
         KdVal v = kd_eval_expr(E, e);
-        if (v.kind == KD_VAL_POISON && kd_error_count(E->cx) == errors) kd_error(E->cx, 0, "cannot read the tap '%s'", o->taps[i]);
+        if (v.kind == KD_VAL_POISON && kd_error_count(E->cx) == errors)
+            kd_error(E->cx, 0, "cannot read the tap '%s'", o->taps[i]);
         add_output(E, o->taps[i], v);
     }
 }
 
-/* sum(out * seed) over the outputs so far, and its gradient with respect to every input that has one. */
+/* sum(out * seed) over the outputs so far, and its gradient with respect to every input that has
+ * one. */
 static void add_grads(KdElab *E, const KdNetOptions *o, int n_out) {
     KdBuilder *b = &E->b;
     const KdType *seed_type = given_type(o, "seed");
@@ -152,8 +186,10 @@ static void add_grads(KdElab *E, const KdNetOptions *o, int n_out) {
         seed = kd_find_input(E->f, "seed");
         if (seed == KD_NONE) seed = kd_input(b, "seed", KD_DATA, seed_type, "");
         if (n_out != 1 || seed_type != kd_vtype(E->f, E->f->outputs.v[0].value)) {
-            kd_error(E->cx, 0, "the seed %s does not fit the output %s", kd_type_text(E->cx, seed_type),
-                     n_out == 1 ? kd_type_text(E->cx, kd_vtype(E->f, E->f->outputs.v[0].value)) : "(there are several)");
+            kd_error(E->cx, 0, "the seed %s does not fit the output %s",
+                     kd_type_text(E->cx, seed_type),
+                     n_out == 1 ? kd_type_text(E->cx, kd_vtype(E->f, E->f->outputs.v[0].value))
+                                : "(there are several)");
             return;
         }
     }
@@ -162,7 +198,8 @@ static void add_grads(KdElab *E, const KdNetOptions *o, int n_out) {
         const KdType *t = kd_vtype(E->f, v);
         int64_t axes[KD_MAX_RANK];
         if (t->dtype != KD_F32) continue;
-        for (int d = 0; d < t->rank; d++) axes[d] = d;
+        for (int d = 0; d < t->rank; d++)
+            axes[d] = d;
         if (seed != KD_NONE) v = kd_binary(b, KD_OP_MUL, v, seed);
         v = kd_reshape(b, kd_sum(b, v, t->rank, axes), 0, NULL);
         loss = loss == KD_NONE ? v : kd_binary(b, KD_OP_ADD, loss, v);
@@ -170,7 +207,9 @@ static void add_grads(KdElab *E, const KdNetOptions *o, int n_out) {
     for (int i = 0, n = E->f->inputs.n; i < n && loss != KD_NONE; i++) {
         KdValue in = E->f->inputs.v[i];
         KdRole role = kd_input_role(E->f, in);
-        if ((role != KD_DATA && role != KD_WEIGHT) || kd_vtype(E->f, in)->dtype != KD_F32 || in == seed) continue;
+        if ((role != KD_DATA && role != KD_WEIGHT) || kd_vtype(E->f, in)->dtype != KD_F32 ||
+            in == seed)
+            continue;
         KdValue pair[2] = {loss, in};
         kd_output(E->f, kd_format(E->cx, "grad.%s", kd_attr_str(E->f, kd_node(E->f, in), "name")),
                   kd_build(b, KD_OP_GRAD, NULL, pair, 2, NULL), KD_NONE);
@@ -180,7 +219,8 @@ static void add_grads(KdElab *E, const KdNetOptions *o, int n_out) {
 static void buffer_outputs(KdElab *E) {
     for (int i = 0; i < E->weights.n; i++) {
         KdWeight *w = E->weights.v[i];
-        if (w->now != w->input) kd_output(E->f, kd_attr_str(E->f, kd_node(E->f, w->input), "name"), w->now, w->input);
+        if (w->now != w->input)
+            kd_output(E->f, kd_attr_str(E->f, kd_node(E->f, w->input), "name"), w->now, w->input);
     }
 }
 
@@ -231,7 +271,7 @@ KdFunc *kd_lang_net(KdProgram *p, const char *name, const KdNetOptions *o) {
     return n.f;
 }
 
-/* ---- sessions ------------------------------------------------------------------------------------------------------------- */
+/* ---- sessions -------------------------------------------------------------------------------- */
 
 static KdValue scalar_input(KdElab *E, const char *name, KdDType d) {
     return kd_input(&E->b, name, KD_DATA, kd_type(E->cx, d, 0, NULL), "");
@@ -246,7 +286,9 @@ bool kd_run_session(KdElab *E, const KdDef *def, unsigned mask, const KdNetOptio
         for (int k = 0; k < 3; k++)
             if (strcmp(def->formal[i].name, reserved[k]) == 0) {
                 kd_enter_main(E);
-                kd_elab_error(E, def->formal[i].span, "'%s' is given to every session; call this input something else", reserved[k]);
+                kd_elab_error(E, def->formal[i].span,
+                              "'%s' is given to every session; call this input something else",
+                              reserved[k]);
                 kd_leave(E);
                 return false;
             }
@@ -308,7 +350,8 @@ static void do_session(void *arg) {
     n->f = E->f;
 }
 
-KdFunc *kd_lang_session(KdProgram *p, const char *name, unsigned every_mask, const KdNetOptions *o, KdSessionInfo *info) {
+KdFunc *kd_lang_session(KdProgram *p, const char *name, unsigned every_mask, const KdNetOptions *o,
+                        KdSessionInfo *info) {
     SessionErrand n = {p, name, every_mask, o ? o : &(KdNetOptions){0}, info, NULL};
     kd_on_big_stack(p->cx, do_session, &n);
     return n.f;

@@ -1,17 +1,19 @@
 /* parse.c: tokens -> expressions, by operator precedence. Statements are in parse_stmt.c.
  *
- * From loosest to tightest:  |>   x if c else y   or   and   not   == != < <= > >=   ..   + -   * / // % @   - (sign)   **
- * and then calls, brackets and fields. A line's end ends an expression, except inside ( and [, after an operator, and
- * before a line that begins with |>.
+ * From loosest to tightest:  |>   x if c else y   or   and   not   == != < <= > >=   ..   + -   * /
+ * // % @   - (sign)   ** and then calls, brackets and fields. A line's end ends an expression,
+ * except inside ( and [, after an operator, and before a line that begins with |>.
  *
- * An error is reported once, sets `panic`, and the pieces that could not be read become KD_EXPR_ERROR; parse_stmt.c
- * finds the next statement. Depth is bounded by kd_parse_enter, chains by KD_MAX_CHAIN.
+ * An error is reported once, sets `panic`, and the pieces that could not be read become
+ * KD_EXPR_ERROR; parse_stmt.c finds the next statement. Depth is bounded by kd_parse_enter, chains
+ * by KD_MAX_CHAIN.
  */
 #include "frontend/lang/ast.h"
 
 #include <string.h>
 
-/* ---- tokens, errors, limits ---------------------------------------------------------------------------- */
+/* ---- tokens, errors, limits
+ * ---------------------------------------------------------------------------- */
 
 KdToken *kd_parse_peek(KdParser *p) { return &p->t.v[p->at]; }
 
@@ -34,13 +36,18 @@ bool kd_parse_take(KdParser *p, KdTok kind) {
 const char *kd_token_text(KdParser *p, const KdToken *t) {
     if (t->newline && p->paren == 0 && t->kind != KD_TOK_END) return "the end of the line";
     switch (t->kind) {
-    case KD_TOK_END: return "the end of the file";
+    case KD_TOK_END:
+        return "the end of the file";
     case KD_TOK_NAME:
     case KD_TOK_INT:
-    case KD_TOK_FLOAT: return kd_format(p->cx, "'%s'", t->text);
-    case KD_TOK_STRING: return "a string";
-    case KD_TOK_BAD: return "something unreadable";
-    default: return kd_format(p->cx, "'%s'", t->text);
+    case KD_TOK_FLOAT:
+        return kd_format(p->cx, "'%s'", t->text);
+    case KD_TOK_STRING:
+        return "a string";
+    case KD_TOK_BAD:
+        return "something unreadable";
+    default:
+        return kd_format(p->cx, "'%s'", t->text);
     }
 }
 
@@ -54,7 +61,8 @@ void kd_parse_error(KdParser *p, KdSpan at, const char *fmt, ...) {
     kd_error(p->cx, kd_span_loc(p->cx, p->file, at), "%s", text);
 }
 
-/* Where to point when the next token is not what was expected: at it, or behind the last one of the line. */
+/* Where to point when the next token is not what was expected: at it, or behind the last one of the
+ * line. */
 static KdSpan here(KdParser *p) {
     KdToken *t = kd_parse_peek(p);
     if (p->at > 0 && (t->kind == KD_TOK_END || (t->newline && p->paren == 0))) {
@@ -71,10 +79,11 @@ bool kd_parse_expect(KdParser *p, KdTok kind, const char *where) {
     if (t->kind == KD_TOK_BAD) p->panic = true; /* the lexer has said it */
     static const char *const what[] = {"a name", "an integer", "a number", "a string"};
     if (kind >= KD_TOK_NAME && kind <= KD_TOK_STRING)
-        kd_parse_error(p, here(p), "expected %s %s, found %s", what[kind - KD_TOK_NAME], where, found);
+        kd_parse_error(p, here(p), "expected %s %s, found %s", what[kind - KD_TOK_NAME], where,
+                       found);
     else {
         KdToken sign = {0};
-#define TOKEN(id, spell) \
+#define TOKEN(id, spell)                                                                           \
     if (kind == KD_TOK_##id) sign.text = spell;
 #include "frontend/lang/tokens.def"
 #undef TOKEN
@@ -88,7 +97,9 @@ bool kd_parse_enter(KdParser *p, KdSpan at) {
         p->nesting++;
         return true;
     }
-    kd_parse_error(p, at, "nested too deeply: at most %d levels of brackets, blocks and prefix operators", KD_MAX_NESTING);
+    kd_parse_error(p, at,
+                   "nested too deeply: at most %d levels of brackets, blocks and prefix operators",
+                   KD_MAX_NESTING);
     p->over = true;
     p->at = p->t.n - 1; /* whatever follows is inside it */
     return false;
@@ -101,7 +112,7 @@ KdSpan kd_span_join(KdSpan a, KdSpan b) {
     return (KdSpan){a.line, a.col, b.col + b.len - a.col};
 }
 
-/* ---- nodes ------------------------------------------------------------------------------------------------ */
+/* ---- nodes ----------------------------------------------------------------------------------- */
 
 static KdExpr *node(KdParser *p, KdExprKind kind, KdSpan span) {
     KdExpr *e = KD_NEW(p->cx, KdExpr);
@@ -117,15 +128,18 @@ static KdExpr *grown(KdParser *p, KdExpr *e, KdExpr *a, KdExpr *b) {
     if (b && b->height > h) h = b->height;
     e->height = h + 1;
     if (e->height <= KD_MAX_CHAIN) return e;
-    kd_parse_error(p, e->at, "this expression is too long: at most %d operations in one", KD_MAX_CHAIN);
+    kd_parse_error(p, e->at, "this expression is too long: at most %d operations in one",
+                   KD_MAX_CHAIN);
     e->kind = KD_EXPR_ERROR;
     e->height = 0;
     return e;
 }
 
-/* ---- arguments ----------------------------------------------------------------------------------------------- */
+/* ---- arguments ------------------------------------------------------------------------------- */
 
-typedef struct ArgList { KD_VEC(KdArg) args; } ArgList;
+typedef struct ArgList {
+    KD_VEC(KdArg) args;
+} ArgList;
 
 static KdExpr *slice_part(KdParser *p) {
     KdTok k = kd_parse_peek(p)->kind;
@@ -159,9 +173,12 @@ static void close_bracket(KdParser *p, KdTok close, KdSpan open) {
     if (p->panic || kd_parse_take(p, close)) return;
     KdToken *t = kd_parse_peek(p);
     const char *c = close == KD_TOK_RPAREN ? ")" : "]";
-    if (t->kind == KD_TOK_BAD) p->panic = true; /* the lexer has said it */
-    else if (t->newline) kd_parse_error(p, open, "this '%s' is never closed", close == KD_TOK_RPAREN ? "(" : "[");
-    else kd_parse_error(p, t->span, "expected ',' or '%s', found %s", c, kd_token_text(p, t));
+    if (t->kind == KD_TOK_BAD)
+        p->panic = true; /* the lexer has said it */
+    else if (t->newline)
+        kd_parse_error(p, open, "this '%s' is never closed", close == KD_TOK_RPAREN ? "(" : "[");
+    else
+        kd_parse_error(p, t->span, "expected ',' or '%s', found %s", c, kd_token_text(p, t));
 }
 
 /* Until the closing bracket, which is taken. `open` is the opening one. */
@@ -186,7 +203,8 @@ static void parse_args(KdParser *p, KdExpr *e, KdTok close, KdSpan open) {
     e->span = kd_span_join(e->span, p->t.v[p->at > 0 ? p->at - 1 : 0].span);
 }
 
-/* ---- what stands alone ----------------------------------------------------------------------------------------- */
+/* ---- what stands alone
+ * ----------------------------------------------------------------------------------------- */
 
 /* After "[value for": the rest of [value for name in list]. */
 static void parse_each(KdParser *p, KdExpr *e, KdExpr *value) {
@@ -237,9 +255,12 @@ static KdExpr *parse_group(KdParser *p) {
     KdExpr *e = kd_parse_expr(p);
     if (!p->panic && kd_parse_peek(p)->kind != KD_TOK_RPAREN) {
         KdToken *t = kd_parse_peek(p);
-        if (t->kind == KD_TOK_BAD) p->panic = true;
-        else if (t->newline) kd_parse_error(p, open, "this '(' is never closed");
-        else kd_parse_error(p, t->span, "expected ')', found %s", kd_token_text(p, t));
+        if (t->kind == KD_TOK_BAD)
+            p->panic = true;
+        else if (t->newline)
+            kd_parse_error(p, open, "this '(' is never closed");
+        else
+            kd_parse_error(p, t->span, "expected ')', found %s", kd_token_text(p, t));
     } else if (!p->panic) {
         p->at++;
     }
@@ -273,9 +294,13 @@ static KdExpr *parse_atom(KdParser *p) {
         e = node(p, KD_EXPR_BOOL, t->span);
         e->i = t->kind == KD_TOK_TRUE;
         break;
-    case KD_TOK_NONE: e = node(p, KD_EXPR_NONE, t->span); break;
-    case KD_TOK_LBRACKET: return parse_list(p);
-    case KD_TOK_LPAREN: return parse_group(p);
+    case KD_TOK_NONE:
+        e = node(p, KD_EXPR_NONE, t->span);
+        break;
+    case KD_TOK_LBRACKET:
+        return parse_list(p);
+    case KD_TOK_LPAREN:
+        return parse_group(p);
     default:
         if (t->kind == KD_TOK_BAD) p->panic = true; /* the lexer has said it */
         kd_parse_error(p, here(p), "expected a value, found %s", kd_token_text(p, t));
@@ -315,31 +340,52 @@ static KdExpr *parse_postfix(KdParser *p) {
     return e;
 }
 
-/* ---- operators ----------------------------------------------------------------------------------------------------- */
+/* ---- operators ------------------------------------------------------------------------------- */
 
-enum { BP_PIPE = 1, BP_CHOICE, BP_OR, BP_AND, BP_NOT, BP_COMPARE, BP_RANGE, BP_ADD, BP_MUL, BP_SIGN, BP_POWER };
+enum {
+    BP_PIPE = 1,
+    BP_CHOICE,
+    BP_OR,
+    BP_AND,
+    BP_NOT,
+    BP_COMPARE,
+    BP_RANGE,
+    BP_ADD,
+    BP_MUL,
+    BP_SIGN,
+    BP_POWER
+};
 
 static int binding(KdTok k) {
     switch ((int)k) {
-    case KD_TOK_PIPE: return BP_PIPE;
-    case KD_TOK_IF: return BP_CHOICE;
-    case KD_TOK_OR: return BP_OR;
-    case KD_TOK_AND: return BP_AND;
+    case KD_TOK_PIPE:
+        return BP_PIPE;
+    case KD_TOK_IF:
+        return BP_CHOICE;
+    case KD_TOK_OR:
+        return BP_OR;
+    case KD_TOK_AND:
+        return BP_AND;
     case KD_TOK_EQ:
     case KD_TOK_NE:
     case KD_TOK_LT:
     case KD_TOK_LE:
     case KD_TOK_GT:
-    case KD_TOK_GE: return BP_COMPARE;
-    case KD_TOK_RANGE: return BP_RANGE;
+    case KD_TOK_GE:
+        return BP_COMPARE;
+    case KD_TOK_RANGE:
+        return BP_RANGE;
     case KD_TOK_PLUS:
-    case KD_TOK_MINUS: return BP_ADD;
+    case KD_TOK_MINUS:
+        return BP_ADD;
     case KD_TOK_STAR:
     case KD_TOK_SLASH:
     case KD_TOK_FLOORDIV:
     case KD_TOK_PERCENT:
-    case KD_TOK_AT: return BP_MUL;
-    case KD_TOK_POWER: return BP_POWER;
+    case KD_TOK_AT:
+        return BP_MUL;
+    case KD_TOK_POWER:
+        return BP_POWER;
     }
     return 0;
 }
@@ -348,8 +394,10 @@ static KdExpr *parse_binary(KdParser *p, int least);
 
 static KdExpr *parse_prefix(KdParser *p) {
     KdToken *t = kd_parse_peek(p);
-    int tight = t->kind == KD_TOK_MINUS || t->kind == KD_TOK_PLUS ? BP_SIGN : t->kind == KD_TOK_NOT ? BP_NOT
-                : t->kind == KD_TOK_FROZEN ? BP_POWER + 1 : 0;
+    int tight = t->kind == KD_TOK_MINUS || t->kind == KD_TOK_PLUS ? BP_SIGN
+                : t->kind == KD_TOK_NOT                           ? BP_NOT
+                : t->kind == KD_TOK_FROZEN                        ? BP_POWER + 1
+                                                                  : 0;
     if (!tight) return parse_postfix(p);
     p->at++;
     if (!kd_parse_enter(p, t->span)) return error_node(p);
@@ -412,8 +460,10 @@ static KdExpr *parse_binary(KdParser *p, int least) {
         if (right) kd_parse_leave(p);
         e->span = kd_span_join(left->span, e->b->span);
         left = grown(p, e, e->a, e->b);
-        if ((tight == BP_COMPARE || tight == BP_RANGE) && !p->panic && binding(kd_parse_peek(p)->kind) == tight && !line_ended(p))
-            kd_parse_error(p, kd_parse_peek(p)->span, "'%s' and '%s' cannot be chained; use 'and' or parentheses", t->text,
+        if ((tight == BP_COMPARE || tight == BP_RANGE) && !p->panic &&
+            binding(kd_parse_peek(p)->kind) == tight && !line_ended(p))
+            kd_parse_error(p, kd_parse_peek(p)->span,
+                           "'%s' and '%s' cannot be chained; use 'and' or parentheses", t->text,
                            kd_parse_peek(p)->text);
     }
     return left;

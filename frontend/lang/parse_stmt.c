@@ -1,15 +1,19 @@
 /* parse_stmt.c: statements, declarations and blocks; and the recovery after an error.
  *
- * The words tap, update, minimize, together, every, log, show, over, with, from, together are not reserved: they mean
- * something only where a statement begins (or where the statement asks for them), so `log(x)` stays a function
- * and a tensor may be called `show`.
+ * The words tap, update, minimize, together, every, log, show, over, with, from, together are not
+ * reserved: they mean something only where a statement begins (or where the statement asks for
+ * them), so `log(x)` stays a function and a tensor may be called `show`.
  */
 #include "frontend/lang/ast.h"
 
 #include <string.h>
 
-typedef struct Items { KD_VEC(KdStmt *) v; } Items;
-typedef struct Exprs { KD_VEC(KdExpr *) v; } Exprs;
+typedef struct Items {
+    KD_VEC(KdStmt *) v;
+} Items;
+typedef struct Exprs {
+    KD_VEC(KdExpr *) v;
+} Exprs;
 
 static void parse_stmts(KdParser *p, KdBlock *b, bool inner);
 
@@ -68,9 +72,11 @@ static bool expect_word(KdParser *p, const char *word, const char *where) {
     return false;
 }
 
-/* ---- annotations and parameters ------------------------------------------------------------------------------ */
+/* ---- annotations and parameters
+ * ------------------------------------------------------------------------------ */
 
-static const char *const value_kinds[] = {"int", "float", "bool", "string", "list", "net", "fn", "tensor", "any"};
+static const char *const value_kinds[] = {"int", "float", "bool",   "string", "list",
+                                          "net", "fn",    "tensor", "any"};
 
 static KdTypeNote *parse_type(KdParser *p) {
     KdTypeNote *t = KD_NEW(p->cx, KdTypeNote);
@@ -87,8 +93,11 @@ static KdTypeNote *parse_type(KdParser *p) {
         if (t->dtype < 0) {
             const char *near = kd_nearest(word->text, value_kinds, KD_COUNT(value_kinds));
             bool first = !p->panic;
-            kd_parse_error(p, word->span, "there is no type '%s'; a type is [dims], f32[dims], i32[dims], u8[dims], int, float, "
-                           "bool, string, list, net, fn, tensor or any", word->text);
+            kd_parse_error(p, word->span,
+                           "there is no type '%s'; a type is [dims], f32[dims], i32[dims], "
+                           "u8[dims], int, float, "
+                           "bool, string, list, net, fn, tensor or any",
+                           word->text);
             if (near && first) kd_hint(p->cx, "did you mean '%s'?", near);
             return t;
         }
@@ -111,7 +120,8 @@ static KdTypeNote *parse_type(KdParser *p) {
     t->n = dims.v.n;
     t->dim = dims.v.v;
     t->span = kd_span_join(t->span, p->t.v[p->at - 1].span);
-    if (t->n > KD_MAX_RANK) kd_parse_error(p, t->span, "a tensor has at most %d dimensions", KD_MAX_RANK);
+    if (t->n > KD_MAX_RANK)
+        kd_parse_error(p, t->span, "a tensor has at most %d dimensions", KD_MAX_RANK);
     return t;
 }
 
@@ -124,7 +134,8 @@ static KdFormal *parse_formals(KdParser *p, KdTok close, int *n) {
         KdToken *name = &p->t.v[p->at - 1];
         KdFormal f = {.name = name->text, .span = name->span};
         for (int i = 0; i < v.n; i++)
-            if (v.v[i].name == f.name) kd_parse_error(p, f.span, "there are two parameters '%s'", f.name);
+            if (v.v[i].name == f.name)
+                kd_parse_error(p, f.span, "there are two parameters '%s'", f.name);
         if (kd_parse_take(p, KD_TOK_COLON)) f.type = parse_type(p);
         if (!p->panic && kd_parse_take(p, KD_TOK_ASSIGN)) f.def = kd_parse_expr(p);
         kd_push(p->cx, &v, f);
@@ -136,14 +147,17 @@ static KdFormal *parse_formals(KdParser *p, KdTok close, int *n) {
     return v.v;
 }
 
-/* ---- blocks and recovery ------------------------------------------------------------------------------------------ */
+/* ---- blocks and recovery
+ * ------------------------------------------------------------------------------------------ */
 
 static bool starts_statement(KdTok k) {
-    return k == KD_TOK_LET || k == KD_TOK_FN || k == KD_TOK_NET || k == KD_TOK_SESSION || k == KD_TOK_IMPORT ||
-           k == KD_TOK_PARAM || k == KD_TOK_FOR || k == KD_TOK_IF || k == KD_TOK_RETURN;
+    return k == KD_TOK_LET || k == KD_TOK_FN || k == KD_TOK_NET || k == KD_TOK_SESSION ||
+           k == KD_TOK_IMPORT || k == KD_TOK_PARAM || k == KD_TOK_FOR || k == KD_TOK_IF ||
+           k == KD_TOK_RETURN;
 }
 
-/* After an error: on to the next line that can begin a statement, over whole { } blocks, but not out of this one. */
+/* After an error: on to the next line that can begin a statement, over whole { } blocks, but not
+ * out of this one. */
 static void synchronize(KdParser *p) {
     int depth = 0;
     p->paren = 0;
@@ -156,7 +170,8 @@ static void synchronize(KdParser *p) {
             if (depth == 0) break;
             depth--;
         } else if (depth == 0 && t->newline && t->kind != KD_TOK_PIPE && t->kind != KD_TOK_RPAREN &&
-                   t->kind != KD_TOK_RBRACKET && (starts_statement(t->kind) || t->kind == KD_TOK_NAME)) {
+                   t->kind != KD_TOK_RBRACKET &&
+                   (starts_statement(t->kind) || t->kind == KD_TOK_NAME)) {
             break;
         }
     }
@@ -173,12 +188,14 @@ static KdBlock parse_block(KdParser *p, const char *what) {
     parse_stmts(p, &b, true);
     p->paren = paren;
     kd_parse_leave(p);
-    if (kd_parse_peek(p)->kind == KD_TOK_RBRACE) p->at++;
-    else kd_parse_error(p, open, "this '{' is never closed");
+    if (kd_parse_peek(p)->kind == KD_TOK_RBRACE)
+        p->at++;
+    else
+        kd_parse_error(p, open, "this '{' is never closed");
     return b;
 }
 
-/* ---- statements ------------------------------------------------------------------------------------------------------- */
+/* ---- statements ------------------------------------------------------------------------------ */
 
 static KdStmt *parse_if(KdParser *p) {
     KdStmt *s = stmt(p, KD_STMT_IF, kd_parse_next(p)->span);
@@ -200,7 +217,8 @@ static KdStmt *parse_if(KdParser *p) {
 
 static KdStmt *parse_for(KdParser *p) {
     KdStmt *s = stmt(p, KD_STMT_FOR, kd_parse_next(p)->span);
-    if (!take_name(p, s, "after 'for'") || !kd_parse_expect(p, KD_TOK_IN, "after the name")) return s;
+    if (!take_name(p, s, "after 'for'") || !kd_parse_expect(p, KD_TOK_IN, "after the name"))
+        return s;
     add_expr(p, s, kd_parse_expr(p));
     if (!p->panic) s->body = parse_block(p, "after what 'for' goes over");
     return s;
@@ -226,7 +244,8 @@ static KdStmt *parse_param(KdParser *p) {
     KdStmt *s = stmt(p, KD_STMT_PARAM, kd_parse_next(p)->span);
     if (!take_name(p, s, "after 'param'")) return s;
     if (kd_parse_take(p, KD_TOK_COLON)) s->type = parse_type(p);
-    if (!p->panic && kd_parse_expect(p, KD_TOK_ASSIGN, "and a default after the name of a param")) add_expr(p, s, kd_parse_expr(p));
+    if (!p->panic && kd_parse_expect(p, KD_TOK_ASSIGN, "and a default after the name of a param"))
+        add_expr(p, s, kd_parse_expr(p));
     return s;
 }
 
@@ -235,15 +254,16 @@ static KdStmt *parse_def(KdParser *p, KdDefKind kind) {
     KdDef *d = s->def = KD_NEW(p->cx, KdDef);
     d->kind = kind;
     d->from = "";
-    const char *word = kind == KD_DEF_FN ? "after 'fn'" : kind == KD_DEF_NET ? "after 'net'" : "after 'session'";
+    const char *word = kind == KD_DEF_FN    ? "after 'fn'"
+                       : kind == KD_DEF_NET ? "after 'net'"
+                                            : "after 'session'";
     if (!take_name(p, s, word)) return s;
     d->name = s->names[0];
     d->span = s->name_spans[0];
     if (kd_parse_peek(p)->kind == KD_TOK_LBRACKET) {
         KdSpan at = kd_parse_next(p)->span;
         d->hyper = parse_formals(p, KD_TOK_RBRACKET, &d->n_hyper);
-        if (kind != KD_DEF_NET)
-            kd_parse_error(p, at, "only a net has parameters in brackets");
+        if (kind != KD_DEF_NET) kd_parse_error(p, at, "only a net has parameters in brackets");
     }
     if (p->panic || !kd_parse_expect(p, KD_TOK_LPAREN, "before the parameters")) return s;
     d->formal = parse_formals(p, KD_TOK_RPAREN, &d->n_formal);
@@ -255,9 +275,11 @@ static KdStmt *parse_def(KdParser *p, KdDefKind kind) {
             KdToken *t = &p->t.v[p->at - 1];
             d->from = t->text;
             bool ok = false;
-            for (int i = 0; i < 3; i++) ok = ok || strcmp(known[i], t->text) == 0;
+            for (int i = 0; i < 3; i++)
+                ok = ok || strcmp(known[i], t->text) == 0;
             if (!ok) {
-                kd_error(p->cx, kd_span_loc(p->cx, p->file, t->span), "expected paired, unpaired or labels, found '%s'", t->text);
+                kd_error(p->cx, kd_span_loc(p->cx, p->file, t->span),
+                         "expected paired, unpaired or labels, found '%s'", t->text);
                 const char *near = kd_nearest(t->text, known, 3);
                 if (near) kd_hint(p->cx, "did you mean '%s'?", near);
             }
@@ -272,7 +294,8 @@ static KdStmt *parse_minimize(KdParser *p) {
     add_expr(p, s, kd_parse_expr(p));
     add_expr(p, s, NULL);
     if (p->panic || !expect_word(p, "over", "and the networks to train, after the loss")) return s;
-    do add_expr(p, s, kd_parse_expr(p));
+    do
+        add_expr(p, s, kd_parse_expr(p));
     while (!p->panic && kd_parse_take(p, KD_TOK_COMMA));
     if (p->panic || !expect_word(p, "with", "and an optimiser, after the networks")) return s;
     s->exprs[1] = kd_parse_expr(p);
@@ -287,7 +310,9 @@ static KdStmt *parse_record(KdParser *p, KdStmtKind kind) {
         bool named = t->kind == KD_TOK_NAME && p->t.v[p->at + 1].kind == KD_TOK_ASSIGN;
         if (named) p->at += 2;
         KdExpr *e = kd_parse_expr(p);
-        const char *name = named ? t->text : e->kind == KD_EXPR_NAME || e->kind == KD_EXPR_FIELD ? e->s : NULL;
+        const char *name = named                                                 ? t->text
+                           : e->kind == KD_EXPR_NAME || e->kind == KD_EXPR_FIELD ? e->s
+                                                                                 : NULL;
         add_name(p, s, name, named ? t->span : e->at);
         add_expr(p, s, e);
     } while (!p->panic && kd_parse_take(p, KD_TOK_COMMA));
@@ -308,15 +333,21 @@ static KdStmt *parse_every(KdParser *p) {
     return s;
 }
 
-/* Words that begin a statement when what follows is not `=`, `.`, `[`, an operator: see the head of this file. */
+/* Words that begin a statement when what follows is not `=`, `.`, `[`, an operator: see the head of
+ * this file. */
 static KdStmt *parse_word(KdParser *p, KdToken *t) {
-    static const struct { const char *word; KdStmtKind kind; } words[] = {
-        {"tap", KD_STMT_TAP},     {"update", KD_STMT_UPDATE}, {"minimize", KD_STMT_MINIMIZE}, {"together", KD_STMT_TOGETHER},
-        {"every", KD_STMT_EVERY}, {"log", KD_STMT_LOG},       {"show", KD_STMT_SHOW},
+    static const struct {
+        const char *word;
+        KdStmtKind kind;
+    } words[] = {
+        {"tap", KD_STMT_TAP},           {"update", KD_STMT_UPDATE}, {"minimize", KD_STMT_MINIMIZE},
+        {"together", KD_STMT_TOGETHER}, {"every", KD_STMT_EVERY},   {"log", KD_STMT_LOG},
+        {"show", KD_STMT_SHOW},
     };
     KdToken *after = t + 1; /* END is last, so this exists */
     if (after->newline && strcmp(t->text, "minimize") != 0) return NULL;
-    bool value = after->kind == KD_TOK_NAME || after->kind == KD_TOK_INT || after->kind == KD_TOK_FLOAT || after->kind == KD_TOK_NOT ||
+    bool value = after->kind == KD_TOK_NAME || after->kind == KD_TOK_INT ||
+                 after->kind == KD_TOK_FLOAT || after->kind == KD_TOK_NOT ||
                  after->kind == KD_TOK_LPAREN || after->kind == KD_TOK_MINUS;
     for (int i = 0; i < KD_COUNT(words); i++) {
         if (strcmp(words[i].word, t->text) != 0) continue;
@@ -329,10 +360,14 @@ static KdStmt *parse_word(KdParser *p, KdToken *t) {
             }
             return NULL;
         case KD_STMT_TAP:
-        case KD_STMT_UPDATE: return after->kind == KD_TOK_NAME ? parse_named(p, words[i].kind) : NULL;
-        case KD_STMT_MINIMIZE: return value ? parse_minimize(p) : NULL;
-        case KD_STMT_EVERY: return value ? parse_every(p) : NULL;
-        default: return value && after->kind != KD_TOK_MINUS ? parse_record(p, words[i].kind) : NULL;
+        case KD_STMT_UPDATE:
+            return after->kind == KD_TOK_NAME ? parse_named(p, words[i].kind) : NULL;
+        case KD_STMT_MINIMIZE:
+            return value ? parse_minimize(p) : NULL;
+        case KD_STMT_EVERY:
+            return value ? parse_every(p) : NULL;
+        default:
+            return value && after->kind != KD_TOK_MINUS ? parse_record(p, words[i].kind) : NULL;
         }
     }
     return NULL;
@@ -354,24 +389,34 @@ static KdStmt *parse_simple(KdParser *p) {
     KdStmt *s = stmt(p, KD_STMT_EXPR, t->span);
     add_expr(p, s, kd_parse_expr(p));
     if (!p->panic && kd_parse_peek(p)->kind == KD_TOK_ASSIGN && !kd_parse_peek(p)->newline)
-        kd_parse_error(p, s->exprs[0]->span, "only a name can be assigned to: values do not change");
+        kd_parse_error(p, s->exprs[0]->span,
+                       "only a name can be assigned to: values do not change");
     return s;
 }
 
 static KdStmt *parse_statement(KdParser *p, bool inner) {
     KdToken *t = kd_parse_peek(p);
-    bool top_only = t->kind == KD_TOK_IMPORT || t->kind == KD_TOK_PARAM || t->kind == KD_TOK_FN || t->kind == KD_TOK_NET ||
-                    t->kind == KD_TOK_SESSION;
-    if (inner && top_only) kd_parse_error(p, t->span, "'%s' stands at the top of a file, not inside a block", t->text);
+    bool top_only = t->kind == KD_TOK_IMPORT || t->kind == KD_TOK_PARAM || t->kind == KD_TOK_FN ||
+                    t->kind == KD_TOK_NET || t->kind == KD_TOK_SESSION;
+    if (inner && top_only)
+        kd_parse_error(p, t->span, "'%s' stands at the top of a file, not inside a block", t->text);
     switch ((int)t->kind) {
-    case KD_TOK_LET: return parse_let(p);
-    case KD_TOK_FN: return parse_def(p, KD_DEF_FN);
-    case KD_TOK_NET: return parse_def(p, KD_DEF_NET);
-    case KD_TOK_SESSION: return parse_def(p, KD_DEF_SESSION);
-    case KD_TOK_IMPORT: return parse_import(p);
-    case KD_TOK_PARAM: return parse_param(p);
-    case KD_TOK_IF: return parse_if(p);
-    case KD_TOK_FOR: return parse_for(p);
+    case KD_TOK_LET:
+        return parse_let(p);
+    case KD_TOK_FN:
+        return parse_def(p, KD_DEF_FN);
+    case KD_TOK_NET:
+        return parse_def(p, KD_DEF_NET);
+    case KD_TOK_SESSION:
+        return parse_def(p, KD_DEF_SESSION);
+    case KD_TOK_IMPORT:
+        return parse_import(p);
+    case KD_TOK_PARAM:
+        return parse_param(p);
+    case KD_TOK_IF:
+        return parse_if(p);
+    case KD_TOK_FOR:
+        return parse_for(p);
     case KD_TOK_RETURN: {
         KdStmt *s = stmt(p, KD_STMT_RETURN, kd_parse_next(p)->span);
         KdToken *v = kd_parse_peek(p);
@@ -400,7 +445,8 @@ static void parse_stmts(KdParser *p, KdBlock *b, bool inner) {
         t = kd_parse_peek(p);
         if (!p->panic && !t->newline && t->kind != KD_TOK_RBRACE && t->kind != KD_TOK_END) {
             if (t->kind == KD_TOK_BAD) p->panic = true;
-            kd_parse_error(p, t->span, "expected the end of the line, found %s", kd_token_text(p, t));
+            kd_parse_error(p, t->span, "expected the end of the line, found %s",
+                           kd_token_text(p, t));
         }
         if (p->panic) synchronize(p);
         if (p->at == before) p->at++; /* always forward */
@@ -421,6 +467,7 @@ KdExpr *kd_parse_expression(KdContext *cx, const char *file, const char *text, s
     KdParser p = {.cx = cx, .file = file, .t = kd_lex(cx, file, text, n), .paren = 1};
     KdExpr *e = kd_parse_expr(&p);
     KdToken *t = kd_parse_peek(&p);
-    if (!p.panic && t->kind != KD_TOK_END) kd_parse_error(&p, t->span, "expected the end, found %s", kd_token_text(&p, t));
+    if (!p.panic && t->kind != KD_TOK_END)
+        kd_parse_error(&p, t->span, "expected the end, found %s", kd_token_text(&p, t));
     return kd_error_count(cx) == errors ? e : NULL;
 }

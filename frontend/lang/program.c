@@ -1,7 +1,9 @@
-/* program.c: a loaded program: params and -D, the top level of its modules, its declarations; kd_lang_load.
+/* program.c: a loaded program: params and -D, the top level of its modules, its declarations;
+ * kd_lang_load.
  *
- * Loading parses everything, resolves names, and runs the top level once. If that finds errors, the sessions are elaborated as
- * well before giving up, so that one run reports what is independent of them.
+ * Loading parses everything, resolves names, and runs the top level once. If that finds errors, the
+ * sessions are elaborated as well before giving up, so that one run reports what is independent of
+ * them.
  */
 #include "frontend/lang/program.h"
 
@@ -13,7 +15,8 @@
 
 #include "frontend/lang/source.h"
 
-/* ---- a stack that does not depend on the caller's -------------------------------------------------------------- */
+/* ---- a stack that does not depend on the caller's
+ * -------------------------------------------------------------- */
 
 typedef struct Errand {
     KdContext *cx;
@@ -47,20 +50,26 @@ void kd_on_big_stack(KdContext *cx, void (*fn)(void *), void *arg) {
         if (!err) err = pthread_create(&thread, &attr, run_errand, &e);
         pthread_attr_destroy(&attr);
     }
-    if (err) kd_raise(cx, KD_FAIL_MACHINE, "cannot start a thread to elaborate in: %s", strerror(err));
+    if (err)
+        kd_raise(cx, KD_FAIL_MACHINE, "cannot start a thread to elaborate in: %s", strerror(err));
     pthread_join(thread, NULL);
     if (e.failed != KD_FAIL_NONE) kd_raise(cx, e.failed, "%s", e.message);
 }
 
-/* ---- params ---------------------------------------------------------------------------------------------------------- */
+/* ---- params ---------------------------------------------------------------------------------- */
 
 static const char *kind_word(KdValKind k) {
     switch (k) {
-    case KD_VAL_INT: return "an integer";
-    case KD_VAL_FLOAT: return "a float";
-    case KD_VAL_BOOL: return "true or false";
-    case KD_VAL_STRING: return "a string";
-    case KD_VAL_LIST: return "a list";
+    case KD_VAL_INT:
+        return "an integer";
+    case KD_VAL_FLOAT:
+        return "a float";
+    case KD_VAL_BOOL:
+        return "true or false";
+    case KD_VAL_STRING:
+        return "a string";
+    case KD_VAL_LIST:
+        return "a list";
     case KD_VAL_POISON:
     case KD_VAL_NONE:
     case KD_VAL_TENSOR:
@@ -68,7 +77,8 @@ static const char *kind_word(KdValKind k) {
     case KD_VAL_INSTANCE:
     case KD_VAL_BUILTIN:
     case KD_VAL_OPTIMIZER:
-    case KD_VAL_OPS: break;
+    case KD_VAL_OPS:
+        break;
     }
     return "a value";
 }
@@ -77,10 +87,14 @@ static const char *kind_word(KdValKind k) {
 static bool literal_value(KdElab *E, const KdExpr *e, KdVal *v) {
     bool minus = e->kind == KD_EXPR_UNARY && e->op == KD_TOK_MINUS;
     if (minus) e = e->a;
-    if (e->kind == KD_EXPR_INT) *v = kd_int(minus ? -e->i : e->i);
-    else if (e->kind == KD_EXPR_FLOAT) *v = kd_float(minus ? -e->f : e->f);
-    else if (e->kind == KD_EXPR_BOOL && !minus) *v = kd_bool(e->i);
-    else if (e->kind == KD_EXPR_STRING && !minus) *v = kd_string(e->s);
+    if (e->kind == KD_EXPR_INT)
+        *v = kd_int(minus ? -e->i : e->i);
+    else if (e->kind == KD_EXPR_FLOAT)
+        *v = kd_float(minus ? -e->f : e->f);
+    else if (e->kind == KD_EXPR_BOOL && !minus)
+        *v = kd_bool(e->i);
+    else if (e->kind == KD_EXPR_STRING && !minus)
+        *v = kd_string(e->s);
     else if (e->kind == KD_EXPR_LIST && !minus) {
         *v = kd_list(E, e->n_args);
         for (int i = 0; i < e->n_args; i++)
@@ -104,7 +118,8 @@ static KdVal define_value(KdElab *E, const KdDefine *d, KdVal def, KdSpan at) {
         double f = strtod(d->value, &end);
         if (*d->value && !*end && isfinite(f)) return kd_float(f);
     } else if (def.kind == KD_VAL_BOOL) {
-        if (strcmp(d->value, "true") == 0 || strcmp(d->value, "false") == 0) return kd_bool(d->value[0] == 't');
+        if (strcmp(d->value, "true") == 0 || strcmp(d->value, "false") == 0)
+            return kd_bool(d->value[0] == 't');
     } else if (def.kind == KD_VAL_LIST) {
         KdVal v;
         const char *copy = kd_intern_z(cx, d->value), *label = kd_format(cx, "-D %s", d->name);
@@ -113,7 +128,8 @@ static KdVal define_value(KdElab *E, const KdDefine *d, KdVal def, KdSpan at) {
         if (!e) return kd_poison();
         if (e->kind == KD_EXPR_LIST && literal_value(E, e, &v)) return v;
     }
-    kd_elab_error(E, at, "param %s: expected %s, found '%s' (-D %s=%s)", d->name, kind_word(def.kind), d->value, d->name, d->value);
+    kd_elab_error(E, at, "param %s: expected %s, found '%s' (-D %s=%s)", d->name,
+                  kind_word(def.kind), d->value, d->name, d->value);
     if (def.kind == KD_VAL_INT && isfinite(strtod(d->value, &end)) && !*end && *d->value)
         kd_hint(cx, "it is an integer because its default is; write the default as a float");
     return kd_poison();
@@ -123,10 +139,16 @@ static void run_param(KdElab *E, const KdStmt *s) {
     if (!s->n_names || !s->n_exprs) return;
     KdVal v = kd_eval_expr(E, s->exprs[0]);
     if (v.kind != KD_VAL_POISON && v.kind != KD_VAL_NONE && (v.kind > KD_VAL_LIST))
-        v = kd_elab_error(E, s->exprs[0]->at, "a param is a number, a string, true or false, or a list of them, found %s", kd_val_describe(E, v));
+        v = kd_elab_error(
+            E, s->exprs[0]->at,
+            "a param is a number, a string, true or false, or a list of them, found %s",
+            kd_val_describe(E, v));
     if (s->type && v.kind != KD_VAL_POISON) {
-        if (!kd_check_type(E, s->type, v, kd_format(E->cx, "param %s", s->names[0]), s->exprs[0]->at, false)) v = kd_poison();
-        else if (s->type->kind && strcmp(s->type->kind, "float") == 0) v = kd_float(kd_number(v));
+        if (!kd_check_type(E, s->type, v, kd_format(E->cx, "param %s", s->names[0]),
+                           s->exprs[0]->at, false))
+            v = kd_poison();
+        else if (s->type->kind && strcmp(s->type->kind, "float") == 0)
+            v = kd_float(kd_number(v));
     }
     const KdLangOptions *o = &E->p->options;
     for (int i = 0; i < o->n_define; i++) {
@@ -137,20 +159,23 @@ static void run_param(KdElab *E, const KdStmt *s) {
     kd_bind_global(E, E->frame->module, s->names[0], v);
 }
 
-/* ---- the top level -------------------------------------------------------------------------------------------------------- */
+/* ---- the top level --------------------------------------------------------------------------- */
 
 static void run_module(KdElab *E, const KdSourceModule *m) {
     for (int i = 0; i < m->block.n; i++) {
         const KdStmt *s = m->block.v[i];
-        if (s->kind == KD_STMT_DEF && s->def->name) kd_bind_global(E, m, s->def->name, (KdVal){.kind = KD_VAL_DEF, .def = s->def});
+        if (s->kind == KD_STMT_DEF && s->def->name)
+            kd_bind_global(E, m, s->def->name, (KdVal){.kind = KD_VAL_DEF, .def = s->def});
     }
     KdFrame *f = kd_frame_new(E, m, NULL);
     f->store = E->root;
     if (!kd_enter(E, f, (KdSpan){0}, NULL)) return;
     for (int i = 0; i < m->block.n && !E->dead; i++) {
         const KdStmt *s = m->block.v[i];
-        if (s->kind == KD_STMT_PARAM) run_param(E, s);
-        else kd_exec_stmt(E, s);
+        if (s->kind == KD_STMT_PARAM)
+            run_param(E, s);
+        else
+            kd_exec_stmt(E, s);
     }
     kd_leave(E);
 }
@@ -169,8 +194,10 @@ KdElab *kd_elab_new(KdProgram *p, const char *name, KdMode mode, bool loading) {
     E->complained.cx = p->cx;
     E->root = kd_store_new(E, NULL, "", NULL);
     E->globals = KD_NEW_ARRAY(p->cx, KdGlobals, p->modules.n);
-    for (int i = 0; i < p->modules.n; i++) E->globals[i].index.cx = p->cx;
-    for (int i = 0; i < p->modules.n; i++) run_module(E, p->modules.v[i]);
+    for (int i = 0; i < p->modules.n; i++)
+        E->globals[i].index.cx = p->cx;
+    for (int i = 0; i < p->modules.n; i++)
+        run_module(E, p->modules.v[i]);
     return E;
 }
 
@@ -180,7 +207,7 @@ void kd_enter_main(KdElab *E) {
     kd_enter(E, f, (KdSpan){0}, NULL);
 }
 
-/* ---- declarations ------------------------------------------------------------------------------------------------------------- */
+/* ---- declarations ---------------------------------------------------------------------------- */
 
 static void declare(KdElab *E, const KdSourceModule *m) {
     KdProgram *p = E->p;
@@ -188,9 +215,14 @@ static void declare(KdElab *E, const KdSourceModule *m) {
         const KdStmt *s = m->block.v[i];
         if (s->kind != KD_STMT_DEF && s->kind != KD_STMT_LET && s->kind != KD_STMT_PARAM) continue;
         for (int k = 0; k < s->n_names; k++) {
-            KdDecl d = {.name = s->names[k], .value = "", .main = m == p->main, .loc = kd_span_loc(p->cx, m->file, s->name_spans[k])};
+            KdDecl d = {.name = s->names[k],
+                        .value = "",
+                        .main = m == p->main,
+                        .loc = kd_span_loc(p->cx, m->file, s->name_spans[k])};
             uint64_t at;
-            KdVal v = kd_map_get(&E->globals[m->index].index, (uint64_t)(uintptr_t)d.name, &at) ? E->globals[m->index].vars.v[at].value : kd_poison();
+            KdVal v = kd_map_get(&E->globals[m->index].index, (uint64_t)(uintptr_t)d.name, &at)
+                          ? E->globals[m->index].vars.v[at].value
+                          : kd_poison();
             d.kind = s->kind == KD_STMT_PARAM ? KD_DECL_PARAM : KD_DECL_LET;
             if (s->kind == KD_STMT_PARAM) d.value = kd_intern_z(p->cx, kd_val_text(E, v));
             if (s->kind == KD_STMT_LET && v.kind == KD_VAL_INSTANCE) {
@@ -199,7 +231,9 @@ static void declare(KdElab *E, const KdSourceModule *m) {
                 d.frozen = v.inst->frozen;
             }
             if (s->kind == KD_STMT_DEF)
-                d.kind = s->def->kind == KD_DEF_FN ? KD_DECL_FN : s->def->kind == KD_DEF_NET ? KD_DECL_NET : KD_DECL_SESSION;
+                d.kind = s->def->kind == KD_DEF_FN    ? KD_DECL_FN
+                         : s->def->kind == KD_DEF_NET ? KD_DECL_NET
+                                                      : KD_DECL_SESSION;
             kd_push(p->cx, &p->decls, d);
         }
     }
@@ -212,7 +246,7 @@ const KdDecl *kd_lang_decls(const KdProgram *p, int *n) {
 
 void kd_lang_print_ast(KdStr *s, const KdProgram *p) { kd_print_block(s, &p->main->block, 0); }
 
-/* ---- loading ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- loading --------------------------------------------------------------------------------- */
 
 typedef struct Load {
     KdProgram *p;
@@ -228,7 +262,8 @@ static void unknown_defines(KdProgram *p) {
     for (int i = 0; i < p->options.n_define; i++) {
         if (p->define_used[i]) continue;
         const char *name = p->options.define[i].name, *near = kd_nearest(name, names.v, names.n);
-        kd_error(p->cx, 0, "-D %s=%s: %s has no param '%s'", name, p->options.define[i].value, p->main->file, name);
+        kd_error(p->cx, 0, "-D %s=%s: %s has no param '%s'", name, p->options.define[i].value,
+                 p->main->file, name);
         if (near) kd_hint(p->cx, "did you mean '%s'?", near);
     }
 }
@@ -238,7 +273,8 @@ static void do_load(void *arg) {
     KdProgram *p = l->p;
     int errors = kd_error_count(p->cx);
     if (!kd_load_sources(p, l->file, l->text, l->n)) return;
-    for (int i = 0; i < p->modules.n; i++) kd_resolve(p, p->modules.v[i]);
+    for (int i = 0; i < p->modules.n; i++)
+        kd_resolve(p, p->modules.v[i]);
     KdElab *E = kd_elab_new(p, "top", KD_INFER, true);
     declare(E, p->main);
     for (int i = p->modules.n - 1; i > 0; i--)
@@ -257,7 +293,8 @@ static void do_load(void *arg) {
     }
 }
 
-KdProgram *kd_lang_load(KdContext *cx, const char *file, const char *text, size_t n, const KdLangOptions *o) {
+KdProgram *kd_lang_load(KdContext *cx, const char *file, const char *text, size_t n,
+                        const KdLangOptions *o) {
     KdProgram *p = KD_NEW(cx, KdProgram);
     p->cx = cx;
     p->warned.cx = cx;

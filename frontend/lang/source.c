@@ -1,7 +1,8 @@
 /* source.c: files and imports -> parsed modules, imported ones before those that import them.
  *
- * An import is looked for beside the importing file, then in the folders of the options, then among the built-in models/ that
- * travel in the binary. A file is read once, however many import it; a circle of imports is an error that names it.
+ * An import is looked for beside the importing file, then in the folders of the options, then among
+ * the built-in models/ that travel in the binary. A file is read once, however many import it; a
+ * circle of imports is an error that names it.
  */
 #define _GNU_SOURCE
 #include "frontend/lang/source.h"
@@ -21,7 +22,7 @@ typedef struct Loader {
     KD_VEC(KdSourceModule *) open; /* being read: the chain of imports */
 } Loader;
 
-/* ---- text -------------------------------------------------------------------------------------------------------- */
+/* ---- text ------------------------------------------------------------------------------------ */
 
 static const KdEmbedded *find_embedded(const char *name) {
     for (const KdEmbedded *e = kd_embedded; e->name; e++)
@@ -42,8 +43,11 @@ static char *read_file(KdContext *cx, const char *path, size_t *n, const char **
     size_t got;
     kd_str_add(&s, "", 0);
     errno = 0;
-    while ((got = fread(part, 1, sizeof part, f)) > 0 && s.n <= KD_MAX_SOURCE) kd_str_add(&s, part, got);
-    *why = ferror(f) ? strerror(errno ? errno : EIO) : s.n > KD_MAX_SOURCE ? "it is larger than 16 MiB" : NULL;
+    while ((got = fread(part, 1, sizeof part, f)) > 0 && s.n <= KD_MAX_SOURCE)
+        kd_str_add(&s, part, got);
+    *why = ferror(f)             ? strerror(errno ? errno : EIO)
+           : s.n > KD_MAX_SOURCE ? "it is larger than 16 MiB"
+                                 : NULL;
     fclose(f);
     *n = s.n;
     return *why ? NULL : s.s;
@@ -61,18 +65,23 @@ static const char *normal(KdContext *cx, const char *path) {
     KdStr s = {cx, NULL, 0, 0};
     for (const char *p = path; *p;) {
         size_t n = strcspn(p, "/");
-        if (n == 2 && p[0] == '.' && p[1] == '.' && part.n > 0 && strcmp(part.v[part.n - 1], "..") != 0) part.n--;
-        else if (n > 0 && !(n == 1 && p[0] == '.')) kd_push(cx, &part, kd_intern(cx, p, n));
+        if (n == 2 && p[0] == '.' && p[1] == '.' && part.n > 0 &&
+            strcmp(part.v[part.n - 1], "..") != 0)
+            part.n--;
+        else if (n > 0 && !(n == 1 && p[0] == '.'))
+            kd_push(cx, &part, kd_intern(cx, p, n));
         p += n + (p[n] == '/');
     }
     kd_str_printf(&s, "%s", path[0] == '/' ? "/" : "");
-    for (int i = 0; i < part.n; i++) kd_str_printf(&s, "%s%s", i ? "/" : "", part.v[i]);
+    for (int i = 0; i < part.n; i++)
+        kd_str_printf(&s, "%s%s", i ? "/" : "", part.v[i]);
     return kd_intern_z(cx, s.s);
 }
 
-/* ---- modules ------------------------------------------------------------------------------------------------------- */
+/* ---- modules --------------------------------------------------------------------------------- */
 
-static KdSourceModule *load(Loader *l, const char *key, const char *shown, const char *text, size_t n, bool embedded, bool prelude);
+static KdSourceModule *load(Loader *l, const char *key, const char *shown, const char *text,
+                            size_t n, bool embedded, bool prelude);
 
 static KdSourceModule *known(Loader *l, const char *key) {
     for (int i = 0; i < l->p->modules.n; i++)
@@ -84,7 +93,8 @@ static bool circle(Loader *l, const char *key, KdLoc at) {
     for (int i = 0; i < l->open.n; i++) {
         if (l->open.v[i]->key != key) continue;
         KdStr s = {l->cx, NULL, 0, 0};
-        for (int k = i; k < l->open.n; k++) kd_str_printf(&s, "%s imports ", l->open.v[k]->file);
+        for (int k = i; k < l->open.n; k++)
+            kd_str_printf(&s, "%s imports ", l->open.v[k]->file);
         kd_error(l->cx, at, "imports go in a circle: %s%s", s.s, l->open.v[i]->file);
         return true;
     }
@@ -123,23 +133,28 @@ static KdSourceModule *load_embedded(Loader *l, const char *name, KdLoc at, bool
 static KdSourceModule *import(Loader *l, const KdSourceModule *from, const char *path, KdLoc at) {
     bool found = false;
     KdSourceModule *m = NULL;
-    if (from->embedded) m = load_embedded(l, normal(l->cx, join(l->cx, from->file + strlen("models/"), path)), at, &found);
-    else m = load_disk(l, join(l->cx, from->file, path), at, &found);
+    if (from->embedded)
+        m = load_embedded(l, normal(l->cx, join(l->cx, from->file + strlen("models/"), path)), at,
+                          &found);
+    else
+        m = load_disk(l, join(l->cx, from->file, path), at, &found);
     for (int i = 0; !found && i < l->o->n_import_path && path[0] != '/'; i++)
-        m = load_disk(l, kd_intern_z(l->cx, kd_format(l->cx, "%s/%s", l->o->import_path[i], path)), at, &found);
+        m = load_disk(l, kd_intern_z(l->cx, kd_format(l->cx, "%s/%s", l->o->import_path[i], path)),
+                      at, &found);
     if (!found) m = load_embedded(l, normal(l->cx, path), at, &found);
     if (found) return m;
     KD_VEC(const char *) names = {0};
     for (const KdEmbedded *e = kd_embedded; e->name; e++)
         if (strchr(e->name, '/')) kd_push(l->cx, &names, e->name);
-    kd_error(l->cx, at, "cannot find \"%s\": looked beside %s%s and among the built-in models", path, from->file,
-             l->o->n_import_path ? ", in the import folders" : "");
+    kd_error(l->cx, at, "cannot find \"%s\": looked beside %s%s and among the built-in models",
+             path, from->file, l->o->n_import_path ? ", in the import folders" : "");
     const char *near = kd_nearest(path, names.v, names.n);
     if (near) kd_hint(l->cx, "did you mean \"%s\"?", near);
     return NULL;
 }
 
-static KdSourceModule *load(Loader *l, const char *key, const char *shown, const char *text, size_t n, bool embedded, bool prelude) {
+static KdSourceModule *load(Loader *l, const char *key, const char *shown, const char *text,
+                            size_t n, bool embedded, bool prelude) {
     KdSourceModule *m = KD_NEW(l->cx, KdSourceModule);
     m->key = key;
     m->file = kd_intern_z(l->cx, shown);
@@ -152,9 +167,12 @@ static KdSourceModule *load(Loader *l, const char *key, const char *shown, const
         KdStmt *s = m->block.v[i];
         if (s->kind == KD_STMT_DEF) s->def->module = m;
         if (s->kind != KD_STMT_IMPORT || !s->n_names) continue;
-        KdSourceModule *other = import(l, m, s->names[0], kd_span_loc(l->cx, m->file, s->name_spans[0]));
-        if (other) kd_push(l->cx, &m->imports, other);
-        else l->p->import_failed = true;
+        KdSourceModule *other =
+            import(l, m, s->names[0], kd_span_loc(l->cx, m->file, s->name_spans[0]));
+        if (other)
+            kd_push(l->cx, &m->imports, other);
+        else
+            l->p->import_failed = true;
     }
     l->open.n--;
     m->index = l->p->modules.n;
