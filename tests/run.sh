@@ -17,6 +17,7 @@ log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT
 export XDG_CACHE_HOME=$log/cache # tests never see or fill the user's kernel cache
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1}
+export LSAN_OPTIONS=suppressions=$PWD/tests/lsan.supp:print_suppressions=0
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
 
 wanted() { # NAME PATTERNS...
