@@ -75,8 +75,7 @@ bool kd_builtin_value(KdElab *E, const char *name, KdSpan at, KdVal *v) {
     return true;
 }
 
-/* ---- parameters of builtins
- * ------------------------------------------------------------------------------------------- */
+/* ---- parameters of builtins ------------------------------------------------------------------ */
 
 typedef struct Params {
     const char *name[12];

@@ -243,8 +243,7 @@ static KdVal tensor_binary(KdElab *E, KdTok op, KdVal a, KdVal b, KdSpan at) {
     return kd_elab_error(E, at, "'%s' is not defined for tensors", name);
 }
 
-/* ---- lists and strings
- * ---------------------------------------------------------------------------------------------- */
+/* ---- lists and strings ----------------------------------------------------------------------- */
 
 static KdVal list_plus(KdElab *E, KdVal a, KdVal b, KdSpan at) {
     int n = a.list->n + b.list->n;

@@ -13,8 +13,7 @@
 
 #include <string.h>
 
-/* ---- states and counters
- * ---------------------------------------------------------------------------------------- */
+/* ---- states and counters --------------------------------------------------------------------- */
 
 static int state(KdElab *E, const char *name, const KdType *t) {
     KdSession *S = E->session;
@@ -440,8 +439,7 @@ void kd_exec_record(KdElab *E, const KdStmt *s) {
     }
 }
 
-/* ---- history: the image pool, methods.md A.1.3
- * ------------------------------------------------------------------------------ */
+/* ---- history: the image pool, methods.md A.1.3 ----------------------------------------------- */
 
 static KdValue pick(KdElab *E, KdValue r, int64_t row, int64_t col) {
     int64_t begin[2] = {row, col}, end[2] = {row + 1, col + 1};

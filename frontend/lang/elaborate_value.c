@@ -146,8 +146,7 @@ const char *kd_val_describe(KdElab *E, KdVal v) {
     return t;
 }
 
-/* ---- places and errors
- * ----------------------------------------------------------------------------------------- */
+/* ---- places and errors ----------------------------------------------------------------------- */
 
 /* Inside the prelude it is the user's call that is shown. */
 KdLoc kd_elab_loc(KdElab *E, KdSpan at) {

@@ -4,8 +4,7 @@
 
 #include <string.h>
 
-/* ---- types of inputs
- * ---------------------------------------------------------------------------------------------- */
+/* ---- types of inputs ------------------------------------------------------------------------- */
 
 static const KdType *given_type(const KdNetOptions *o, const char *name) {
     for (int i = 0; i < o->n_given; i++)

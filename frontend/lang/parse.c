@@ -12,8 +12,7 @@
 
 #include <string.h>
 
-/* ---- tokens, errors, limits
- * ---------------------------------------------------------------------------- */
+/* ---- tokens, errors, limits ------------------------------------------------------------------ */
 
 KdToken *kd_parse_peek(KdParser *p) { return &p->t.v[p->at]; }
 
@@ -203,8 +202,7 @@ static void parse_args(KdParser *p, KdExpr *e, KdTok close, KdSpan open) {
     e->span = kd_span_join(e->span, p->t.v[p->at > 0 ? p->at - 1 : 0].span);
 }
 
-/* ---- what stands alone
- * ----------------------------------------------------------------------------------------- */
+/* ---- what stands alone ----------------------------------------------------------------------- */
 
 /* After "[value for": the rest of [value for name in list]. */
 static void parse_each(KdParser *p, KdExpr *e, KdExpr *value) {

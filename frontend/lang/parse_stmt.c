@@ -72,8 +72,7 @@ static bool expect_word(KdParser *p, const char *word, const char *where) {
     return false;
 }
 
-/* ---- annotations and parameters
- * ------------------------------------------------------------------------------ */
+/* ---- annotations and parameters -------------------------------------------------------------- */
 
 static const char *const value_kinds[] = {"int", "float", "bool",   "string", "list",
                                           "net", "fn",    "tensor", "any"};
@@ -147,8 +146,7 @@ static KdFormal *parse_formals(KdParser *p, KdTok close, int *n) {
     return v.v;
 }
 
-/* ---- blocks and recovery
- * ------------------------------------------------------------------------------------------ */
+/* ---- blocks and recovery --------------------------------------------------------------------- */
 
 static bool starts_statement(KdTok k) {
     return k == KD_TOK_LET || k == KD_TOK_FN || k == KD_TOK_NET || k == KD_TOK_SESSION ||

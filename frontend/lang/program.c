@@ -15,8 +15,7 @@
 
 #include "frontend/lang/source.h"
 
-/* ---- a stack that does not depend on the caller's
- * -------------------------------------------------------------- */
+/* ---- a stack that does not depend on the caller's -------------------------------------------- */
 
 typedef struct Errand {
     KdContext *cx;
