@@ -1,22 +1,30 @@
-/* conv.c: conv2d and conv_transpose2d: any kernel, stride, dilation, groups, padding; NCHW in memory.
+/* conv.c: conv2d and conv_transpose2d: any kernel, stride, dilation, groups, padding; NCHW in
+ * memory.
  *
- * One item of the parallel range is a band of output rows and a block of output channels of one picture and group:
- *   for each slice of input channels
- *     1. the input lines of the band go into scratch, once, through the prologue: padded, split by class (conv.h)
- *     2. for each column tile, row tile and phase: the register tile. Pixels are lanes. Output rows lie in scratch at
- *        one pitch, so that a vector may run over the end of a row into the next: the few pixels between are
- *        computed in vain, and any width fits any vector. Weights are broadcast from where they are.
- *   3. the output tile goes row by row through the epilogue; the phases of a transposed convolution are interleaved.
- * Where the picture is small the lines of 1. are made once for all by a kernel of their own (prefill).
+ * One item of the parallel range is a band of output rows and a block of output channels of one
+ * picture and group: for each slice of input channels
+ *     1. the input lines of the band go into scratch, once, through the prologue: padded, split by
+ * class (conv.h)
+ *     2. for each column tile, row tile and phase: the register tile. Pixels are lanes. Output rows
+ * lie in scratch at one pitch, so that a vector may run over the end of a row into the next: the
+ * few pixels between are computed in vain, and any width fits any vector. Weights are broadcast
+ * from where they are.
+ *   3. the output tile goes row by row through the epilogue; the phases of a transposed convolution
+ * are interleaved. Where the picture is small the lines of 1. are made once for all by a kernel of
+ * their own (prefill).
  */
 #include "passes/schedule/conv.h"
 
-typedef struct Buffers { int picture, line, tile, row, weights; } Buffers; /* line: of sch_conv_fill */
+typedef struct Buffers {
+    int picture, line, tile, row, weights;
+} Buffers; /* line: of sch_conv_fill */
 
 /* What an item knows of its place. Values of the current kernel. */
-typedef struct Item { KlValue image, group, band, block; } Item;
+typedef struct Item {
+    KlValue image, group, band, block;
+} Item;
 
-/* ---- 1: input lines into scratch --------------------------------------------------------------------------------- */
+/* ---- 1: input lines into scratch --------------------------------------------------------- */
 
 static KlValue picture_element(KdLower *l, const SchSource *s, const KlValue *line, KlValue x) {
     KlValue idx[4] = {line[0], line[1], line[2], x};
@@ -43,14 +51,16 @@ static void split_classes(KdLower *l, const SchConv *c, int from_line, int dest,
         pick[0][i] = 2 * i, pick[1][i] = 2 * i + 1;
     KlFor f = sch_loop(b, kl_i64(b, 0), kl_i64(b, n), lanes);
     KlValue from = sch_mulc(b, f.i, 2);
-    KlValue lo = kl_load(b, from_line, from, lanes), hi = kl_load(b, from_line, sch_addc(b, from, lanes), lanes);
+    KlValue lo = kl_load(b, from_line, from, lanes),
+            hi = kl_load(b, from_line, sch_addc(b, from, lanes), lanes);
     KlValue mask = KL_NONE;
     if (n % lanes) {
         KlValue left = kl_cvt(b, KL_I32, kl_op2(b, KL_OP_SUB, kl_i64(b, n), f.i));
         mask = kl_cmp(b, KL_LT, kl_iota(b, KL_I32, lanes), kl_splat(b, lanes, left));
     }
     for (int k = 0; k < c->x.classes; k++) {
-        KlValue v = kl_shuffle(b, lo, hi, lanes, pick[k]), to = sch_add(b, sch_addc(b, at, k * c->plane), f.i);
+        KlValue v = kl_shuffle(b, lo, hi, lanes, pick[k]),
+                to = sch_add(b, sch_addc(b, at, k * c->plane), f.i);
         if (mask == KL_NONE)
             kl_store(b, dest, to, v);
         else
@@ -59,14 +69,18 @@ static void split_classes(KdLower *l, const SchConv *c, int from_line, int dest,
     sch_loop_end(b, &f);
 }
 
-void sch_conv_fill(KdLower *l, const SchConv *c, int line_buf, KlValue image, KlValue channel, KlValue grid,
-                   int64_t lines, int dest, KlValue at) {
+void sch_conv_fill(KdLower *l, const SchConv *c, int line_buf, KlValue image, KlValue channel,
+                   KlValue grid, int64_t lines, int dest, KlValue at) {
     KlBuilder *b = &l->b;
-    SchSource s = {.element = picture_element, .node = c->node, .operand = 0, .width = c->x.in,
+    SchSource s = {.element = picture_element,
+                   .node = c->node,
+                   .operand = 0,
+                   .width = c->x.in,
                    .border = sch_border(l, c->node, 0, 3)};
     KlFor k = sch_loop_n(b, c->y.classes), r = sch_loop_n(b, lines);
     KlValue y = sch_addc(b, sch_madc(b, sch_add(b, grid, r.i), c->y.step, k.i), c->y.origin);
-    KlValue to = sch_add(b, sch_madc(b, k.i, c->plane * c->x.classes, at), sch_mulc(b, r.i, c->pitch));
+    KlValue to =
+        sch_add(b, sch_madc(b, k.i, c->plane * c->x.classes, at), sch_mulc(b, r.i, c->pitch));
     SchGuard guard = sch_guard_begin(b, y, c->y.in);
     KlValue line[3] = {image, channel, y};
     if (c->x.step == 1) {
@@ -84,19 +98,22 @@ void sch_conv_fill(KdLower *l, const SchConv *c, int line_buf, KlValue image, Kl
     sch_loop_end(b, &k);
 }
 
-/* Column tiles may end behind the last line, and what their vectors meet there must be initialised. */
+/* Column tiles may end behind the last line, and what their vectors meet there must be initialised.
+ */
 static int64_t overrun(const SchConv *c) {
     return sch_max(c->tile.lanes, c->width + c->x.reach - c->bands.size * c->pitch);
 }
 
 int sch_conv_line_buffer(KdLower *l, const SchConv *c) {
     int lanes = c->tile.lanes;
-    if (c->x.step == 1)
-        return -1;
-    return kl_buf(l->k, "line", KL_F32, sch_ceil(c->pitch, lanes) * lanes * sch_max(c->x.step, 2), KL_SCRATCH);
+    if (c->x.step == 1) return -1;
+    return kl_buf(l->k, "line", KL_F32, sch_ceil(c->pitch, lanes) * lanes * sch_max(c->x.step, 2),
+                  KL_SCRATCH);
 }
 
-static int64_t prefill_count(const SchConv *c) { return c->batch * c->groups * c->depth * c->channel + overrun(c); }
+static int64_t prefill_count(const SchConv *c) {
+    return c->batch * c->groups * c->depth * c->channel + overrun(c);
+}
 
 static void build_prefill(KdLower *l, const SchConv *c) {
     int64_t channels = c->groups * c->depth;
@@ -105,8 +122,8 @@ static void build_prefill(KdLower *l, const SchConv *c) {
     int line = sch_conv_line_buffer(l, c);
     int dest = kd_lower_temp(l, 0, KL_F32, prefill_count(c), KL_OUT);
     KlValue p = kl_parallel_index(l->k), image = p, channel = sch_split(b, &image, channels);
-    sch_conv_fill(l, c, line, image, channel, kl_i64(b, 0), c->bands.count * c->bands.size + c->y.reach, dest,
-                 sch_mulc(b, p, c->channel));
+    sch_conv_fill(l, c, line, image, channel, kl_i64(b, 0),
+                  c->bands.count * c->bands.size + c->y.reach, dest, sch_mulc(b, p, c->channel));
     KlIf last = kl_if_begin(b, kl_cmp(b, KL_EQ, p, kl_i64(b, c->batch * channels - 1)));
     sch_zero(b, dest, kl_i64(b, c->batch * channels * c->channel), overrun(c), c->tile.lanes);
     kl_if_end(b, &last);
@@ -114,21 +131,22 @@ static void build_prefill(KdLower *l, const SchConv *c) {
     kd_lower_end(l);
 }
 
-/* ---- 2: the register tiles ------------------------------------------------------------------------------------------ */
+/* ---- 2: the register tiles --------------------------------------------------------------- */
 
 /* Strides of the weights: [out, in/groups, kh, kw], transposed [in, out/groups, kh, kw]. */
-typedef struct Weights { int64_t row, depth, y, x; } Weights;
+typedef struct Weights {
+    int64_t row, depth, y, x;
+} Weights;
 
 static Weights weight_strides(const SchConv *c) {
     int64_t taps = c->y.kernel * c->x.kernel;
-    if (c->transposed)
-        return (Weights){taps, c->rows_out * taps, c->x.kernel, 1};
+    if (c->transposed) return (Weights){taps, c->rows_out * taps, c->x.kernel, 1};
     return (Weights){c->depth * taps, taps, c->x.kernel, 1};
 }
 
 /* Where tap j of a phase lies: its number in the kernel, and its offset in scratch. */
-static KlValue tap_offset(KlBuilder *b, const SchDim *d, int64_t phase, KlValue j, int64_t class_stride, int64_t unit,
-                          KlValue *tap) {
+static KlValue tap_offset(KlBuilder *b, const SchDim *d, int64_t phase, KlValue j,
+                          int64_t class_stride, int64_t unit, KlValue *tap) {
     const SchTaps *t = &d->taps[phase];
     if (d->transposed) {
         *tap = sch_addc(b, sch_mulc(b, j, t->step), t->first);
@@ -146,16 +164,18 @@ static KlValue tap_offset(KlBuilder *b, const SchDim *d, int64_t phase, KlValue 
 }
 
 /* The same where everything is known. */
-static int64_t tap_offset_known(const SchDim *d, int64_t phase, int64_t j, int64_t class_stride, int64_t *tap) {
+static int64_t tap_offset_known(const SchDim *d, int64_t phase, int64_t j, int64_t class_stride,
+                                int64_t *tap) {
     const SchTaps *t = &d->taps[phase];
     *tap = t->first + j * t->step;
-    if (d->transposed)
-        return t->offset + j * t->offset_step;
+    if (d->transposed) return t->offset + j * t->offset_step;
     return j * d->dilation % d->stride * class_stride + j * d->dilation / d->stride;
 }
 
-/* Sums over the taps of one line of the kernel; s and w: where the line's scratch and weights begin. */
-static void sum_line(KlBuilder *b, const SchConv *c, const Buffers *u, int64_t px, KlValue s, KlValue w, KlValue *acc) {
+/* Sums over the taps of one line of the kernel; s and w: where the line's scratch and weights
+ * begin. */
+static void sum_line(KlBuilder *b, const SchConv *c, const Buffers *u, int64_t px, KlValue s,
+                     KlValue w, KlValue *acc) {
     const SchTile *t = &c->tile;
     Weights ws = weight_strides(c);
     int64_t taps = c->x.taps[px].count, aoff[SCH_MAX_TILE], boff[SCH_MAX_TILE];
@@ -164,8 +184,8 @@ static void sum_line(KlBuilder *b, const SchConv *c, const Buffers *u, int64_t p
     if (taps <= 8) {
         for (int64_t i = 0; i < taps; i++) {
             int64_t tap, at = tap_offset_known(&c->x, px, i, c->plane, &tap);
-            sch_tile_step(b, t, acc, u->weights, sch_addc(b, w, tap * ws.x), aoff, u->picture, sch_addc(b, s, at),
-                          boff);
+            sch_tile_step(b, t, acc, u->weights, sch_addc(b, w, tap * ws.x), aoff, u->picture,
+                          sch_addc(b, s, at), boff);
         }
         return;
     }
@@ -173,15 +193,16 @@ static void sum_line(KlBuilder *b, const SchConv *c, const Buffers *u, int64_t p
     KlValue tap, next[SCH_MAX_TILE], at = tap_offset(b, &c->x, px, f.i, c->plane, 1, &tap);
     for (int k = 0; k < t->mr * t->nv; k++)
         next[k] = f.carried[k];
-    sch_tile_step(b, t, next, u->weights, sch_madc(b, tap, ws.x, w), aoff, u->picture, sch_add(b, s, at), boff);
+    sch_tile_step(b, t, next, u->weights, sch_madc(b, tap, ws.x, w), aoff, u->picture,
+                  sch_add(b, s, at), boff);
     f.instr->unroll = (uint16_t)sch_unroll(t->mr * t->nv, taps);
     kl_for_end(b, &f, next, acc);
 }
 
-/* One register tile of one phase. s: scratch of the slice at this column tile; w: the weights of the row tile at the
- * slice's first channel; at: its place in the output tile. */
-static void one_tile(KlBuilder *b, const SchConv *c, const Buffers *u, int64_t py, int64_t px, KlValue depth, KlValue s,
-                     KlValue w, KlValue at) {
+/* One register tile of one phase. s: scratch of the slice at this column tile; w: the weights of
+ * the row tile at the slice's first channel; at: its place in the output tile. */
+static void one_tile(KlBuilder *b, const SchConv *c, const Buffers *u, int64_t py, int64_t px,
+                     KlValue depth, KlValue s, KlValue w, KlValue at) {
     const SchTile *t = &c->tile;
     Weights ws = weight_strides(c);
     int n = t->mr * t->nv;
@@ -191,8 +212,7 @@ static void one_tile(KlBuilder *b, const SchConv *c, const Buffers *u, int64_t p
     sch_strides(row, t->mr, c->width);
     sch_strides(column, t->nv, t->lanes);
     bool sliced = c->slices.count > 1;
-    if (!(ny && nx) && sliced)
-        return; /* this phase's zeros are there already */
+    if (!(ny && nx) && sliced) return; /* this phase's zeros are there already */
     sch_tile_init(b, t, acc, !sliced, u->tile, at, row, column);
     if (ny && nx) {
         KlFor f = kl_for_begin(b, kl_i64(b, 0), depth, 1, n, acc);
@@ -200,12 +220,14 @@ static void one_tile(KlBuilder *b, const SchConv *c, const Buffers *u, int64_t p
         for (int k = 0; k < n; k++)
             next[k] = f.carried[k];
         if (ny == 1) {
-            KlValue tap, off = tap_offset(b, &c->y, py, kl_i64(b, 0), c->plane * c->x.classes, c->pitch, &tap);
+            KlValue tap, off = tap_offset(b, &c->y, py, kl_i64(b, 0), c->plane * c->x.classes,
+                                          c->pitch, &tap);
             sum_line(b, c, u, px, sch_add(b, s1, off), sch_madc(b, tap, ws.y, w1), next);
             f.instr->unroll = (uint16_t)sch_unroll(n * nx, c->slices.size);
         } else {
             KlFor g = kl_for_begin(b, kl_i64(b, 0), kl_i64(b, ny), 1, n, next);
-            KlValue tap, off = tap_offset(b, &c->y, py, g.i, c->plane * c->x.classes, c->pitch, &tap);
+            KlValue tap,
+                off = tap_offset(b, &c->y, py, g.i, c->plane * c->x.classes, c->pitch, &tap);
             KlValue inner[SCH_MAX_TILE];
             for (int k = 0; k < n; k++)
                 inner[k] = g.carried[k];
@@ -220,8 +242,8 @@ static void one_tile(KlBuilder *b, const SchConv *c, const Buffers *u, int64_t p
 /* Number of output rows that the output tile holds, all phases. */
 static int64_t tile_rows(const SchConv *c) { return c->tiles.size * c->tile.mr; }
 
-static void all_tiles(KlBuilder *b, const SchConv *c, const Buffers *u, const Item *it, KlValue first, KlValue depth,
-                      KlValue s) {
+static void all_tiles(KlBuilder *b, const SchConv *c, const Buffers *u, const Item *it,
+                      KlValue first, KlValue depth, KlValue s) {
     const SchTile *t = &c->tile;
     Weights ws = weight_strides(c);
     int64_t group = c->transposed ? c->depth * ws.depth : c->rows_out * ws.row;
@@ -241,10 +263,13 @@ static void all_tiles(KlBuilder *b, const SchConv *c, const Buffers *u, const It
     sch_loop_end(b, &f);
 }
 
-/* ---- 3: the epilogue -------------------------------------------------------------------------------------------------- */
+/* ---- 3: the epilogue
+ * --------------------------------------------------------------------------------------------------
+ */
 
 /* One output row: from: its place in the output tile (phase x = 0). */
-static void finish_row(KdLower *l, const SchConv *c, const Buffers *u, KlValue from, const KlValue *place) {
+static void finish_row(KdLower *l, const SchConv *c, const Buffers *u, KlValue from,
+                       const KlValue *place) {
     KlBuilder *b = &l->b;
     int lanes = c->tile.lanes;
     int64_t stride = c->x.phases, next = tile_rows(c) * c->width;
@@ -257,7 +282,8 @@ static void finish_row(KdLower *l, const SchConv *c, const Buffers *u, KlValue f
         }
         KlFor f = sch_loop(b, kl_i64(b, 0), kl_i64(b, c->x.grid), lanes);
         KlValue at = sch_add(b, from, f.i), to = sch_mulc(b, f.i, 2);
-        KlValue even = kl_load(b, buf, at, lanes), odd = kl_load(b, buf, sch_addc(b, at, next), lanes);
+        KlValue even = kl_load(b, buf, at, lanes),
+                odd = kl_load(b, buf, sch_addc(b, at, next), lanes);
         kl_store(b, u->row, to, kl_shuffle(b, even, odd, lanes, mix[0]));
         kl_store(b, u->row, sch_addc(b, to, lanes), kl_shuffle(b, even, odd, lanes, mix[1]));
         sch_loop_end(b, &f);
@@ -289,14 +315,15 @@ static void finish(KdLower *l, const SchConv *c, const Buffers *u, const Item *i
     KlValue place[3] = {it->image, sch_madc(b, it->group, c->rows_out, row), y};
     SchGuard guard = sch_guard_begin(b, y, c->y.out);
     finish_row(l, c, u, from, place);
-    if (sch_guard_else(b, &guard))
-        sch_guard_end(b, &guard);
+    if (sch_guard_else(b, &guard)) sch_guard_end(b, &guard);
     sch_loop_end(b, &p);
     sch_loop_end(b, &r);
     sch_loop_end(b, &m);
 }
 
-/* ---- the whole ----------------------------------------------------------------------------------------------------------- */
+/* ---- the whole
+ * -----------------------------------------------------------------------------------------------------------
+ */
 
 static void build_slices(KdLower *l, const SchConv *c, const Buffers *u, const Item *it) {
     KlBuilder *b = &l->b;
@@ -310,8 +337,8 @@ static void build_slices(KdLower *l, const SchConv *c, const Buffers *u, const I
     } else {
         s = kl_i64(b, 0);
         KlFor i = sch_loop(b, kl_i64(b, 0), depth, 1);
-        sch_conv_fill(l, c, u->line, it->image, sch_add(b, channel, i.i), grid, c->bands.size + c->y.reach, u->picture,
-                     sch_mulc(b, i.i, c->channel));
+        sch_conv_fill(l, c, u->line, it->image, sch_add(b, channel, i.i), grid,
+                      c->bands.size + c->y.reach, u->picture, sch_mulc(b, i.i, c->channel));
         sch_loop_end(b, &i);
     }
     all_tiles(b, c, u, it, first, depth, s);
@@ -320,8 +347,7 @@ static void build_slices(KdLower *l, const SchConv *c, const Buffers *u, const I
 
 double cost_conv(const KdLower *l, const KdGroup *g) {
     SchConv c;
-    if (!sch_conv_geometry(&c, l, g->root) || !sch_conv_plan(&c, l))
-        return -1;
+    if (!sch_conv_geometry(&c, l, g->root) || !sch_conv_plan(&c, l)) return -1;
     return c.cycles / SCH_HERTZ;
 }
 
@@ -330,11 +356,11 @@ void build_conv(KdLower *l, const KdGroup *g) {
     sch_conv_geometry(c, l, g->root);
     sch_conv_plan(c, l);
     sch_materialise(l, c->node, 1, 1);
-    if (c->prefill)
-        build_prefill(l, c);
+    if (c->prefill) build_prefill(l, c);
 
     const KdType *t = kd_vtype(l->fu->f, c->node);
-    const char *what = kd_format(l->cx, "%s %s", kd_op_info[sch_root(l, g)->op].name, kd_shape_text(l->cx, t));
+    const char *what =
+        kd_format(l->cx, "%s %s", kd_op_info[sch_root(l, g)->op].name, kd_shape_text(l->cx, t));
     kd_lower_begin(l, what, c->batch * c->groups * c->bands.count * c->tiles.count);
     KlBuilder *b = &l->b;
     int lanes = c->tile.lanes;
@@ -352,8 +378,7 @@ void build_conv(KdLower *l, const KdGroup *g) {
     u.tile = kl_buf(l->k, "tile", KL_F32, tile + lanes, KL_SCRATCH);
     if (c->x.phases == 2)
         u.row = kl_buf(l->k, "row", KL_F32, sch_ceil(c->x.grid, lanes) * lanes * 2, KL_SCRATCH);
-    if (c->slices.count > 1)
-        sch_zero(b, u.tile, kl_i64(b, 0), tile, lanes);
+    if (c->slices.count > 1) sch_zero(b, u.tile, kl_i64(b, 0), tile, lanes);
     KlValue p = kl_parallel_index(l->k);
     Item it;
     it.block = sch_split(b, &p, c->tiles.count);

@@ -1,8 +1,10 @@
-/* conv_plan.c: the geometry of conv2d and conv_transpose2d, and the choice of tile sizes by counting cycles.
+/* conv_plan.c: the geometry of conv2d and conv_transpose2d, and the choice of tile sizes by
+ * counting cycles.
  *
- * In: the node. Out: SchConv with sizes and an estimate. The search is over the register tile, the number of
- * channel blocks, the number of row bands, and whether the padded picture is made once or by each item; it looks
- * only at shapes and the machine's sizes, never at the number of threads, so that results do not depend on it.
+ * In: the node. Out: SchConv with sizes and an estimate. The search is over the register tile, the
+ * number of channel blocks, the number of row bands, and whether the padded picture is made once or
+ * by each item; it looks only at shapes and the machine's sizes, never at the number of threads, so
+ * that results do not depend on it.
  */
 #include "passes/schedule/conv.h"
 
@@ -25,8 +27,7 @@ void sch_dim_forward(SchDim *d) {
 }
 
 static bool dim_transposed(SchDim *d) {
-    if (d->stride > SCH_MAX_PHASES)
-        return false;
+    if (d->stride > SCH_MAX_PHASES) return false;
     d->phases = d->stride;
     d->grid = sch_ceil(d->out, d->stride);
     d->step = 1;
@@ -38,11 +39,9 @@ static bool dim_transposed(SchDim *d) {
         t->offset_step = -t->step * d->dilation / d->stride;
         for (int64_t a = 0; a < d->kernel; a++) {
             int64_t e = p + d->pad - a * d->dilation;
-            if (sch_mod(e, d->stride))
-                continue;
+            if (sch_mod(e, d->stride)) continue;
             int64_t offset = floor_div(e, d->stride);
-            if (!t->count++)
-                t->first = a, t->offset = offset;
+            if (!t->count++) t->first = a, t->offset = offset;
             lo = sch_min(lo, offset), hi = sch_max(hi, offset);
         }
     }
@@ -61,25 +60,30 @@ bool sch_conv_geometry(SchConv *c, const KdLower *l, KdValue root) {
     int64_t groups = kd_attr_int(f, n, "groups");
     KdInts stride = kd_attr_ints(f, n, "stride"), pad = kd_attr_ints(f, n, "pad");
     KdInts dilation = kd_attr_ints(f, n, "dilation");
-    *c = (SchConv){.node = root, .machine = sch_machine(l), .transposed = transposed, .groups = groups};
+    *c = (SchConv){
+        .node = root, .machine = sch_machine(l), .transposed = transposed, .groups = groups};
     c->batch = x->dim[0];
     c->depth = x->dim[1] / groups;
     c->rows_out = y->dim[1] / groups;
-    if (y->count == 0 || x->count == 0 || w->count == 0 || x->dtype != KD_F32)
-        return false;
+    if (y->count == 0 || x->count == 0 || w->count == 0 || x->dtype != KD_F32) return false;
     for (int k = 0; k < 2; k++) {
         SchDim *d = k ? &c->x : &c->y;
-        *d = (SchDim){.transposed = transposed, .in = x->dim[2 + k], .out = y->dim[2 + k], .kernel = w->dim[2 + k],
-                      .stride = stride.v[k], .dilation = dilation.v[k], .pad = pad.v[k]};
-        if (transposed && !dim_transposed(d))
-            return false;
-        if (!transposed)
-            sch_dim_forward(d);
+        *d = (SchDim){.transposed = transposed,
+                      .in = x->dim[2 + k],
+                      .out = y->dim[2 + k],
+                      .kernel = w->dim[2 + k],
+                      .stride = stride.v[k],
+                      .dilation = dilation.v[k],
+                      .pad = pad.v[k]};
+        if (transposed && !dim_transposed(d)) return false;
+        if (!transposed) sch_dim_forward(d);
     }
     return true;
 }
 
-/* ---- the plan -------------------------------------------------------------------------------------------------- */
+/* ---- the plan
+ * --------------------------------------------------------------------------------------------------
+ */
 
 static int64_t all_taps(const SchConv *c) {
     int64_t ny = 0, nx = 0;
@@ -102,7 +106,8 @@ static void derive(SchConv *c) {
     c->vectors = sch_ceil((c->bands.size - 1) * c->pitch + c->x.grid, columns);
     c->width = c->vectors * columns;
 
-    /* A slice of input channels: what one column tile reads, and the weights of one row tile, in the first cache. */
+    /* A slice of input channels: what one column tile reads, and the weights of one row tile, in
+     * the first cache. */
     double weights = (double)c->y.kernel * (double)c->x.kernel;
     double near = (double)c->y.classes * (double)c->x.classes *
                   ((double)columns + (double)((c->y.reach + 1) * (c->x.reach + 1)));
@@ -116,22 +121,28 @@ static void derive(SchConv *c) {
     double items = (double)(c->batch * c->groups * c->bands.count * c->tiles.count);
     double step = sch_tile_cycles(m, t->mr, t->nv, false);
     double calls = (double)(c->vectors * c->tiles.size);
-    double work = calls * ((double)taps * depth * step + (double)phases * depth * (double)c->y.kernel /
-                           (double)c->y.phases * 0.7 + (double)(phases * c->slices.count) * (1.5 * t->mr * t->nv + 20));
-    /* Weights come from the second cache while the whole set fits, else from memory, about a byte a cycle: their rows
-     * are far apart. */
-    double weight_bytes = 4 * rows * depth * weights, all_bytes = weight_bytes * (double)(c->groups * c->tiles.count);
+    double work =
+        calls * ((double)taps * depth * step +
+                 (double)phases * depth * (double)c->y.kernel / (double)c->y.phases * 0.7 +
+                 (double)(phases * c->slices.count) * (1.5 * t->mr * t->nv + 20));
+    /* Weights come from the second cache while the whole set fits, else from memory, about a byte a
+     * cycle: their rows are far apart. */
+    double weight_bytes = 4 * rows * depth * weights,
+           all_bytes = weight_bytes * (double)(c->groups * c->tiles.count);
     double fetch = all_bytes > 0.5 * m->l2 ? weight_bytes / 1.3 : 0;
     work = work > fetch ? work : fetch;
-    double line = (double)c->pitch * (double)c->x.step, wide = line >= 2 * t->lanes ? 4.0 / t->lanes : 2.5;
-    double fill = depth * (double)(c->y.classes * lines) * (line * wide * (c->x.step > 1 ? 1.6 : 1) + 8);
-    double out = rows * (double)(c->bands.size * c->x.grid * phases) * (c->x.grid >= t->lanes ? 6.0 / t->lanes : 3.0);
-    double scratch = 4 * ((double)phases * rows * (double)c->width + (c->prefill ? 0 : depth / (double)c->slices.count *
-                          (double)c->channel)) + weight_bytes / (double)c->slices.count;
+    double line = (double)c->pitch * (double)c->x.step,
+           wide = line >= 2 * t->lanes ? 4.0 / t->lanes : 2.5;
+    double fill =
+        depth * (double)(c->y.classes * lines) * (line * wide * (c->x.step > 1 ? 1.6 : 1) + 8);
+    double out = rows * (double)(c->bands.size * c->x.grid * phases) *
+                 (c->x.grid >= t->lanes ? 6.0 / t->lanes : 3.0);
+    double scratch = 4 * ((double)phases * rows * (double)c->width +
+                          (c->prefill ? 0 : depth / (double)c->slices.count * (double)c->channel)) +
+                     weight_bytes / (double)c->slices.count;
     double item = work * sch_crowding(&c->machine, scratch) + out + (c->prefill ? 0 : fill) + 100;
     c->cycles = item * sch_dealt(items) + 4000;
-    if (c->prefill)
-        c->cycles += fill * (double)(c->batch * c->groups) + 4000;
+    if (c->prefill) c->cycles += fill * (double)(c->batch * c->groups) + 4000;
 }
 
 static void try_blocks(SchConv *best, SchConv *c) {
@@ -142,12 +153,10 @@ static void try_blocks(SchConv *best, SchConv *c) {
             c->bands = sch_cut(c->y.grid, sch_ceil(c->y.grid, bands));
             for (int prefill = 0; prefill < 2; prefill++) {
                 /* Making the whole padded picture is for small ones: it must stay in the caches. */
-                if (prefill && c->y.grid * c->x.grid > 2048)
-                    continue;
+                if (prefill && c->y.grid * c->x.grid > 2048) continue;
                 c->prefill = prefill;
                 derive(c);
-                if (best->cycles < 0 || c->cycles < best->cycles)
-                    *best = *c;
+                if (best->cycles < 0 || c->cycles < best->cycles) *best = *c;
             }
         }
     }
@@ -161,13 +170,13 @@ bool sch_conv_plan(SchConv *c, const KdLower *l) {
     }
     SchConv best = *c, trial = *c;
     best.cycles = -1;
-    /* Register tiles that are nearly the best for this number of channels; the pixels decide among them. */
+    /* Register tiles that are nearly the best for this number of channels; the pixels decide among
+     * them. */
     double least = 1e30;
     for (int pass = 0; pass < 2; pass++)
         for (int mr = 1; mr <= 14 && mr <= c->rows_out; mr++)
             for (int nv = 1; nv <= 8; nv++) {
-                if (!sch_tile_fits(&c->machine, mr, nv))
-                    continue;
+                if (!sch_tile_fits(&c->machine, mr, nv)) continue;
                 double waste = (double)(sch_ceil(c->rows_out, mr) * mr) / (double)c->rows_out;
                 int64_t vectors = sch_ceil(c->y.grid * (c->x.grid + c->x.reach), c->machine.lanes);
                 waste *= (double)(sch_ceil(vectors, nv) * nv) / (double)vectors;

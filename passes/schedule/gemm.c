@@ -1,10 +1,10 @@
 /* gemm.c: the blocked product behind matmul and the weight gradient of small pictures.
  *
- * An item of the parallel range is a block of rows and a block of columns. For each slice of the contraction its
- * columns are packed into panels of one column tile each (through the prologue), which then stay in the first cache
- * while all row tiles pass (or are read where they are, by a single row tile); rows are broadcast from memory as they
- * lie. The sums live in an output tile in scratch
- * between slices and go through the epilogue row by row at the end.
+ * An item of the parallel range is a block of rows and a block of columns. For each slice of the
+ * contraction its columns are packed into panels of one column tile each (through the prologue),
+ * which then stay in the first cache while all row tiles pass (or are read where they are, by a
+ * single row tile); rows are broadcast from memory as they lie. The sums live in an output tile in
+ * scratch between slices and go through the epilogue row by row at the end.
  */
 #include "passes/schedule/gemm.h"
 
@@ -14,23 +14,29 @@ static void derive(SchGemm *m) {
     /* The packed columns of one tile and the rows that meet them. */
     int64_t deep = (int64_t)(0.7 * m->machine.l1 / 4 / (double)(width + t->mr));
     m->slices = sch_cut(units, m->direct ? units : sch_max(1, sch_min(units, deep / m->unit)));
-    double rows = (double)(m->row_tiles.size * t->mr), columns = (double)(m->column_tiles.size * width);
+    double rows = (double)(m->row_tiles.size * t->mr),
+           columns = (double)(m->column_tiles.size * width);
     double all = (double)m->depth * (double)m->outer, rounds = (double)(m->slices.count * m->outer);
     double step = sch_tile_cycles(&m->machine, t->mr, t->nv, true);
     double calls = (double)(m->row_tiles.size * m->column_tiles.size);
     double work = calls * (all * step + rounds * (1.5 * t->mr * t->nv + 20));
-    double pack = m->direct ? 0 : all * columns * m->pack_cost, out = rows * columns * m->finish_cost;
+    double pack = m->direct ? 0 : all * columns * m->pack_cost,
+           out = rows * columns * m->finish_cost;
     /* What comes from memory is waited for where there is little work for it. */
-    double row_bytes = 4 * all * (double)m->rows, column_bytes = 4 * all * (double)m->columns * (double)m->batch;
+    double row_bytes = 4 * all * (double)m->rows,
+           column_bytes = 4 * all * (double)m->columns * (double)m->batch;
     if (row_bytes * (double)m->batch > 0.5 * m->machine.l2 && work < rows * all * 4 / 3)
         work = rows * all * 4 / 3;
     if (!m->windows && column_bytes > 0.5 * m->machine.l2) {
-        double fetch = 4 * all * columns / (m->direct ? 3 : 1.5), *least = m->direct ? &work : &pack;
+        double fetch = 4 * all * columns / (m->direct ? 3 : 1.5),
+               *least = m->direct ? &work : &pack;
         *least = *least > fetch ? *least : fetch;
     }
     double scratch = 4 * (rows * columns + (double)(m->slices.size * m->unit) * (columns + rows));
     int64_t items = m->batch * m->row_tiles.count * m->column_tiles.count;
-    m->cycles = sch_dealt((double)items) * (work * sch_crowding(&m->machine, scratch) + pack + out + 100) + 4000;
+    m->cycles =
+        sch_dealt((double)items) * (work * sch_crowding(&m->machine, scratch) + pack + out + 100) +
+        4000;
 }
 
 static void try_blocks(SchGemm *best, SchGemm *m) {
@@ -38,16 +44,15 @@ static void try_blocks(SchGemm *best, SchGemm *m) {
     int64_t columns = sch_ceil(m->columns, (int64_t)m->tile.nv * m->tile.lanes);
     for (int64_t i = 1; i <= rows; i = sch_next_count(i))
         for (int64_t j = 1; j <= columns; j = sch_next_count(j)) {
-            if (i * j > 256)
-                continue;
+            if (i * j > 256) continue;
             m->row_tiles = sch_cut(rows, sch_ceil(rows, i));
             m->column_tiles = sch_cut(columns, sch_ceil(columns, j));
-            /* Not worth packing for a single tile of rows; but then tiles must not reach beyond the last column. */
+            /* Not worth packing for a single tile of rows; but then tiles must not reach beyond the
+             * last column. */
             m->direct = m->may_skip_packing && rows == 1 && m->outer == 1 &&
                         m->columns % (m->tile.nv * m->tile.lanes) == 0;
             derive(m);
-            if (best->cycles < 0 || m->cycles < best->cycles)
-                *best = *m;
+            if (best->cycles < 0 || m->cycles < best->cycles) *best = *m;
         }
 }
 
@@ -64,10 +69,9 @@ bool sch_gemm_plan(SchGemm *m, const KdLower *l, const char *schedule) {
         for (int mr = 1; mr <= 14 && mr <= m->rows; mr++)
             for (int nv = 1; nv <= 8; nv++) {
                 int64_t width = (int64_t)nv * m->machine.lanes;
-                double price = sch_tile_cycles(&m->machine, mr, nv, true) * (double)sch_ceil(m->rows, mr) *
-                               (double)sch_ceil(m->columns, width);
-                if (!sch_tile_fits(&m->machine, mr, nv) || (pass && price > 1.25 * least))
-                    continue;
+                double price = sch_tile_cycles(&m->machine, mr, nv, true) *
+                               (double)sch_ceil(m->rows, mr) * (double)sch_ceil(m->columns, width);
+                if (!sch_tile_fits(&m->machine, mr, nv) || (pass && price > 1.25 * least)) continue;
                 c.tile = (SchTile){mr, nv, m->machine.lanes, m->machine.fma};
                 if (pass)
                     try_blocks(&best, &c);
@@ -79,7 +83,9 @@ bool sch_gemm_plan(SchGemm *m, const KdLower *l, const char *schedule) {
     return best.cycles >= 0;
 }
 
-/* ---- packing ------------------------------------------------------------------------------------------------------ */
+/* ---- packing
+ * ------------------------------------------------------------------------------------------------------
+ */
 
 void sch_pack_along(KdLower *l, const SchSource *s, const SchGemm *m, const SchPanel *p) {
     KlBuilder *b = &l->b;
@@ -89,9 +95,9 @@ void sch_pack_along(KdLower *l, const SchSource *s, const SchGemm *m, const SchP
     KlValue n = sch_minc(b, kl_op2(b, KL_OP_SUB, p->count, skip), p->width);
     KlFor k = sch_loop(b, kl_i64(b, 0), p->depth, 1);
     KlValue at = sch_madc(b, t.i, p->stride, sch_mulc(b, k.i, p->width));
-    if (m->columns % p->width)
-        sch_zero(b, p->buf, at, p->width, lanes);
-    KlFor f = sch_vector_loop(b, kl_i64(b, 0), m->columns % p->width ? n : kl_i64(b, p->width), lanes);
+    if (m->columns % p->width) sch_zero(b, p->buf, at, p->width, lanes);
+    KlFor f =
+        sch_vector_loop(b, kl_i64(b, 0), m->columns % p->width ? n : kl_i64(b, p->width), lanes);
     KlValue line[2] = {p->batch, sch_add(b, p->k0, k.i)};
     KlValue x = sch_add(b, sch_add(b, p->first, skip), f.i);
     kl_store(b, p->buf, sch_add(b, at, f.i), s->element(l, s, line, x));
@@ -130,13 +136,19 @@ void sch_pack_across(KdLower *l, const SchSource *s, const SchGemm *m, const Sch
     sch_loop_end(b, &v);
 }
 
-/* ---- the tiles ------------------------------------------------------------------------------------------------------ */
+/* ---- the tiles
+ * ------------------------------------------------------------------------------------------------------
+ */
 
-typedef struct Blocks { int rows, panel, tile; int64_t panel_row; } Blocks; /* panel_row: from one k to the next */
+typedef struct Blocks {
+    int rows, panel, tile;
+    int64_t panel_row;
+} Blocks; /* panel_row: from one k to the next */
 
-/* Row tiles of a block against one panel. rows: where the operand's slice begins; row0: the block's first tile. */
-static void row_tiles(KlBuilder *b, const SchGemm *m, const Blocks *u, KlValue rows, KlValue block, KlValue depth,
-                      KlValue panel, KlValue column) {
+/* Row tiles of a block against one panel. rows: where the operand's slice begins; row0: the block's
+ * first tile. */
+static void row_tiles(KlBuilder *b, const SchGemm *m, const Blocks *u, KlValue rows, KlValue block,
+                      KlValue depth, KlValue panel, KlValue column) {
     const SchTile *t = &m->tile;
     int n = t->mr * t->nv;
     int64_t width = (int64_t)t->nv * t->lanes, all = m->column_tiles.size * width;
@@ -161,13 +173,14 @@ static void row_tiles(KlBuilder *b, const SchGemm *m, const Blocks *u, KlValue r
     sch_loop_end(b, &f);
 }
 
-static void finish_block(KdLower *l, const SchGemm *m, const Blocks *u, KlValue batch, KlValue row_block,
-                         KlValue first_column, KlValue columns) {
+static void finish_block(KdLower *l, const SchGemm *m, const Blocks *u, KlValue batch,
+                         KlValue row_block, KlValue first_column, KlValue columns) {
     KlBuilder *b = &l->b;
     const SchTile *t = &m->tile;
     int64_t all = m->column_tiles.size * t->nv * t->lanes, most = m->row_tiles.size * t->mr;
     KlValue r0 = sch_mulc(b, row_block, most);
-    KlFor f = sch_loop(b, kl_i64(b, 0), sch_minc(b, kl_op2(b, KL_OP_SUB, kl_i64(b, m->rows), r0), most), 1);
+    KlFor f = sch_loop(b, kl_i64(b, 0),
+                       sch_minc(b, kl_op2(b, KL_OP_SUB, kl_i64(b, m->rows), r0), most), 1);
     KlValue row = sch_add(b, r0, f.i), held = sch_tile_row(b, f.i, row, t->mr, m->rows);
     KlFor x = sch_vector_loop(b, kl_i64(b, 0), columns, t->lanes);
     KlValue acc = kl_load(b, u->tile, sch_madc(b, held, all, x.i), 1);
@@ -190,40 +203,39 @@ void sch_gemm_build(KdLower *l, const SchGemm *m) {
     if (m->direct)
         u.panel = kd_lower_buffer(l, kd_node(l->fu->f, m->node)->in[1 - m->rows_operand]);
     else
-        u.panel = p.buf = kl_buf(l->k, "panel", KL_F32, m->column_tiles.size * p.stride, KL_SCRATCH);
+        u.panel = p.buf =
+            kl_buf(l->k, "panel", KL_F32, m->column_tiles.size * p.stride, KL_SCRATCH);
     u.panel_row = m->direct ? m->columns : width;
     if (m->line_count && !m->direct)
         p.line = kl_buf(l->k, "line", KL_F32, m->line_count(m), KL_SCRATCH);
     int64_t tile = m->row_tiles.size * t->mr * block;
     u.tile = kl_buf(l->k, "tile", KL_F32, tile, KL_SCRATCH);
     KlValue i = kl_parallel_index(l->k);
-    KlValue row_block = sch_split(b, &i, m->row_tiles.count), column_block = sch_split(b, &i, m->column_tiles.count);
+    KlValue row_block = sch_split(b, &i, m->row_tiles.count),
+            column_block = sch_split(b, &i, m->column_tiles.count);
     p.batch = i;
     p.first = sch_mulc(b, column_block, block);
     p.tiles = sch_cut_length(b, &m->column_tiles, column_block);
     p.count = sch_minc(b, kl_op2(b, KL_OP_SUB, kl_i64(b, m->columns), p.first), block);
-    if (m->slices.count * m->outer > 1)
-        sch_zero(b, u.tile, kl_i64(b, 0), tile, t->lanes);
+    if (m->slices.count * m->outer > 1) sch_zero(b, u.tile, kl_i64(b, 0), tile, t->lanes);
 
     KlFor o = sch_loop_n(b, m->outer), s = sch_loop_n(b, m->slices.count);
     p.outer = o.i;
     p.k0 = sch_mulc(b, s.i, m->slices.size * m->unit);
     p.depth = sch_mulc(b, sch_cut_length(b, &m->slices, s.i), m->unit);
-    if (!m->direct)
-        m->pack(l, m, &p);
+    if (!m->direct) m->pack(l, m, &p);
     KlValue rows = sch_madc(b, i, m->batch_stride, sch_mulc(b, o.i, m->outer_stride));
     rows = sch_madc(b, p.k0, m->depth_stride, rows);
     KlFor c = sch_loop(b, kl_i64(b, 0), p.tiles, 1);
     KlValue column = sch_mulc(b, c.i, width), panel = sch_mulc(b, c.i, p.stride);
-    if (m->direct)
-        panel = sch_add(b, sch_madc(b, i, m->depth * m->columns, p.first), column);
+    if (m->direct) panel = sch_add(b, sch_madc(b, i, m->depth * m->columns, p.first), column);
     row_tiles(b, m, &u, rows, row_block, p.depth, panel, column);
     sch_loop_end(b, &c);
     sch_loop_end(b, &s);
     sch_loop_end(b, &o);
     finish_block(l, m, &u, i, row_block, p.first, p.count);
     l->k->flops = 2 * sch_macs(l, m->node);
-    l->k->bytes = 4.0 * (double)(sch_operand_type(l, m->node, 0)->count + sch_operand_type(l, m->node, 1)->count +
-                                 y->count);
+    l->k->bytes = 4.0 * (double)(sch_operand_type(l, m->node, 0)->count +
+                                 sch_operand_type(l, m->node, 1)->count + y->count);
     kd_lower_end(l);
 }

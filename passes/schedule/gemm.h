@@ -1,5 +1,6 @@
-/* gemm.h: a blocked product out[z][row, column] = sum over (outer, k) of rows(z, outer; row, k) * columns(z, outer; k,
- * column), for whoever can say where rows lie in memory and how columns are packed. See gemm.c.
+/* gemm.h: a blocked product out[z][row, column] = sum over (outer, k) of rows(z, outer; row, k) *
+ * columns(z, outer; k, column), for whoever can say where rows lie in memory and how columns are
+ * packed. See gemm.c.
  */
 #ifndef KD_SCHEDULE_GEMM_H
 #define KD_SCHEDULE_GEMM_H
@@ -8,14 +9,14 @@
 
 typedef struct SchGemm SchGemm;
 
-/* What a packer fills: columns first .. first + count of the slice k0 .. k0 + depth (values; depth at most
- * slices.size * unit). Element (k, column) belongs at
- *     panel + (column - first) / width * stride + (k - k0) * width + (column - first) % width. */
+/* What a packer fills: columns first .. first + count of the slice k0 .. k0 + depth (values; depth
+ * at most slices.size * unit). Element (k, column) belongs at panel + (column - first) / width *
+ * stride + (k - k0) * width + (column - first) % width. */
 typedef struct SchPanel {
-    int buf, line;            /* line: scratch of the packer's own, line_count elements */
-    int64_t width, stride;    /* of a panel: a column tile; elements from one panel to the next */
+    int buf, line;         /* line: scratch of the packer's own, line_count elements */
+    int64_t width, stride; /* of a panel: a column tile; elements from one panel to the next */
     KlValue batch, outer, first, count, k0, depth;
-    KlValue tiles;            /* panels to fill: count / width, rounded up */
+    KlValue tiles; /* panels to fill: count / width, rounded up */
 } SchPanel;
 
 struct SchGemm {
@@ -24,13 +25,14 @@ struct SchGemm {
     int64_t batch, outer, rows, columns, depth;
     int rows_operand; /* which operand is broadcast, and its strides in memory */
     int64_t row_stride, depth_stride, batch_stride, outer_stride;
-    int64_t unit;     /* slices of the contraction are multiples of this; divides depth */
+    int64_t unit;          /* slices of the contraction are multiples of this; divides depth */
     bool may_skip_packing; /* the columns' operand is in memory, [batch][k][column] */
     bool windows;          /* columns overlap in memory: they are read from a cache */
     double pack_cost, finish_cost; /* cycles per element */
     void (*pack)(KdLower *l, const SchGemm *m, const SchPanel *p);
     int64_t (*line_count)(const SchGemm *m); /* elements of the packer's scratch, or NULL */
-    void (*finish)(KdLower *l, const SchGemm *m, KlValue acc, KlValue batch, KlValue row, KlValue column);
+    void (*finish)(KdLower *l, const SchGemm *m, KlValue acc, KlValue batch, KlValue row,
+                   KlValue column);
     const void *more; /* the client's */
     /* the plan */
     SchTile tile;
@@ -45,8 +47,8 @@ struct SchGemm {
 bool sch_gemm_plan(SchGemm *m, const KdLower *l, const char *schedule);
 void sch_gemm_build(KdLower *l, const SchGemm *m);
 
-/* Panels from lines that run along the columns, or along the contraction (then they are transposed in scratch);
- * element(line, x): line[0] = batch, line[1] = the other index. */
+/* Panels from lines that run along the columns, or along the contraction (then they are transposed
+ * in scratch); element(line, x): line[0] = batch, line[1] = the other index. */
 void sch_pack_along(KdLower *l, const SchSource *s, const SchGemm *m, const SchPanel *p);
 void sch_pack_across(KdLower *l, const SchSource *s, const SchGemm *m, const SchPanel *p);
 int64_t sch_pack_across_line(const SchGemm *m);

@@ -1,7 +1,8 @@
-/* tile.c: the engine the schedules share: loops, the register tile, moving elements through the prologue.
+/* tile.c: the engine the schedules share: loops, the register tile, moving elements through the
+ * prologue.
  *
- * In: a KdLower whose current kernel is being built. Out: instructions appended to it. See schedule.h for what
- * each function promises; nothing here knows which contraction it serves.
+ * In: a KdLower whose current kernel is being built. Out: instructions appended to it. See
+ * schedule.h for what each function promises; nothing here knows which contraction it serves.
  */
 #include "passes/schedule/schedule.h"
 
@@ -17,8 +18,7 @@ SchMachine sch_machine(const KdLower *l) {
 }
 
 KlValue sch_split(KlBuilder *b, KlValue *x, int64_t n) {
-    if (n == 1)
-        return kl_i64(b, 0);
+    if (n == 1) return kl_i64(b, 0);
     KlValue c = kl_i64(b, n), rest = kl_op2(b, KL_OP_REM, *x, c);
     *x = kl_op2(b, KL_OP_DIV, *x, c);
     return rest;
@@ -29,7 +29,9 @@ double sch_crowding(const SchMachine *m, double bytes) {
     return slower < 3 ? slower : 3;
 }
 
-/* ---- loops ------------------------------------------------------------------------------------------------ */
+/* ---- loops
+ * ------------------------------------------------------------------------------------------------
+ */
 
 KlFor sch_loop(KlBuilder *b, KlValue lo, KlValue hi, int64_t step) {
     return kl_for_begin(b, lo, hi, step, 0, NULL);
@@ -62,17 +64,17 @@ void sch_zero(KlBuilder *b, int buf, KlValue at, int64_t n, int lanes) {
 }
 
 KlValue sch_cut_length(KlBuilder *b, const SchCut *c, KlValue i) {
-    if (c->n % c->size == 0)
-        return kl_i64(b, c->size);
+    if (c->n % c->size == 0) return kl_i64(b, c->size);
     KlValue rest = kl_op2(b, KL_OP_SUB, kl_i64(b, c->n), sch_mulc(b, i, c->size));
     return sch_minc(b, rest, c->size);
 }
 
-/* ---- the register tile -------------------------------------------------------------------------------------- */
+/* ---- the register tile ------------------------------------------------------------------- */
 
 bool sch_tile_fits(const SchMachine *m, int mr, int nv) {
-    /* Accumulators, one vector of each column, one broadcast; without FMA a product as well, and instructions that
-     * overwrite an operand. One or two are left over, because the register allocator is not perfect. */
+    /* Accumulators, one vector of each column, one broadcast; without FMA a product as well, and
+     * instructions that overwrite an operand. One or two are left over, because the register
+     * allocator is not perfect. */
     int used = mr * nv + nv + (m->fma ? 1 : 3);
     return mr * nv <= SCH_MAX_TILE && used <= m->registers - m->registers / 16;
 }
@@ -84,8 +86,8 @@ double sch_tile_cycles(const SchMachine *m, int mr, int nv, bool aligned) {
     return (cycles > 4.0 ? cycles : 4.0) + 0.4;
 }
 
-void sch_tile_step(KlBuilder *b, const SchTile *t, KlValue *acc, int abuf, KlValue a, const int64_t *aoff, int bbuf,
-                   KlValue at, const int64_t *boff) {
+void sch_tile_step(KlBuilder *b, const SchTile *t, KlValue *acc, int abuf, KlValue a,
+                   const int64_t *aoff, int bbuf, KlValue at, const int64_t *boff) {
     KlValue column[SCH_MAX_TILE];
     for (int j = 0; j < t->nv; j++)
         column[j] = kl_load(b, bbuf, sch_addc(b, at, boff[j]), t->lanes);
@@ -99,16 +101,17 @@ void sch_tile_step(KlBuilder *b, const SchTile *t, KlValue *acc, int abuf, KlVal
     }
 }
 
-void sch_tile_init(KlBuilder *b, const SchTile *t, KlValue *acc, bool zero, int buf, KlValue at, const int64_t *row,
-                   const int64_t *column) {
+void sch_tile_init(KlBuilder *b, const SchTile *t, KlValue *acc, bool zero, int buf, KlValue at,
+                   const int64_t *row, const int64_t *column) {
     for (int r = 0; r < t->mr; r++)
         for (int j = 0; j < t->nv; j++)
-            acc[r * t->nv + j] = zero ? kl_splat(b, t->lanes, kl_f32(b, 0))
-                                      : kl_load(b, buf, sch_addc(b, at, row[r] + column[j]), t->lanes);
+            acc[r * t->nv + j] =
+                zero ? kl_splat(b, t->lanes, kl_f32(b, 0))
+                     : kl_load(b, buf, sch_addc(b, at, row[r] + column[j]), t->lanes);
 }
 
-void sch_tile_store(KlBuilder *b, const SchTile *t, const KlValue *acc, int buf, KlValue at, const int64_t *row,
-                    const int64_t *column) {
+void sch_tile_store(KlBuilder *b, const SchTile *t, const KlValue *acc, int buf, KlValue at,
+                    const int64_t *row, const int64_t *column) {
     for (int r = 0; r < t->mr; r++)
         for (int j = 0; j < t->nv; j++)
             kl_store(b, buf, sch_addc(b, at, row[r] + column[j]), acc[r * t->nv + j]);
@@ -131,24 +134,27 @@ KlValue sch_tile_first(KlBuilder *b, KlValue i, int64_t size, int64_t n) {
     return n % size ? sch_minc(b, first, n - size) : first;
 }
 
-/* ---- rows ------------------------------------------------------------------------------------------------ */
+/* ---- rows
+ * ------------------------------------------------------------------------------------------------
+ */
 
 SchGuard sch_guard_begin(KlBuilder *b, KlValue y, int64_t n) {
     int64_t lo, hi;
     kl_range(b, y, &lo, &hi);
     SchGuard g = {.needed = lo < 0 || hi >= n, .y = y, .n = n};
     if (g.needed) {
-        KlValue above = kl_cmp(b, KL_GE, y, kl_i64(b, 0)), below = kl_cmp(b, KL_LT, y, kl_i64(b, n));
+        KlValue above = kl_cmp(b, KL_GE, y, kl_i64(b, 0)),
+                below = kl_cmp(b, KL_LT, y, kl_i64(b, n));
         g.branch = kl_if_begin(b, kl_op2(b, KL_OP_AND, above, below));
     }
     return g;
 }
 
 bool sch_guard_else(KlBuilder *b, SchGuard *g) {
-    if (!g->needed)
-        return false;
+    if (!g->needed) return false;
     kl_if_end(b, &g->branch);
-    KlValue above = kl_cmp(b, KL_LT, g->y, kl_i64(b, 0)), below = kl_cmp(b, KL_GE, g->y, kl_i64(b, g->n));
+    KlValue above = kl_cmp(b, KL_LT, g->y, kl_i64(b, 0)),
+            below = kl_cmp(b, KL_GE, g->y, kl_i64(b, g->n));
     g->branch = kl_if_begin(b, kl_op2(b, KL_OP_OR, above, below));
     return true;
 }
@@ -156,25 +162,23 @@ bool sch_guard_else(KlBuilder *b, SchGuard *g) {
 void sch_guard_end(KlBuilder *b, SchGuard *g) { kl_if_end(b, &g->branch); }
 
 KlValue sch_tile_row(KlBuilder *b, KlValue local, KlValue row, int64_t size, int64_t n) {
-    if (n % size == 0)
-        return local;
+    if (n % size == 0) return local;
     int64_t last = n / size * size, shift = last + size - n;
     KlValue late = kl_cmp(b, KL_GE, row, kl_i64(b, last));
     return kl_select(b, late, sch_addc(b, local, shift), local);
 }
 
-/* ---- moving elements through the prologue ---------------------------------------------------------------------- */
+/* ---- moving elements through the prologue ------------------------------------------------ */
 
 static int64_t border_of(const KdLower *l, KdValue v, int rank, int d, int *budget) {
     const KdFunc *f = l->fu->f;
     const KdNode *n = kd_node(f, v);
-    if (l->fu->stored[v] || n->type->rank != rank || --*budget < 0)
-        return 0;
+    if (l->fu->stored[v] || n->type->rank != rank || --*budget < 0) return 0;
     int64_t own = 0, most = 0;
-    if (kd_attr_index(l->cx, (KdOp)n->op, "lo") >= 0 && kd_attr_index(l->cx, (KdOp)n->op, "hi") >= 0) {
+    if (kd_attr_index(l->cx, (KdOp)n->op, "lo") >= 0 &&
+        kd_attr_index(l->cx, (KdOp)n->op, "hi") >= 0) {
         KdInts lo = kd_attr_ints(f, n, "lo"), hi = kd_attr_ints(f, n, "hi");
-        if (d < lo.n && d < hi.n)
-            own = sch_max(0, sch_max(lo.v[d], hi.v[d]));
+        if (d < lo.n && d < hi.n) own = sch_max(0, sch_max(lo.v[d], hi.v[d]));
     }
     for (int k = 0; k < n->n_in; k++)
         most = sch_max(most, border_of(l, n->in[k], rank, d, budget));
@@ -187,39 +191,38 @@ int64_t sch_border(const KdLower *l, KdValue n, int k, int d) {
     return border_of(l, v, kd_vtype(l->fu->f, v)->rank, d, &budget);
 }
 
-/* dest[at + x - x0] = element(x) for x in lo .. hi; a loop of its own so that its range is known. */
-static void fill_zone(KdLower *l, const SchSource *s, const KlValue *line, int64_t x0, int64_t lo, int64_t hi, int dest,
-                      KlValue at) {
-    if (lo >= hi)
-        return;
+/* dest[at + x - x0] = element(x) for x in lo .. hi; a loop of its own so that its range is known.
+ */
+static void fill_zone(KdLower *l, const SchSource *s, const KlValue *line, int64_t x0, int64_t lo,
+                      int64_t hi, int dest, KlValue at) {
+    if (lo >= hi) return;
     KlBuilder *b = &l->b;
     int lanes = sch_machine(l).lanes;
     KlFor f = sch_loop(b, kl_i64(b, lo), kl_i64(b, hi), 1);
-    if (hi - lo >= lanes)
-        f.instr->vector = (uint16_t)lanes;
+    if (hi - lo >= lanes) f.instr->vector = (uint16_t)lanes;
     KlValue v = s->element(l, s, line, f.i);
     kl_store(b, dest, sch_add(b, at, sch_addc(b, f.i, -x0)), v);
     sch_loop_end(b, &f);
 }
 
-void sch_fill_line(KdLower *l, const SchSource *s, const KlValue *line, int64_t x0, int64_t n, int dest, KlValue at) {
+void sch_fill_line(KdLower *l, const SchSource *s, const KlValue *line, int64_t x0, int64_t n,
+                   int dest, KlValue at) {
     KlBuilder *b = &l->b;
     int lanes = sch_machine(l).lanes;
     int64_t x1 = x0 + n, lo = sch_min(sch_max(x0, 0), x1), hi = sch_max(sch_min(x1, s->width), lo);
-    if (lo > x0)
-        sch_zero(b, dest, at, lo - x0, lanes);
-    /* Inside the borders the prologue's own bounds checks fold away. Not worth it where little is inside. */
+    if (lo > x0) sch_zero(b, dest, at, lo - x0, lanes);
+    /* Inside the borders the prologue's own bounds checks fold away. Not worth it where little is
+     * inside. */
     int64_t inner_lo = sch_max(lo, s->border), inner_hi = sch_min(hi, s->width - s->border);
-    if (inner_hi - inner_lo < lanes)
-        inner_lo = lo, inner_hi = hi;
+    if (inner_hi - inner_lo < lanes) inner_lo = lo, inner_hi = hi;
     fill_zone(l, s, line, x0, lo, inner_lo, dest, at);
     fill_zone(l, s, line, x0, inner_lo, inner_hi, dest, at);
     fill_zone(l, s, line, x0, inner_hi, hi, dest, at);
-    if (x1 > hi)
-        sch_zero(b, dest, sch_addc(b, at, hi - x0), x1 - hi, lanes);
+    if (x1 > hi) sch_zero(b, dest, sch_addc(b, at, hi - x0), x1 - hi, lanes);
 }
 
-void sch_transpose(KlBuilder *b, int lanes, int src, KlValue sat, int64_t srow, int dest, KlValue dat, int64_t drow) {
+void sch_transpose(KlBuilder *b, int lanes, int src, KlValue sat, int64_t srow, int dest,
+                   KlValue dat, int64_t drow) {
     KlValue row[64];
     for (int y = 0; y < lanes; y++)
         row[y] = kl_load(b, src, sch_addc(b, sat, y * srow), lanes);
@@ -231,8 +234,7 @@ void sch_transpose(KlBuilder *b, int lanes, int src, KlValue sat, int64_t srow, 
             down[x] = x & s ? lanes + x : x ^ s;
         }
         for (int y = 0; y < lanes; y++) {
-            if (y & s)
-                continue;
+            if (y & s) continue;
             KlValue a = row[y], c = row[y + s];
             row[y] = kl_shuffle(b, a, c, lanes, up);
             row[y + s] = kl_shuffle(b, a, c, lanes, down);
@@ -248,10 +250,10 @@ bool sch_is_stored(const KdLower *l, KdValue n, int k) {
 }
 
 void sch_materialise(KdLower *l, KdValue n, int k, int temp) {
-    if (sch_is_stored(l, n, k))
-        return;
+    if (sch_is_stored(l, n, k)) return;
     const KdType *t = sch_operand_type(l, n, k);
-    int outer = t->rank - 1 < 2 ? t->rank - 1 : 2; /* dimensions that the parallel index runs over */
+    int outer =
+        t->rank - 1 < 2 ? t->rank - 1 : 2; /* dimensions that the parallel index runs over */
     int64_t range = 1;
     for (int d = 0; d < outer; d++)
         range *= t->dim[d];
@@ -266,8 +268,7 @@ void sch_materialise(KdLower *l, KdValue n, int k, int temp) {
         f[d] = sch_loop_n(b, t->dim[d]);
         idx[d] = f[d].i;
     }
-    if (t->dim[t->rank - 1] >= lanes)
-        f[t->rank - 1].instr->vector = (uint16_t)lanes;
+    if (t->dim[t->rank - 1] >= lanes) f[t->rank - 1].instr->vector = (uint16_t)lanes;
     kl_store(b, buf, kd_linear_index(b, t, idx), kd_lower_operand(l, n, k, idx));
     for (int d = t->rank - 1; d >= outer; d--)
         sch_loop_end(b, &f[d]);
@@ -276,8 +277,7 @@ void sch_materialise(KdLower *l, KdValue n, int k, int temp) {
 }
 
 int sch_operand_buffer(KdLower *l, KdValue n, int k, int temp) {
-    if (sch_is_stored(l, n, k))
-        return kd_lower_buffer(l, kd_node(l->fu->f, n)->in[k]);
+    if (sch_is_stored(l, n, k)) return kd_lower_buffer(l, kd_node(l->fu->f, n)->in[k]);
     return kd_lower_temp(l, temp, KL_F32, sch_operand_type(l, n, k)->count, KL_IN);
 }
 
@@ -285,11 +285,9 @@ double sch_macs(const KdLower *l, KdValue root) {
     const KdFunc *f = l->fu->f;
     const KdNode *n = kd_node(f, root);
     const KdType *p = sch_operand_type(l, root, 0), *q = sch_operand_type(l, root, 1), *y = n->type;
-    if (n->op == KD_OP_CONV2D)
-        return (double)y->count * (double)q->count / (double)q->dim[0];
+    if (n->op == KD_OP_CONV2D) return (double)y->count * (double)q->count / (double)q->dim[0];
     if (n->op == KD_OP_CONV_TRANSPOSE2D)
         return (double)p->count * (double)q->count / (double)q->dim[0];
-    if (n->op == KD_OP_CONV2D_WGRAD)
-        return (double)q->count * (double)y->count / (double)y->dim[0];
+    if (n->op == KD_OP_CONV2D_WGRAD) return (double)q->count * (double)y->count / (double)y->dim[0];
     return (double)y->count * (double)p->count / (double)(y->count / y->dim[y->rank - 1]);
 }

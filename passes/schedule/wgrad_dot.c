@@ -1,9 +1,10 @@
 /* wgrad_dot.c: conv2d_wgrad where a group has few channels, above all depthwise.
  *
- * Pixels are lanes: for a pair of channels, each tap of the kernel has one vector of sums; the gradient's vector is
- * multiplied by the picture's as each tap sees it. Both operands go into scratch band by band: the picture padded and by
- * class as in conv.c, the gradient with zeros up to whole vectors, so that what a vector reads beyond a row counts
- * nothing. The sums are folded across lanes at the very end. An item of the parallel range is one group.
+ * Pixels are lanes: for a pair of channels, each tap of the kernel has one vector of sums; the
+ * gradient's vector is multiplied by the picture's as each tap sees it. Both operands go into
+ * scratch band by band: the picture padded and by class as in conv.c, the gradient with zeros up to
+ * whole vectors, so that what a vector reads beyond a row counts nothing. The sums are folded
+ * across lanes at the very end. An item of the parallel range is one group.
  */
 #include "passes/schedule/conv.h"
 #include "passes/schedule/wgrad.h"
@@ -12,17 +13,16 @@ enum { MOST_SUMS = 25 };
 
 typedef struct Dot {
     SchWgrad w;
-    SchConv conv;      /* the forward convolution, for the picture's layout */
-    SchCut bands;      /* output rows */
-    int64_t row;       /* a gradient row in scratch, whole vectors */
-    int64_t lines;     /* picture lines of a band */
-    int64_t at_once;   /* kernel rows whose sums are in registers together */
+    SchConv conv;    /* the forward convolution, for the picture's layout */
+    SchCut bands;    /* output rows */
+    int64_t row;     /* a gradient row in scratch, whole vectors */
+    int64_t lines;   /* picture lines of a band */
+    int64_t at_once; /* kernel rows whose sums are in registers together */
 } Dot;
 
 static bool plan(Dot *d, const KdLower *l, KdValue root) {
     *d = (Dot){.bands = {0}};
-    if (!sch_wgrad_shape(&d->w, l, root))
-        return false;
+    if (!sch_wgrad_shape(&d->w, l, root)) return false;
     const SchWgrad *w = &d->w;
     SchConv *c = &d->conv;
     int lanes = w->machine.lanes;
@@ -32,13 +32,16 @@ static bool plan(Dot *d, const KdLower *l, KdValue root) {
     for (int k = 0; k < 2; k++) {
         const SchSpan *s = k ? &w->x : &w->y;
         SchDim *dim = k ? &c->x : &c->y;
-        *dim = (SchDim){.in = s->in, .out = s->out, .kernel = s->kernel, .stride = s->stride,
-                        .dilation = s->dilation, .pad = s->pad};
+        *dim = (SchDim){.in = s->in,
+                        .out = s->out,
+                        .kernel = s->kernel,
+                        .stride = s->stride,
+                        .dilation = s->dilation,
+                        .pad = s->pad};
         sch_dim_forward(dim);
     }
     int64_t sums = w->machine.registers - 3 < MOST_SUMS ? w->machine.registers - 3 : MOST_SUMS;
-    if (w->x.kernel > sums || w->outputs * w->inputs > 64)
-        return false;
+    if (w->x.kernel > sums || w->outputs * w->inputs > 64) return false;
     d->at_once = w->y.kernel * w->x.kernel <= sums ? w->y.kernel : 1;
     d->row = sch_ceil(w->x.out, lanes) * lanes;
     c->pitch = c->x.grid + c->x.reach;
@@ -51,26 +54,32 @@ static bool plan(Dot *d, const KdLower *l, KdValue root) {
     return true;
 }
 
-typedef struct Buffers { int picture, gradient, line, sums; } Buffers;
+typedef struct Buffers {
+    int picture, gradient, line, sums;
+} Buffers;
 
 static KlValue gradient_element(KdLower *l, const SchSource *s, const KlValue *line, KlValue x) {
     KlValue idx[4] = {line[0], line[1], line[2], x};
     return kd_lower_operand(l, s->node, s->operand, idx);
 }
 
-static void fill_band(KdLower *l, const Dot *d, const Buffers *f, KlValue group, KlValue image, KlValue first,
-                      KlValue rows) {
+static void fill_band(KdLower *l, const Dot *d, const Buffers *f, KlValue group, KlValue image,
+                      KlValue first, KlValue rows) {
     KlBuilder *b = &l->b;
     const SchWgrad *w = &d->w;
     KlFor i = sch_loop_n(b, w->inputs);
-    sch_conv_fill(l, &d->conv, f->line, image, sch_madc(b, group, w->inputs, i.i), first, d->lines, f->picture,
-                  sch_mulc(b, i.i, d->conv.channel));
+    sch_conv_fill(l, &d->conv, f->line, image, sch_madc(b, group, w->inputs, i.i), first, d->lines,
+                  f->picture, sch_mulc(b, i.i, d->conv.channel));
     sch_loop_end(b, &i);
-    SchSource s = {.element = gradient_element, .node = w->node, .operand = 1, .width = w->x.out,
+    SchSource s = {.element = gradient_element,
+                   .node = w->node,
+                   .operand = 1,
+                   .width = w->x.out,
                    .border = sch_border(l, w->node, 1, 3)};
     KlFor o = sch_loop_n(b, w->outputs), r = sch_loop(b, kl_i64(b, 0), rows, 1);
     KlValue line[3] = {image, sch_madc(b, group, w->outputs, o.i), sch_add(b, first, r.i)};
-    sch_fill_line(l, &s, line, 0, d->row, f->gradient, sch_mulc(b, sch_madc(b, o.i, d->bands.size, r.i), d->row));
+    sch_fill_line(l, &s, line, 0, d->row, f->gradient,
+                  sch_mulc(b, sch_madc(b, o.i, d->bands.size, r.i), d->row));
     sch_loop_end(b, &r);
     sch_loop_end(b, &o);
 }
@@ -79,12 +88,13 @@ static void fill_band(KdLower *l, const Dot *d, const Buffers *f, KlValue group,
 static int64_t tap_at(const Dot *d, int64_t a, int64_t c) {
     const SchConv *v = &d->conv;
     int64_t y = a * v->y.dilation, x = c * v->x.dilation;
-    return (y % v->y.stride * v->x.classes + x % v->x.stride) * v->plane + y / v->y.stride * v->pitch + x / v->x.stride;
+    return (y % v->y.stride * v->x.classes + x % v->x.stride) * v->plane +
+           y / v->y.stride * v->pitch + x / v->x.stride;
 }
 
 /* Sums of kernel rows a0 .. a0 + at_once of one pair of channels over a band. */
-static void sum_taps(KlBuilder *b, const Dot *d, const Buffers *f, int64_t a0, KlValue picture, KlValue gradient,
-                     KlValue rows, KlValue at) {
+static void sum_taps(KlBuilder *b, const Dot *d, const Buffers *f, int64_t a0, KlValue picture,
+                     KlValue gradient, KlValue rows, KlValue at) {
     const SchWgrad *w = &d->w;
     int lanes = w->machine.lanes, n = (int)(d->at_once * w->x.kernel);
     KlValue acc[MOST_SUMS], next[MOST_SUMS], inner[MOST_SUMS];
@@ -98,7 +108,9 @@ static void sum_taps(KlBuilder *b, const Dot *d, const Buffers *f, int64_t a0, K
     KlValue from = sch_add(b, sch_madc(b, p.i, d->conv.pitch, picture), q.i);
     KlValue g = kl_load(b, f->gradient, sch_add(b, sch_madc(b, p.i, d->row, gradient), q.i), lanes);
     for (int k = 0; k < n; k++) {
-        KlValue x = kl_load(b, f->picture, sch_addc(b, from, tap_at(d, a0 + k / w->x.kernel, k % w->x.kernel)), lanes);
+        KlValue x =
+            kl_load(b, f->picture,
+                    sch_addc(b, from, tap_at(d, a0 + k / w->x.kernel, k % w->x.kernel)), lanes);
         inner[k] = w->machine.fma ? kl_fma(b, g, x, q.carried[k])
                                   : kl_op2(b, KL_OP_ADD, kl_op2(b, KL_OP_MUL, g, x), q.carried[k]);
     }
@@ -112,7 +124,8 @@ static void finish(KdLower *l, const Dot *d, const Buffers *f, KlValue group) {
     KlBuilder *b = &l->b;
     const SchWgrad *w = &d->w;
     int lanes = w->machine.lanes;
-    KlFor o = sch_loop_n(b, w->outputs), i = sch_loop_n(b, w->inputs), t = sch_loop_n(b, w->y.kernel * w->x.kernel);
+    KlFor o = sch_loop_n(b, w->outputs), i = sch_loop_n(b, w->inputs),
+          t = sch_loop_n(b, w->y.kernel * w->x.kernel);
     KlValue which = sch_madc(b, sch_madc(b, o.i, w->inputs, i.i), w->y.kernel * w->x.kernel, t.i);
     KlValue sum = kl_reduce(b, KL_OP_ADD, kl_load(b, f->sums, sch_mulc(b, which, lanes), lanes));
     KlValue ky = t.i, kx = sch_split(b, &ky, w->x.kernel);
@@ -125,14 +138,15 @@ static void finish(KdLower *l, const Dot *d, const Buffers *f, KlValue group) {
 
 double cost_wgrad_dot(const KdLower *l, const KdGroup *g) {
     Dot d;
-    if (!plan(&d, l, g->root))
-        return -1;
+    if (!plan(&d, l, g->root)) return -1;
     const SchWgrad *w = &d.w;
     double taps = (double)(w->y.kernel * w->x.kernel), passes = (double)(w->y.kernel / d.at_once);
-    double vectors = (double)(d.bands.size * d.row / w->machine.lanes), pairs = (double)(w->outputs * w->inputs);
+    double vectors = (double)(d.bands.size * d.row / w->machine.lanes),
+           pairs = (double)(w->outputs * w->inputs);
     double bands = (double)(w->batch * d.bands.count);
     double fill = (double)(w->inputs * d.conv.channel + w->outputs * d.bands.size * d.row) * 0.35;
-    double item = bands * (pairs * (vectors * (taps * 1.1 + passes) + taps * 3) + fill) + pairs * taps * 15;
+    double item =
+        bands * (pairs * (vectors * (taps * 1.1 + passes) + taps * 3) + fill) + pairs * taps * 15;
     return (item * sch_dealt((double)w->groups) + 4000) / SCH_HERTZ;
 }
 
@@ -160,14 +174,15 @@ void build_wgrad_dot(KdLower *l, const KdGroup *g) {
     KlFor o = sch_loop_n(b, w->outputs), i = sch_loop_n(b, w->inputs);
     KlValue at = sch_mulc(b, sch_madc(b, o.i, w->inputs, i.i), taps * lanes);
     for (int64_t a = 0; a < w->y.kernel; a += d.at_once)
-        sum_taps(b, &d, &f, a, sch_mulc(b, i.i, d.conv.channel), sch_mulc(b, o.i, d.bands.size * d.row), rows, at);
+        sum_taps(b, &d, &f, a, sch_mulc(b, i.i, d.conv.channel),
+                 sch_mulc(b, o.i, d.bands.size * d.row), rows, at);
     sch_loop_end(b, &i);
     sch_loop_end(b, &o);
     sch_loop_end(b, &band);
     sch_loop_end(b, &n);
     finish(l, &d, &f, group);
     l->k->flops = 2 * sch_macs(l, g->root);
-    l->k->bytes = 4.0 * (double)(sch_operand_type(l, g->root, 0)->count + sch_operand_type(l, g->root, 1)->count +
-                                 t->count);
+    l->k->bytes = 4.0 * (double)(sch_operand_type(l, g->root, 0)->count +
+                                 sch_operand_type(l, g->root, 1)->count + t->count);
     kd_lower_end(l);
 }

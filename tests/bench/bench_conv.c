@@ -2,12 +2,13 @@
  *
  *   bench_conv [-t THREADS]... [-s SCHEDULE] [-c CPU] [-r ROUNDS] [-a] [-v] [PATTERN]
  *
- * For each layer of the table whose line contains PATTERN, the forward pass, the gradient of its input and the gradient
- * of its weights are lowered as single anchors, compiled, and run. A line gives GFLOP/s and the share of the peak that was
- * measured right before and after, for each number of threads (1 and 2 unless -t): the median of several rounds,
- * because machines have moods. -c compiles for another CPU (x86-64-v3: AVX2). -a prints loops and assembly
- * instead; -v compares the results, with 1, 2 and 4 threads, with those of the generic path, bit for bit (the data are
- * small integers). Not part of the test suite.
+ * For each layer of the table whose line contains PATTERN, the forward pass, the gradient of its
+ * input and the gradient of its weights are lowered as single anchors, compiled, and run. A line
+ * gives GFLOP/s and the share of the peak that was measured right before and after, for each number
+ * of threads (1 and 2 unless -t): the median of several rounds, because machines have moods. -c
+ * compiles for another CPU (x86-64-v3: AVX2). -a prints loops and assembly instead; -v compares the
+ * results, with 1, 2 and 4 threads, with those of the generic path, bit for bit (the data are small
+ * integers). Not part of the test suite.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,10 +26,13 @@ enum { MAX_ROUNDS = 99 };
 typedef struct Layer {
     const char *name;
     bool transposed;
-    int64_t n, groups, in, out, h, w, k, stride, pad, extra; /* channels of all groups; h, w: of its input */
-    bool fused; /* relu(x * a + b), reflected instead of padded with zeros, goes in; relu(y + c) comes out */
+    int64_t n, groups, in, out, h, w, k, stride, pad,
+        extra;  /* channels of all groups; h, w: of its input */
+    bool fused; /* relu(x * a + b), reflected instead of padded with zeros, goes in; relu(y + c)
+                   comes out */
 } Layer;
 
+/* clang-format off */
 static const Layer layers[] = {
     /*                                T  n   g   in   out   h    w   k  s  p  e */
     {"resnet64 res 3x3",              0, 1, 1, 256, 256, 64, 64, 3, 1, 1, 0},
@@ -71,22 +75,29 @@ static const Layer layers[] = {
     {"patch last 4x4 s1",             0, 1, 1, 512, 1, 31, 31, 4, 1, 1, 0},
 };
 
-typedef struct Product { const char *name; int64_t rows, columns, depth; int ta, tb; } Product;
+/* clang-format on */
+
+typedef struct Product {
+    const char *name;
+    int64_t rows, columns, depth;
+    int ta, tb;
+} Product;
 
 static const Product products[] = {
-    {"infonce logits", 256, 4096, 256, 0, 1},
-    {"infonce grad", 256, 256, 4096, 0, 0},
-    {"square 512", 512, 512, 512, 0, 0},
-    {"square 512 ta", 512, 512, 512, 1, 0},
-    {"head 1x1 as matmul", 4096, 256, 256, 0, 1},
-    {"matrix vector", 2048, 1, 2048, 0, 0},
+    {"infonce logits", 256, 4096, 256, 0, 1},     {"infonce grad", 256, 256, 4096, 0, 0},
+    {"square 512", 512, 512, 512, 0, 0},          {"square 512 ta", 512, 512, 512, 1, 0},
+    {"head 1x1 as matmul", 4096, 256, 256, 0, 1}, {"matrix vector", 2048, 1, 2048, 0, 0},
     {"vector matrix", 1, 2048, 2048, 0, 0},
 };
 
 typedef enum Mode { FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, MODES } Mode;
 static const char *const mode_name[MODES] = {"forward", "input grad", "weight grad"};
 
-typedef struct Options { int threads[4], n_threads, rounds; const char *schedule, *pattern, *cpu; bool assembly, verify; } Options;
+typedef struct Options {
+    int threads[4], n_threads, rounds;
+    const char *schedule, *pattern, *cpu;
+    bool assembly, verify;
+} Options;
 
 /* One thread alone is measured by its own clock: other processes do not count. */
 static double seconds(int threads) {
@@ -95,7 +106,9 @@ static double seconds(int threads) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ---- graphs -------------------------------------------------------------------------------------------------- */
+/* ---- graphs
+ * --------------------------------------------------------------------------------------------------
+ */
 
 static KdValue input(KdBuilder *b, const char *name, int rank, const int64_t *dim) {
     return kd_input(b, name, KD_DATA, kd_type(b->cx, KD_F32, rank, dim), "");
@@ -112,33 +125,38 @@ static KdValue fused_input(KdBuilder *b, KdValue x, int64_t pad) {
 static KdFunc *layer_func(KdContext *cx, const Layer *l, Mode mode, double *flops) {
     KdFunc *f = kd_func_new(cx, "bench");
     KdBuilder b = kd_builder(f);
-    int64_t out_h = (l->h + 2 * l->pad - l->k) / l->stride + 1, out_w = (l->w + 2 * l->pad - l->k) / l->stride + 1;
+    int64_t out_h = (l->h + 2 * l->pad - l->k) / l->stride + 1,
+            out_w = (l->w + 2 * l->pad - l->k) / l->stride + 1;
     if (l->transposed)
         out_h = (l->h - 1) * l->stride - 2 * l->pad + l->k + l->extra,
         out_w = (l->w - 1) * l->stride - 2 * l->pad + l->k + l->extra;
     int64_t x[4] = {l->n, l->in, l->h, l->w}, y[4] = {l->n, l->out, out_h, out_w};
     int64_t w[4] = {l->out, l->in / l->groups, l->k, l->k};
-    if (l->transposed)
-        w[0] = l->in, w[1] = l->out / l->groups;
-    int64_t s2[2] = {l->stride, l->stride}, p4[4] = {l->pad, l->pad, l->pad, l->pad}, k2[2] = {l->k, l->k};
+    if (l->transposed) w[0] = l->in, w[1] = l->out / l->groups;
+    int64_t s2[2] = {l->stride, l->stride}, p4[4] = {l->pad, l->pad, l->pad, l->pad},
+            k2[2] = {l->k, l->k};
     int64_t d2[2] = {1, 1}, e2[2] = {l->extra, l->extra};
     if (!l->transposed) { /* the gradient must give back the input's size */
         e2[0] = l->h - ((out_h - 1) * l->stride - 2 * l->pad + l->k);
         e2[1] = l->w - ((out_w - 1) * l->stride - 2 * l->pad + l->k);
     }
-    KdAttr stride = {.ints = {2, s2}}, pad = {.ints = {4, p4}}, dilation = {.ints = {2, d2}}, groups = {.i = l->groups};
-    KdAttr conv[4] = {stride, pad, dilation, groups}, deconv[5] = {stride, pad, dilation, groups, {.ints = {2, e2}}};
+    KdAttr stride = {.ints = {2, s2}}, pad = {.ints = {4, p4}}, dilation = {.ints = {2, d2}},
+           groups = {.i = l->groups};
+    KdAttr conv[4] = {stride, pad, dilation, groups},
+           deconv[5] = {stride, pad, dilation, groups, {.ints = {2, e2}}};
     KdAttr wgrad[5] = {{.ints = {2, k2}}, stride, pad, dilation, groups};
     KdValue in[2], v;
     bool plain = (mode == FORWARD) != l->transposed;
     if (mode == WEIGHT_GRADIENT) {
-        in[0] = input(&b, "x", 4, l->transposed ? y : x), in[1] = input(&b, "gy", 4, l->transposed ? x : y);
+        in[0] = input(&b, "x", 4, l->transposed ? y : x),
+        in[1] = input(&b, "gy", 4, l->transposed ? x : y);
         v = kd_build(&b, KD_OP_CONV2D_WGRAD, NULL, in, 2, wgrad);
     } else {
         in[0] = input(&b, "x", 4, mode == FORWARD ? x : y), in[1] = input(&b, "w", 4, w);
         if (l->fused && mode == FORWARD)
             in[0] = fused_input(&b, in[0], l->pad), p4[0] = p4[1] = p4[2] = p4[3] = 0;
-        v = kd_build(&b, plain ? KD_OP_CONV2D : KD_OP_CONV_TRANSPOSE2D, NULL, in, 2, plain ? conv : deconv);
+        v = kd_build(&b, plain ? KD_OP_CONV2D : KD_OP_CONV_TRANSPOSE2D, NULL, in, 2,
+                     plain ? conv : deconv);
     }
     if (l->fused && mode == FORWARD) {
         int64_t c[4] = {1, l->out, 1, 1};
@@ -146,7 +164,8 @@ static KdFunc *layer_func(KdContext *cx, const Layer *l, Mode mode, double *flop
     }
     kd_output(f, "out", v, KD_NONE);
     int64_t *small = l->transposed ? x : y;
-    *flops = 2.0 * (double)(l->n * small[2] * small[3] * l->k * l->k) * (double)l->in * (double)l->out / (double)l->groups;
+    *flops = 2.0 * (double)(l->n * small[2] * small[3] * l->k * l->k) * (double)l->in *
+             (double)l->out / (double)l->groups;
     return f;
 }
 
@@ -155,12 +174,15 @@ static KdFunc *product_func(KdContext *cx, const Product *p, double *flops) {
     KdBuilder b = kd_builder(f);
     int64_t x[2] = {p->ta ? p->depth : p->rows, p->ta ? p->rows : p->depth};
     int64_t y[2] = {p->tb ? p->columns : p->depth, p->tb ? p->depth : p->columns};
-    kd_output(f, "out", kd_matmul(&b, input(&b, "a", 2, x), input(&b, "b", 2, y), p->ta, p->tb), KD_NONE);
+    kd_output(f, "out", kd_matmul(&b, input(&b, "a", 2, x), input(&b, "b", 2, y), p->ta, p->tb),
+              KD_NONE);
     *flops = 2.0 * (double)p->rows * (double)p->columns * (double)p->depth;
     return f;
 }
 
-/* ---- running ------------------------------------------------------------------------------------------------- */
+/* ---- running
+ * -------------------------------------------------------------------------------------------------
+ */
 
 typedef struct Runnable {
     KdJit *jit;
@@ -236,7 +258,8 @@ static void runnable_close(Runnable *r) {
 }
 
 /* f with everything in memory; chosen: the schedule of its anchor. */
-static KlModule *lower(KdContext *cx, const KdFunc *f, const KdTarget *t, const char *schedule, const char **chosen) {
+static KlModule *lower(KdContext *cx, const KdFunc *f, const KdTarget *t, const char *schedule,
+                       const char **chosen) {
     KdPassOptions *po = KD_NEW(cx, KdPassOptions);
     *po = (KdPassOptions){.machine = t->machine, .fuse = true, .schedule = schedule};
     KdFusion *fu = kd_fuse(f, po);
@@ -254,8 +277,7 @@ static bool same_as_generic(KdContext *cx, const KdFunc *f, const KlModule *m, c
     const char *chosen;
     KlModule *plain = lower(cx, f, t, "generic", &chosen);
     Runnable r, want;
-    if (!runnable_open(&r, cx, m, t) || !runnable_open(&want, cx, plain, t))
-        return false;
+    if (!runnable_open(&r, cx, m, t) || !runnable_open(&want, cx, plain, t)) return false;
     double time;
     bool same = true;
     run_for(&want, 2, 0, &time);
@@ -272,7 +294,8 @@ static bool same_as_generic(KdContext *cx, const KdFunc *f, const KlModule *m, c
     return same;
 }
 
-static void bench_func(KdContext *cx, const KdFunc *f, const char *name, double flops, const Options *o) {
+static void bench_func(KdContext *cx, const KdFunc *f, const char *name, double flops,
+                       const Options *o) {
     KdTarget t;
     if (!(o->cpu ? kd_target_named(cx, NULL, o->cpu, &t) : kd_target_host(cx, &t))) {
         kd_diag_print(cx, stderr, false);
@@ -294,8 +317,7 @@ static void bench_func(KdContext *cx, const KdFunc *f, const char *name, double 
         return;
     }
     Runnable r;
-    if (!runnable_open(&r, cx, m, &t))
-        return;
+    if (!runnable_open(&r, cx, m, &t)) return;
     printf(" %6.0f", 1000 * r.compile);
     for (int k = 0; k < o->n_threads; k++)
         measure(&r, o->threads[k], o->rounds, flops);
@@ -315,8 +337,7 @@ static KdFunc *make_product(KdContext *cx, const void *what, int mode, double *f
 }
 
 static void bench(MakeFn *make, const void *what, int mode, const char *name, const Options *o) {
-    if (o->pattern && !strstr(name, o->pattern))
-        return;
+    if (o->pattern && !strstr(name, o->pattern)) return;
     KdContext *cx = kd_context_new();
     KdLanding landing;
     const char *message;
@@ -351,8 +372,7 @@ int main(int argc, char **argv) {
             return 2;
     }
     o.pattern = optind < argc ? argv[optind] : NULL;
-    if (!o.n_threads)
-        o.threads[0] = 1, o.threads[1] = 2, o.n_threads = 2;
+    if (!o.n_threads) o.threads[0] = 1, o.threads[1] = 2, o.n_threads = 2;
     if (!o.assembly && !o.verify) {
         printf("%-36s %-13s %6s", "", "schedule", "ms");
         for (int k = 0; k < o.n_threads; k++)

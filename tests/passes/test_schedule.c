@@ -1,24 +1,33 @@
 /* test_schedule.c: every schedule against the graph evaluator, bit for bit.
  *
- * A case is an anchor of some shape with a prologue and an epilogue, and the schedule it is forced to use. It is lowered
- * for several machines (vector widths, with and without FMA, caches so small that everything is cut into pieces),
- * before and after the vectoriser, and executed by kl_eval. All data are small integers, so that sums are exact in any
- * order and results must be equal, not close.
+ * A case is an anchor of some shape with a prologue and an epilogue, and the schedule it is forced
+ * to use. It is lowered for several machines (vector widths, with and without FMA, caches so small
+ * that everything is cut into pieces), before and after the vectoriser, and executed by kl_eval.
+ * All data are small integers, so that sums are exact in any order and results must be equal, not
+ * close.
  */
 #include "tests/passes/lower_harness.h"
 
-typedef enum Prologue { PLAIN, RELU, REFLECT, CONCAT, SCALED } Prologue; /* SCALED: both operands are computed */
+typedef enum Prologue {
+    PLAIN,
+    RELU,
+    REFLECT,
+    CONCAT,
+    SCALED
+} Prologue; /* SCALED: both operands are computed */
 typedef enum Epilogue { BARE, BIAS_RELU, RESIDUAL, TWO, UPDATE } Epilogue; /* UPDATE: in place */
 
 typedef struct Conv {
     const char *schedule;
     KdOp op;
-    int64_t n, groups, in, out, h, w, kh, kw; /* in, out: channels of a group; h, w: of the first operand */
+    int64_t n, groups, in, out, h, w, kh,
+        kw; /* in, out: channels of a group; h, w: of the first operand */
     int64_t stride[2], pad[4], dilation[2], extra[2];
     Prologue prologue;
     Epilogue epilogue;
 } Conv;
 
+/* clang-format off */
 #define CONV(...) {"conv_direct", KD_OP_CONV2D, __VA_ARGS__}
 #define FEW(...) {"conv_dots", KD_OP_CONV2D, __VA_ARGS__}
 #define DECONV(...) {"conv_phases", KD_OP_CONV_TRANSPOSE2D, __VA_ARGS__}
@@ -101,6 +110,7 @@ static const Conv convs[] = {
     GEMM(1, 1, 3, 4, 6, 5, 3, 3, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, REFLECT, TWO),
 };
 
+/* clang-format on */
 typedef struct Product {
     const char *schedule;
     int64_t batch, rows, columns, depth; /* batch 0: rank 2 */
@@ -109,6 +119,7 @@ typedef struct Product {
     Epilogue epilogue;
 } Product;
 
+/* clang-format off */
 #define MATMUL(...) {"matmul_packed", __VA_ARGS__}
 #define DOTS(...) {"matmul_dots", __VA_ARGS__}
 
@@ -143,15 +154,20 @@ static const Product products[] = {
     DOTS(2, 1, 1, 5, 0, 0, PLAIN, BARE),
 };
 
+/* clang-format on */
 typedef struct Case {
     const Conv *conv;
     const Product *product;
     char name[160];
 } Case;
 
-/* ---- graphs ------------------------------------------------------------------------------------------------ */
+/* ---- graphs
+ * ------------------------------------------------------------------------------------------------
+ */
 
-static const KdType *f32(KdContext *cx, int rank, const int64_t *dim) { return kd_type(cx, KD_F32, rank, dim); }
+static const KdType *f32(KdContext *cx, int rank, const int64_t *dim) {
+    return kd_type(cx, KD_F32, rank, dim);
+}
 
 static KdValue input(KdBuilder *b, const char *name, int rank, const int64_t *dim) {
     return kd_input(b, name, KD_DATA, f32(b->cx, rank, dim), "");
@@ -162,7 +178,8 @@ static KdValue operand(KdBuilder *b, const char *name, int rank, const int64_t *
     int64_t d[4], lo[4] = {0, 0, 0, 0}, hi[4] = {0, 0, 0, 0};
     memcpy(d, dim, (size_t)rank * sizeof *d);
     if (p == REFLECT && d[rank - 1] >= 3 && d[rank - 2] >= 3) {
-        lo[rank - 1] = 1, hi[rank - 1] = 1, lo[rank - 2] = 1; /* the operand's size stays, its source shrinks */
+        lo[rank - 1] = 1, hi[rank - 1] = 1,
+                  lo[rank - 2] = 1; /* the operand's size stays, its source shrinks */
         d[rank - 1] -= 2, d[rank - 2] -= 1;
         KdAttr a[2] = {{.ints = {rank, lo}}, {.ints = {rank, hi}}};
         KdValue x = input(b, name, rank, d);
@@ -198,15 +215,16 @@ static void finish(KdBuilder *b, KdValue y, Epilogue e) {
         y = sum;
     }
     kd_output(b->f, "y", y, updates);
-    if (other != KD_NONE)
-        kd_output(b->f, "z", other, KD_NONE);
+    if (other != KD_NONE) kd_output(b->f, "z", other, KD_NONE);
 }
 
 static void build_conv(KdBuilder *b, const Conv *c) {
-    int64_t x[4] = {c->n, c->groups * c->in, c->h, c->w}, w[4] = {c->groups * c->out, c->in, c->kh, c->kw};
+    int64_t x[4] = {c->n, c->groups * c->in, c->h, c->w},
+            w[4] = {c->groups * c->out, c->in, c->kh, c->kw};
     int64_t kernel[2] = {c->kh, c->kw};
     Prologue second = c->prologue == SCALED ? SCALED : PLAIN;
-    KdAttr stride = {.ints = {2, c->stride}}, pad = {.ints = {4, c->pad}}, dilation = {.ints = {2, c->dilation}};
+    KdAttr stride = {.ints = {2, c->stride}}, pad = {.ints = {4, c->pad}},
+           dilation = {.ints = {2, c->dilation}};
     KdAttr groups = {.i = c->groups}, extra = {.ints = {2, c->extra}};
     KdValue in[2] = {operand(b, "x", 4, x, c->prologue), KD_NONE};
     if (c->op == KD_OP_CONV2D) {
@@ -221,8 +239,10 @@ static void build_conv(KdBuilder *b, const Conv *c) {
     } else {
         KdAttr a[5] = {{.ints = {2, kernel}}, stride, pad, dilation, groups};
         int64_t gy[4] = {c->n, c->groups * c->out};
-        gy[2] = (c->h + c->pad[0] + c->pad[2] - c->dilation[0] * (c->kh - 1) - 1) / c->stride[0] + 1;
-        gy[3] = (c->w + c->pad[1] + c->pad[3] - c->dilation[1] * (c->kw - 1) - 1) / c->stride[1] + 1;
+        gy[2] =
+            (c->h + c->pad[0] + c->pad[2] - c->dilation[0] * (c->kh - 1) - 1) / c->stride[0] + 1;
+        gy[3] =
+            (c->w + c->pad[1] + c->pad[3] - c->dilation[1] * (c->kw - 1) - 1) / c->stride[1] + 1;
         in[1] = operand(b, "gy", 4, gy, second);
         finish(b, kd_build(b, c->op, NULL, in, 2, a), c->epilogue);
     }
@@ -237,7 +257,9 @@ static void build_product(KdBuilder *b, const Product *p) {
     finish(b, kd_matmul(b, a, c, p->ta, p->tb), p->epilogue);
 }
 
-/* ---- running ------------------------------------------------------------------------------------------------- */
+/* ---- running
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static double **integers(const KdFunc *f) {
     double **in = KD_NEW_ARRAY(f->cx, double *, f->inputs.n + 1);
@@ -255,27 +277,25 @@ static double **integers(const KdFunc *f) {
 
 static const KdGroup *anchor(const KdFusion *fu) {
     for (int g = 0; g < fu->groups.n; g++)
-        if (fu->groups.v[g].kind == KD_GROUP_ANCHOR)
-            return &fu->groups.v[g];
+        if (fu->groups.v[g].kind == KD_GROUP_ANCHOR) return &fu->groups.v[g];
     return NULL;
 }
 
-static const char *run_on(const KdFunc *f, const char *schedule, KlMachine machine, bool vectorize, double *const *in,
-                          double *const *want) {
+static const char *run_on(const KdFunc *f, const char *schedule, KlMachine machine, bool vectorize,
+                          double *const *in, double *const *want) {
     KdPassOptions o = {.machine = machine, .fuse = true, .schedule = schedule};
     KdFusion *fu = kd_fuse(f, &o);
     KdLower l = {.cx = f->cx, .fu = fu, .o = &o};
     const KdGroup *g = anchor(fu);
-    if (!g)
-        return "there is no anchor group";
+    if (!g) return "there is no anchor group";
     const char *chosen = kd_schedule_choose(&l, g);
     if (!chosen || strcmp(chosen, schedule) != 0)
         return kd_format(f->cx, "chose %s", chosen ? chosen : "the generic path");
     KlModule *m = kd_lower(fu, kd_memplan(fu), &o);
     for (int k = 0; k < m->kernels.n && vectorize; k++)
         kl_vectorize(m->kernels.v[k], &machine);
-    const char *stage = kd_format(f->cx, "lanes %d, l2 %lld%s", machine.lanes, (long long)machine.l2,
-                                  vectorize ? ", vectorised" : "");
+    const char *stage = kd_format(f->cx, "lanes %d, l2 %lld%s", machine.lanes,
+                                  (long long)machine.l2, vectorize ? ", vectorised" : "");
     double **got = lh_results(f);
     const char *wrong = lh_execute(f, m, in, got);
     wrong = wrong ? wrong : lh_compare(f, got, want, 0);
@@ -325,8 +345,14 @@ static void run_case(void **state) {
 /* Too small for a schedule's compile time; large enough; forced away. */
 static void test_choice(void **state) {
     (void)state;
-    static const struct { int64_t size; const char *force, *want; } rows[] = {
-        {1, NULL, NULL}, {64, NULL, "matmul_packed"}, {64, "generic", NULL}, {2, "matmul_packed", "matmul_packed"},
+    static const struct {
+        int64_t size;
+        const char *force, *want;
+    } rows[] = {
+        {1, NULL, NULL},
+        {64, NULL, "matmul_packed"},
+        {64, "generic", NULL},
+        {2, "matmul_packed", "matmul_packed"},
         {64, "conv_direct", "matmul_packed"}, /* a schedule of another op forces nothing */
     };
     for (int i = 0; i < KD_COUNT(rows); i++) {
@@ -334,13 +360,14 @@ static void test_choice(void **state) {
         KdFunc *f = kd_func_new(cx, "choice");
         KdBuilder b = kd_builder(f);
         int64_t dim[2] = {rows[i].size, rows[i].size};
-        kd_output(f, "y", kd_matmul(&b, input(&b, "a", 2, dim), input(&b, "b", 2, dim), false, false), KD_NONE);
+        kd_output(f, "y",
+                  kd_matmul(&b, input(&b, "a", 2, dim), input(&b, "b", 2, dim), false, false),
+                  KD_NONE);
         KdPassOptions o = {.machine = lh_machine(16), .fuse = true, .schedule = rows[i].force};
         KdLower l = {.cx = cx, .fu = kd_fuse(f, &o), .o = &o};
         const char *got = kd_schedule_choose(&l, anchor(l.fu));
         assert_int_equal(got != NULL, rows[i].want != NULL);
-        if (got)
-            assert_string_equal(got, rows[i].want);
+        if (got) assert_string_equal(got, rows[i].want);
         kd_context_free(cx);
     }
 }
@@ -348,14 +375,16 @@ static void test_choice(void **state) {
 static void name_case(Case *c) {
     if (c->conv) {
         const Conv *v = c->conv;
-        snprintf(c->name, sizeof c->name, "%s n%d g%d %d->%d %dx%d k%dx%d s%d,%d d%d,%d pro%d epi%d", v->schedule,
-                 (int)v->n, (int)v->groups, (int)v->in, (int)v->out, (int)v->h, (int)v->w, (int)v->kh, (int)v->kw,
-                 (int)v->stride[0], (int)v->stride[1], (int)v->dilation[0], (int)v->dilation[1], (int)v->prologue,
-                 (int)v->epilogue);
+        snprintf(c->name, sizeof c->name,
+                 "%s n%d g%d %d->%d %dx%d k%dx%d s%d,%d d%d,%d pro%d epi%d", v->schedule, (int)v->n,
+                 (int)v->groups, (int)v->in, (int)v->out, (int)v->h, (int)v->w, (int)v->kh,
+                 (int)v->kw, (int)v->stride[0], (int)v->stride[1], (int)v->dilation[0],
+                 (int)v->dilation[1], (int)v->prologue, (int)v->epilogue);
     } else {
         const Product *p = c->product;
-        snprintf(c->name, sizeof c->name, "%s z%d %dx%dx%d t%d%d pro%d epi%d", p->schedule, (int)p->batch,
-                 (int)p->rows, (int)p->columns, (int)p->depth, p->ta, p->tb, (int)p->prologue, (int)p->epilogue);
+        snprintf(c->name, sizeof c->name, "%s z%d %dx%dx%d t%d%d pro%d epi%d", p->schedule,
+                 (int)p->batch, (int)p->rows, (int)p->columns, (int)p->depth, p->ta, p->tb,
+                 (int)p->prologue, (int)p->epilogue);
     }
 }
 
