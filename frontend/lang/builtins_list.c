@@ -59,7 +59,7 @@ static KdVal do_round(KdCall *c) {
 
 static KdVal do_str(KdCall *c) {
     if (c->v[0].kind == KD_VAL_STRING) return c->v[0];
-    return kd_string(kd_intern_z(c->E->cx, kd_val_text(c->E, c->v[0])));
+    return kd_string(kd_intern_z(c->E->cx, kd_val_full_text(c->E, c->v[0])));
 }
 
 static KdVal do_kind(KdCall *c) {

@@ -171,9 +171,10 @@ static KdVal do_resample_matrix(KdCall *c) {
         return kd_arg_error(
             c, 2, "unknown kind \"%s\", expected \"bilinear\", \"bicubic\" or \"area\"", kind);
     int64_t count;
-    if (dim[0] < 1 || dim[1] < 1 || !kd_mul_ok(dim[0], dim[1], &count) || count > 1 << 26)
+    if (dim[0] < 1 || dim[1] < 1 || !kd_mul_ok(dim[0], dim[1], &count) || count > 1 << 22)
         return kd_arg_error(c, 0, "cannot resample %lld to %lld positions", (long long)dim[1],
                             (long long)dim[0]);
+    c->E->steps += count / 4;
     double *v = KD_NEW_ARRAY(c->E->cx, double, count);
     for (int64_t o = 0; o < dim[0]; o++)
         matrix_row(v + o * dim[1], dim[1], dim[0], o, kind, antialias);

@@ -29,7 +29,7 @@ enum {
     KD_MAX_EVAL_NESTING = 10000, /* expressions inside one another, through all applications */
     KD_MAX_EVAL_STEPS = 10000000, /* evaluated expressions and elements of lists */
     KD_MAX_LIST = 1 << 20,
-    KD_MAX_NODES = 4000000,
+    KD_MAX_NODES = 1000000,
     KD_STACK_BYTES = 64 << 20,   /* of the thread that elaborates: does not depend on the caller's stack */
     KD_MAX_EVERY = 16,
 };
@@ -251,7 +251,8 @@ static inline double kd_number(KdVal v) { return v.kind == KD_VAL_INT ? (double)
 KdVal kd_list(KdElab *E, int n);           /* of n poisons; fill with kd_items */
 static inline KdVal *kd_items(KdVal list) { return list.list->v; }
 bool kd_val_equal(KdVal a, KdVal b);       /* compile-time equality; tensors are equal when they are the same value */
-const char *kd_val_text(KdElab *E, KdVal v);  /* as written: 3, 0.5, "x", [1, 2] */
+const char *kd_val_text(KdElab *E, KdVal v);  /* as written: 3, 0.5, "x", [1, 2]; long ones cut short, for messages */
+const char *kd_val_full_text(KdElab *E, KdVal v); /* whole */
 const char *kd_val_describe(KdElab *E, KdVal v); /* "the integer 3", "a tensor [1, 3]", ... */
 const KdType *kd_val_type(KdElab *E, KdVal v); /* of a tensor */
 

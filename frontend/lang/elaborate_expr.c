@@ -319,6 +319,7 @@ KdVal kd_eval_binary(KdElab *E, KdTok op, KdVal a, KdVal b, KdSpan at) {
     if (op == KD_TOK_PLUS && a.kind == KD_VAL_STRING && b.kind == KD_VAL_STRING) {
         if (strlen(a.s) + strlen(b.s) > KD_MAX_LIST)
             return kd_elab_error(E, at, "a string has at most %d bytes", KD_MAX_LIST);
+        E->steps += (int64_t)(strlen(a.s) + strlen(b.s)) / 16; /* memory is a step too */
         return kd_string(kd_intern_z(E->cx, kd_format(E->cx, "%s%s", a.s, b.s)));
     }
     if (op == KD_TOK_PLUS && a.kind == KD_VAL_LIST)

@@ -51,8 +51,8 @@ bool kd_val_equal(KdVal a, KdVal b) {
 
 const KdType *kd_val_type(KdElab *E, KdVal v) { return kd_vtype(E->f, v.t); }
 
-static void add_text(KdElab *E, KdStr *s, KdVal v, int depth) {
-    enum { SHOWN = 8 };
+/* At most `shown` elements of a list and 8 `shown` bytes of a string. */
+static void add_text(KdElab *E, KdStr *s, KdVal v, int depth, int shown) {
     switch (v.kind) {
     case KD_VAL_POISON:
         kd_str_printf(s, "?");
@@ -70,17 +70,18 @@ static void add_text(KdElab *E, KdStr *s, KdVal v, int depth) {
         kd_str_printf(s, v.i ? "true" : "false");
         break;
     case KD_VAL_STRING:
-        kd_str_printf(s, "\"%s\"", v.s);
+        kd_str_printf(s, "\"%.*s%s\"", 8 * shown, v.s,
+                      strlen(v.s) > (size_t)(8 * shown) ? "..." : "");
         break;
     case KD_VAL_LIST:
         kd_str_printf(s, "[");
         for (int i = 0; i < v.list->n; i++) {
             if (i) kd_str_printf(s, ", ");
-            if (i == SHOWN || depth > 3) {
+            if (i == shown || depth > 3 * shown) {
                 kd_str_printf(s, "...");
                 break;
             }
-            add_text(E, s, v.list->v[i], depth + 1);
+            add_text(E, s, v.list->v[i], depth + 1, shown);
         }
         kd_str_printf(s, "]");
         break;
@@ -110,7 +111,14 @@ static void add_text(KdElab *E, KdStr *s, KdVal v, int depth) {
 
 const char *kd_val_text(KdElab *E, KdVal v) {
     KdStr s = {E->cx, NULL, 0, 0};
-    add_text(E, &s, v, 0);
+    add_text(E, &s, v, 0, 8);
+    return s.s;
+}
+
+const char *kd_val_full_text(KdElab *E, KdVal v) {
+    KdStr s = {E->cx, NULL, 0, 0};
+    add_text(E, &s, v, 0, KD_MAX_LIST);
+    E->steps += (int64_t)s.n / 16;
     return s.s;
 }
 
