@@ -263,9 +263,7 @@ static void all_tiles(KlBuilder *b, const SchConv *c, const Buffers *u, const It
     sch_loop_end(b, &f);
 }
 
-/* ---- 3: the epilogue
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- 3: the epilogue --------------------------------------------------------------------- */
 
 /* One output row: from: its place in the output tile (phase x = 0). */
 static void finish_row(KdLower *l, const SchConv *c, const Buffers *u, KlValue from,
@@ -321,9 +319,7 @@ static void finish(KdLower *l, const SchConv *c, const Buffers *u, const Item *i
     sch_loop_end(b, &m);
 }
 
-/* ---- the whole
- * -----------------------------------------------------------------------------------------------------------
- */
+/* ---- the whole --------------------------------------------------------------------------- */
 
 static void build_slices(KdLower *l, const SchConv *c, const Buffers *u, const Item *it) {
     KlBuilder *b = &l->b;

@@ -81,9 +81,7 @@ bool sch_conv_geometry(SchConv *c, const KdLower *l, KdValue root) {
     return true;
 }
 
-/* ---- the plan
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- the plan ---------------------------------------------------------------------------- */
 
 static int64_t all_taps(const SchConv *c) {
     int64_t ny = 0, nx = 0;

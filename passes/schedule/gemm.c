@@ -83,9 +83,7 @@ bool sch_gemm_plan(SchGemm *m, const KdLower *l, const char *schedule) {
     return best.cycles >= 0;
 }
 
-/* ---- packing
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- packing ----------------------------------------------------------------------------- */
 
 void sch_pack_along(KdLower *l, const SchSource *s, const SchGemm *m, const SchPanel *p) {
     KlBuilder *b = &l->b;
@@ -136,9 +134,7 @@ void sch_pack_across(KdLower *l, const SchSource *s, const SchGemm *m, const Sch
     sch_loop_end(b, &v);
 }
 
-/* ---- the tiles
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- the tiles --------------------------------------------------------------------------- */
 
 typedef struct Blocks {
     int rows, panel, tile;

@@ -66,9 +66,7 @@ void sch_remember(const KdLower *l, KdValue root, const char *schedule, const vo
     kd_map_put(l->schedules, key_of(l, root, schedule), (uint64_t)(uintptr_t)copy);
 }
 
-/* ---- the choice
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- the choice -------------------------------------------------------------------------- */
 
 /* The element rule in plain loops, as measured: cycles for a multiplication where rows are long
  * enough for vectors, and where they are not. A schedule has its price in compile time, so that it

@@ -70,9 +70,7 @@ bool sch_recall(const KdLower *l, KdValue root, const char *schedule, void *plan
 void sch_remember(const KdLower *l, KdValue root, const char *schedule, const void *plan,
                   size_t size);
 
-/* ---- loops
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- loops ------------------------------------------------------------------------------- */
 
 /* A loop without carried values; hi is a value or a constant. */
 KlFor sch_loop(KlBuilder *b, KlValue lo, KlValue hi, int64_t step);
@@ -123,9 +121,7 @@ int sch_unroll(int64_t fmas, int64_t trips);
 /* The last tile of an axis is shifted back to end with the axis: first row of tile i. n >= size. */
 KlValue sch_tile_first(KlBuilder *b, KlValue i, int64_t size, int64_t n);
 
-/* ---- rows
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- rows -------------------------------------------------------------------------------- */
 
 /* if (0 <= y < n) { ... } else { ... }, or only the first part where that is known to hold:
  *   SchGuard g = sch_guard_begin(b, y, n); ...; if (sch_guard_else(b, &g)) { ...; sch_guard_end(b,

@@ -29,9 +29,7 @@ double sch_crowding(const SchMachine *m, double bytes) {
     return slower < 3 ? slower : 3;
 }
 
-/* ---- loops
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- loops ------------------------------------------------------------------------------- */
 
 KlFor sch_loop(KlBuilder *b, KlValue lo, KlValue hi, int64_t step) {
     return kl_for_begin(b, lo, hi, step, 0, NULL);
@@ -134,9 +132,7 @@ KlValue sch_tile_first(KlBuilder *b, KlValue i, int64_t size, int64_t n) {
     return n % size ? sch_minc(b, first, n - size) : first;
 }
 
-/* ---- rows
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- rows -------------------------------------------------------------------------------- */
 
 SchGuard sch_guard_begin(KlBuilder *b, KlValue y, int64_t n) {
     int64_t lo, hi;

@@ -62,9 +62,7 @@ bool sch_wgrad_shape(SchWgrad *w, const KdLower *l, KdValue root) {
     return true;
 }
 
-/* ---- the plan
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- the plan ---------------------------------------------------------------------------- */
 
 /* Input lines that a number of output rows touch. */
 static int64_t input_lines(const SchWgrad *w, int64_t rows) {
@@ -294,9 +292,7 @@ static void build_shared(KdLower *l, const Outer *u) {
     kd_lower_end(l);
 }
 
-/* ---- the sums
- * --------------------------------------------------------------------------------------------------------------
- */
+/* ---- the sums ---------------------------------------------------------------------------- */
 
 typedef struct Item {
     KlValue group, lane_block, other_block, image, band, rows;
@@ -403,9 +399,7 @@ static void sum_band(KlBuilder *b, const Outer *u, const Buffers *f, const Item 
     sch_loop_end(b, &v);
 }
 
-/* ---- the epilogue
- * ------------------------------------------------------------------------------------------------------------
- */
+/* ---- the epilogue ------------------------------------------------------------------------ */
 
 /* Output channels are lanes of the result, but far apart in memory: turned, a vector of them at a
  * time. */

@@ -106,9 +106,7 @@ static double seconds(int threads) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ---- graphs
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- graphs ------------------------------------------------------------------------------ */
 
 static KdValue input(KdBuilder *b, const char *name, int rank, const int64_t *dim) {
     return kd_input(b, name, KD_DATA, kd_type(b->cx, KD_F32, rank, dim), "");
@@ -180,9 +178,7 @@ static KdFunc *product_func(KdContext *cx, const Product *p, double *flops) {
     return f;
 }
 
-/* ---- running
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- running ----------------------------------------------------------------------------- */
 
 typedef struct Runnable {
     KdJit *jit;

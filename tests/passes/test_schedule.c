@@ -161,9 +161,7 @@ typedef struct Case {
     char name[160];
 } Case;
 
-/* ---- graphs
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- graphs ------------------------------------------------------------------------------ */
 
 static const KdType *f32(KdContext *cx, int rank, const int64_t *dim) {
     return kd_type(cx, KD_F32, rank, dim);
@@ -257,9 +255,7 @@ static void build_product(KdBuilder *b, const Product *p) {
     finish(b, kd_matmul(b, a, c, p->ta, p->tb), p->epilogue);
 }
 
-/* ---- running
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- running ----------------------------------------------------------------------------- */
 
 static double **integers(const KdFunc *f) {
     double **in = KD_NEW_ARRAY(f->cx, double *, f->inputs.n + 1);
