@@ -34,7 +34,7 @@ bool kd_parse_take(KdParser *p, KdTok kind) {
 
 const char *kd_token_text(KdParser *p, const KdToken *t) {
     if (t->newline && p->paren == 0 && t->kind != KD_TOK_END) return "the end of the line";
-    switch (t->kind) {
+    switch ((int)t->kind) {
     case KD_TOK_END:
         return "the end of the file";
     case KD_TOK_NAME:
@@ -270,7 +270,7 @@ static KdExpr *parse_group(KdParser *p) {
 static KdExpr *parse_atom(KdParser *p) {
     KdToken *t = kd_parse_peek(p);
     KdExpr *e;
-    switch (t->kind) {
+    switch ((int)t->kind) {
     case KD_TOK_INT:
         e = node(p, KD_EXPR_INT, t->span);
         e->i = t->i;
