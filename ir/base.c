@@ -287,24 +287,28 @@ bool kd_mul_ok(int64_t a, int64_t b, int64_t *r) {
     return true;
 }
 
-/* Levenshtein distance of two short strings; 64 or more counts as "far". */
+/* Edit distance of two short strings: insertions, deletions, changed and swapped letters; 64 or more counts as "far". */
 static int edit_distance(const char *a, const char *b) {
     size_t na = strlen(a), nb = strlen(b);
     if (na >= 64 || nb >= 64) return 64;
-    int row[65];
-    for (size_t j = 0; j <= nb; j++) row[j] = (int)j;
+    int rows[3][65], *before = rows[0], *last = rows[1], *row = rows[2];
+    for (size_t j = 0; j <= nb; j++) last[j] = (int)j;
     for (size_t i = 1; i <= na; i++) {
-        int diagonal = row[0];
         row[0] = (int)i;
         for (size_t j = 1; j <= nb; j++) {
-            int best = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            if (row[j] + 1 < best) best = row[j] + 1;
+            int best = last[j - 1] + (a[i - 1] != b[j - 1]);
+            if (last[j] + 1 < best) best = last[j] + 1;
             if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
+            bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+            if (swapped && before[j - 2] + 1 < best) best = before[j - 2] + 1;
             row[j] = best;
         }
+        int *free_row = before;
+        before = last;
+        last = row;
+        row = free_row;
     }
-    return row[nb];
+    return last[nb];
 }
 
 const char *kd_nearest(const char *s, const char *const *names, int n) {

@@ -23,9 +23,10 @@ static int64_t piece_begin(int64_t n, int64_t pieces, int64_t p) {
 }
 
 static void run_pieces(const KdrtContext *cx, KdrtKernel *fn, void *const *bufs, int64_t n, int pieces) {
-    /* OpenMP may give fewer threads than asked for; the loop then hands a thread several pieces. */
+    /* OpenMP may give fewer threads than asked for; the loop then hands a thread several pieces. The team always has
+     * the same size, also when there are fewer pieces: libgomp ends and starts threads whenever the size changes. */
 #ifdef _OPENMP
-#pragma omp parallel for num_threads(pieces) schedule(static, 1)
+#pragma omp parallel for num_threads(cx->threads) schedule(static, 1)
 #endif
     for (int p = 0; p < pieces; p++) {
 #ifdef _OPENMP
