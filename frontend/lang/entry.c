@@ -181,9 +181,12 @@ static void add_grads(KdElab *E, const KdNetOptions *o, int n_out) {
     const KdType *seed_type = given_type(o, "seed");
     KdValue seed = KD_NONE, loss = KD_NONE;
     E->b.loc = 0;
+    if (kd_find_input(E->f, "seed") != KD_NONE) {
+        kd_error(E->cx, 0, "with gradients, 'seed' is the tensor that weights the output; call this parameter something else");
+        return;
+    }
     if (seed_type) {
-        seed = kd_find_input(E->f, "seed");
-        if (seed == KD_NONE) seed = kd_input(b, "seed", KD_DATA, seed_type, "");
+        seed = kd_input(b, "seed", KD_DATA, seed_type, "");
         if (n_out != 1 || seed_type != kd_vtype(E->f, E->f->outputs.v[0].value)) {
             kd_error(E->cx, 0, "the seed %s does not fit the output %s",
                      kd_type_text(E->cx, seed_type),
