@@ -3,6 +3,9 @@
  * In: adam, sgd and rmsprop nodes, one for each part (new weight, new moments). Out: PyTorch's formulas
  * (torch.optim, 1.13) over add, mul, sqrt, div; what the parts share, hash-consing shares. Everything that depends on the
  * step alone stays a scalar and is computed once.
+ *
+ * C leaves the order in which arguments are evaluated open: where two arguments both build nodes, one of them has a name
+ * here, so that every compiler builds the same graph.
  */
 #include <math.h>
 
@@ -15,7 +18,8 @@ static KdValue divide(KdBuilder *b, KdValue x, KdValue y) { return kd_binary(b, 
 
 /* decay * old + (1 - decay) * x: a running mean. */
 static KdValue running(KdBuilder *b, KdValue old, KdValue x, double decay) {
-    return add(b, kd_scale(b, old, decay), kd_scale(b, x, 1 - decay));
+    KdValue kept = kd_scale(b, old, decay);
+    return add(b, kept, kd_scale(b, x, 1 - decay));
 }
 
 /* g + weight_decay * w, or g. */
@@ -28,7 +32,8 @@ static KdValue decayed(KdBuilder *b, KdValue g, KdValue w, double weight_decay) 
 static KdValue bias_correction(KdBuilder *b, KdValue t, double beta) {
     if (beta <= 0) return kd_const_like(b, t, 1);
     KdValue h = kd_unary(b, KD_OP_TANH, kd_scale(b, t, -log(beta) / 2));
-    return divide(b, kd_scale(b, h, 2), add(b, h, kd_const_like(b, h, 1)));
+    KdValue twice = kd_scale(b, h, 2);
+    return divide(b, twice, add(b, h, kd_const_like(b, h, 1)));
 }
 
 /* Adam (decoupled: AdamW), operands (w, g, m, v, lr, t):
@@ -44,7 +49,10 @@ static KdValue adam(KdBuilder *b, const KdFunc *f, const KdNode *n, const KdValu
     KdValue v = running(b, in[3], kd_unary(b, KD_OP_SQUARE, g), beta2);
     if (kd_attr_int(f, n, "part") == 1) return m;
     if (kd_attr_int(f, n, "part") == 2) return v;
-    if (decoupled && decay != 0) w = mul(b, w, sub(b, kd_const_like(b, lr, 1), kd_scale(b, lr, decay)));
+    if (decoupled && decay != 0) {
+        KdValue one = kd_const_like(b, lr, 1);
+        w = mul(b, w, sub(b, one, kd_scale(b, lr, decay)));
+    }
     KdValue rate = divide(b, lr, bias_correction(b, t, beta1));
     KdValue scale = kd_unary(b, KD_OP_RSQRT, bias_correction(b, t, beta2));
     KdValue root = mul(b, kd_unary(b, KD_OP_SQRT, v), scale);
