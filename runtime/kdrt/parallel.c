@@ -13,7 +13,7 @@
 #endif
 
 static void *thread_scratch(const KdrtContext *cx, int thread) {
-    return (char *)cx->scratch + (size_t)thread * cx->scratch_bytes;
+    return cx->scratch ? (char *)cx->scratch + (size_t)thread * cx->scratch_bytes : NULL; /* no kernel may need any */
 }
 
 /* The first index of piece p of `pieces`; the remainder goes to the first pieces. */
