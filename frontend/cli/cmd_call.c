@@ -178,16 +178,21 @@ static void record(Call *c, KdcSession *s, Logs *logs, int64_t i) {
     }
 }
 
-/* What kdc_session_step's `step` and `epoch` begin with: the file may say, so that a run can be continued. */
+/* What kdc_session_step's `step` and `epoch` begin with: the inputs may say, or the file that an earlier run wrote. */
 static int64_t given_scalar(const Call *c, const char *name) {
     const KdTensor *x = c->files.in ? kd_weights_find(c->files.in, name) : NULL;
+    for (int i = 0; i < c->files.weights.n && !x; i++) {
+        x = kd_weights_find(c->files.weights.v[i].w, name);
+    }
     KdTrouble t;
     int32_t v;
     return x && x->count == 1 && kd_tensor_i32(x, &v, &t) && v > 0 ? v : 1;
 }
 
-static bool write_session(Call *c, KdcSession *s, const Logs *logs) {
+static bool write_session(Call *c, KdcSession *s, const Logs *logs, int64_t next) {
     KdcResults out = {.p = c->p};
+    int32_t step = (int32_t)next; /* a run that is given this file goes on from here */
+    kdc_results_add(&out, "step", KDC_I32, 0, NULL, &step);
     for (int k = 0; k < kdc_session_count(s); k++) {
         const KdcTensor *t = kdc_session_tensor(s, k);
         if (t->role != KDC_DATA && t->role != KDC_FROZEN) {
@@ -264,7 +269,7 @@ static bool call_session(Call *c) {
         record(c, s, &logs, i);
         report(c, &logs, first, i);
     }
-    return write_session(c, s, &logs);
+    return write_session(c, s, &logs, first + c->a->steps);
 }
 
 /* ---- the verb --------------------------------------------------------------------------------------- */

@@ -90,12 +90,13 @@ static void print_map(const KdcArgs *a, const KdcTensor *t, const char *file, co
     }
 }
 
-/* Loads what the file has for those tensors under `net` that are still missing; done[] says which. */
+/* Loads what the file has for those tensors under `net` that are still missing; done[] says which. A file of weights of
+ * which nothing is taken is a mistake (must); one of inputs need not hold any. */
 static bool fill_from(KdcProgram *p, const KdcArgs *a, const KdWeights *w, const char *file, const char *net,
-                      bool by_order, KdcTensor *const *t, int n, bool *done) {
+                      bool by_order, bool must, KdcTensor *const *t, int n, bool *done) {
     KdcTensor **missing = KD_NEW_ARRAY(p->cx, KdcTensor *, n + 1);
     int *place = KD_NEW_ARRAY(p->cx, int, n + 1);
-    int count = 0;
+    int count = 0, taken = 0, in_order = 0;
     for (int i = 0; i < n; i++) {
         if (!done[i] && strncmp(t[i]->name, net, strlen(net)) == 0) {
             place[count] = i;
@@ -114,12 +115,23 @@ static bool fill_from(KdcProgram *p, const KdcArgs *a, const KdWeights *w, const
             return false;
         }
         done[place[i]] = true;
+        taken++;
+        in_order += m.kind[i] == KDC_MATCH_ORDER;
         print_map(a, missing[i], file, m.from[i]->name,
                   m.kind[i] == KDC_MATCH_ORDER ? " (by order and shape)" : "");
     }
     if (*net && !count) {
         kd_error(p->cx, 0, "%s: there are no weights under '%.*s'", file, (int)strlen(net) - 1, net);
         return false;
+    }
+    if (must && count && !taken) {
+        kd_error(p->cx, 0, "%s: none of its %d tensors is a weight that is still missing; its first is '%s'", file, w->n,
+                 w->n ? w->tensor[0].name : "");
+        kd_hint(p->cx, "--weights NET=FILE says whose they are: T=%s for a network T", file);
+        return false;
+    }
+    if (in_order && !a->quiet) {
+        fprintf(stderr, "%s: %d weights matched by order and shape (-v lists them)\n", file, in_order);
     }
     if (a->verbose && m.unused) {
         fprintf(stderr, "%s: %d tensors are no weights of this\n", file, m.unused);
@@ -136,17 +148,24 @@ bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, bool w
             kept[count++] = t[i];
         }
     }
-    if (f->in && !fill_from(p, a, f->in, a->in, "", false, kept, count, done)) {
+    if (f->in && !fill_from(p, a, f->in, a->in, "", false, false, kept, count, done)) {
         return false;
     }
     for (int i = 0; i < f->weights.n; i++) {
         const KdcWeightsFile *w = &f->weights.v[i];
-        if (!fill_from(p, a, w->w, w->file, w->net, whole_net || *w->net, kept, count, done)) {
+        if (!fill_from(p, a, w->w, w->file, w->net, whole_net || *w->net, true, kept, count, done)) {
             return false;
         }
     }
+    const char *warned = "";
     for (int i = 0; i < count; i++) {
         if (!done[i]) {
+            size_t net = strcspn(kept[i]->name, ".");
+            if (!whole_net && kept[i]->role == KDC_FROZEN && !a->quiet && strncmp(warned, kept[i]->name, net + 1) != 0) {
+                warned = kept[i]->name;
+                fprintf(stderr, "kdc: warning: %.*s is frozen, but not all its weights were given: the others are random "
+                                "(--weights %.*s=FILE)\n", (int)net, warned, (int)net, warned);
+            }
             if (!kdc_init_tensor(p->cx, kept[i], a->seed)) {
                 return false;
             }

@@ -544,32 +544,13 @@ static void same_files(const Setup *s, const char *a, const char *b) {
     free(y);
 }
 
-/* Copies every tensor of `from` (but logs and shows) and adds extra ones: what continues a run. */
-static void continue_from(const Setup *s, const char *from, const KdTensorOut *extra, int n_extra, const char *to) {
-    KdWeights *w = read_tensors(s, from);
-    KdTensorOut *all = calloc((size_t)(w->n + n_extra), sizeof *all);
-    int n = 0;
-    for (int i = 0; i < w->n; i++) {
-        const KdTensor *x = &w->tensor[i];
-        if (strncmp(x->name, "log.", 4) != 0 && strncmp(x->name, "show.", 5) != 0) {
-            all[n++] = (KdTensorOut){x->name, x->dtype, x->rank, x->dim, x->data};
-        }
-    }
-    memcpy(all + n, extra, sizeof *all * (size_t)n_extra);
-    write_tensors(s, to, all, n + n_extra);
-    free(all);
-    kd_weights_free(w);
-}
-
 static void test_call_session(void **state) {
     const Setup *s = ready(state);
     static const int64_t four_images[5] = {4, 2, 3, 8, 8};
-    static const int32_t third = 3;
     float *x = malloc(sizeof *x * 4 * 384), y[216];
     fill(x, 4 * 384, 1);
     fill(y, 216, 2);
-    KdTensorOut in[3] = {{"x", KD_STORED_F32, 5, four_images, x}, {"y", KD_STORED_F32, 4, small, y},
-                         {"step", KD_STORED_I32, 0, NULL, &third}};
+    KdTensorOut in[2] = {{"x", KD_STORED_F32, 5, four_images, x}, {"y", KD_STORED_F32, 4, small, y}};
     write_tensors(s, "in.safetensors", in, 2);
     must(s, "call tiny.kd:fit --in in.safetensors --out four.safetensors --steps 4");
     KdWeights *w = read_tensors(s, "four.safetensors");
@@ -597,13 +578,18 @@ static void test_call_session(void **state) {
     text = read_text(s, "stderr", &n);
     assert_non_null(strstr(text, "no weights under 'S'"));
     free(text);
-    /* two steps, then two more from there, are four */
+    /* a file of which nothing fits is a mistake */
+    assert_int_equal(run(s, "call tiny.kd:fit --in in.safetensors --weights in.safetensors --steps 4"), 1);
+    text = read_text(s, "stderr", &n);
+    assert_non_null(strstr(text, "none of its 2 tensors"));
+    free(text);
+    /* two steps, then two more from what they wrote, are four */
     in[0] = (KdTensorOut){"x", KD_STORED_F32, 5, (const int64_t[5]){2, 2, 3, 8, 8}, x};
     write_tensors(s, "in.safetensors", in, 2);
     must(s, "call tiny.kd:fit --in in.safetensors --out two.safetensors --steps 2");
     in[0].data = x + 2 * 384;
-    continue_from(s, "two.safetensors", in, 3, "in.safetensors");
-    must(s, "call tiny.kd:fit --in in.safetensors --out rest.safetensors --steps 2");
+    write_tensors(s, "in.safetensors", in, 2);
+    must(s, "call tiny.kd:fit --in in.safetensors --weights two.safetensors --out rest.safetensors --steps 2");
     KdWeights *r = read_tensors(s, "rest.safetensors");
     for (int i = 0; i < w->n; i++) {
         const KdTensor *a = &w->tensor[i], *b = kd_weights_find(r, a->name);
