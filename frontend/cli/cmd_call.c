@@ -1,9 +1,9 @@
 /* cmd_call.c: kdc call FILE.kd:NAME: evaluates a fn, a net, or steps of a session on tensors from files.
  *
- * A session's inputs may have one dimension more than the parameter: step i then gets slice i, beginning again after the
- * last. How many a parameter has is found by elaborating in a context of its own, first with nothing given, then with
- * the shapes as they stand, then with the first dimension taken off all that could be sliced. A log that a step does not
- * compute (its `every` block did not run) is NaN there.
+ * A session's inputs may have one dimension more than the parameter: step n (from 1, over all runs) then gets slice
+ * n - 1, beginning again after the last. How many a parameter has is found by elaborating in a context of its own, first
+ * with nothing given, then with the shapes as they stand, then with the first dimension taken off all that could be
+ * sliced. A log that a step does not compute (its `every` block did not run) is NaN there.
  */
 #include "frontend/cli/tensors.h"
 
@@ -115,7 +115,7 @@ static KdcShape *step_shapes(Call *c, int *n) {
     return given;
 }
 
-/* Step i's part of x into t: all of it, or slice i. */
+/* x into t: all of it, or slice i. */
 static bool load_step(Call *c, KdcTensor *t, const KdTensor *x, int64_t i) {
     KdTensor slice = *x;
     if (x->rank == t->rank + 1 && x->dim[0] > 0) {
@@ -262,7 +262,7 @@ static bool call_session(Call *c) {
     }
     int64_t first = given_scalar(c, "step"), epoch = given_scalar(c, "epoch");
     for (int64_t i = 0; i < c->a->steps; i++) {
-        if (!load_step_inputs(c, s, i) ||
+        if (!load_step_inputs(c, s, first + i - 1) ||
             kdc_session_step(s, first + i, epoch, c->a->seed) != KDC_OK) {
             return false;
         }

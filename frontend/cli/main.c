@@ -22,7 +22,7 @@ static const Verb verbs[KDC_VERB_COUNT] = {
                        "--weights by name or by order and shape; what is given nowhere is initialised from --seed.\n"
                        "A session runs --steps N steps, says how its logs go (unless -q), and writes its weights\n"
                        "and states, log.NAME with one value a step, and show.NAME of the last step. An input with\n"
-                       "one dimension more than its parameter is sliced: step i gets slice i, then from the start.\n",
+                       "one dimension more than its parameter is sliced: a slice a step, then from the start.\n",
                        kdc_cmd_call},
 };
 
