@@ -178,11 +178,12 @@ static void record(Call *c, KdcSession *s, Logs *logs, int64_t i) {
     }
 }
 
-/* What kdc_session_step's `step` and `epoch` begin with: the inputs may say, or the file that an earlier run wrote. */
+/* What kdc_session_step's `step` and `epoch` begin with: the inputs may say, or the file that an earlier run wrote
+ * (all of it: of one that is only a network's weights, the step is not this run's). */
 static int64_t given_scalar(const Call *c, const char *name) {
     const KdTensor *x = c->files.in ? kd_weights_find(c->files.in, name) : NULL;
     for (int i = 0; i < c->files.weights.n && !x; i++) {
-        x = kd_weights_find(c->files.weights.v[i].w, name);
+        x = *c->files.weights.v[i].net ? NULL : kd_weights_find(c->files.weights.v[i].w, name);
     }
     KdTrouble t;
     int32_t v;

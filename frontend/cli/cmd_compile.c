@@ -18,6 +18,7 @@ typedef struct Job {
     KdcProgram *p;
     KdcWatch *w;
     Stage stage;
+    int usage; /* exit code of a --shape that names no input, or 0 */
     bool summary, asked; /* asked: how sessions apply the networks */
     KD_VEC(KdcSummary) items;
     KD_VEC(KdcShapes) shapes; /* by item */
@@ -292,6 +293,34 @@ static bool print_summary(Job *j, double start) {
     return kdc_cli_write(j->p, NULL, s.s, s.n);
 }
 
+/* Every --shape is of an input of something that was compiled. */
+static bool check_shapes(Job *j) {
+    KdContext *cx = j->p->cx;
+    KD_VEC(const char *) names = {0};
+    for (int i = 0; i < j->items.n; i++) {
+        const KdFunc *f = j->items.v[i].skipped ? NULL : j->items.v[i].unit->func;
+        for (int k = 0; f && k < f->inputs.n; k++) {
+            if (kd_input_role(f, f->inputs.v[k]) == KD_DATA) {
+                kd_push(cx, &names, kd_attr_str(f, kd_node(f, f->inputs.v[k]), "name"));
+            }
+        }
+    }
+    for (int i = 0; i < j->a->n_shapes; i++) {
+        const char *name = kd_intern(cx, j->a->shapes[i], strcspn(j->a->shapes[i], "="));
+        bool known = false;
+        for (int k = 0; k < names.n; k++) {
+            known = known || strcmp(names.v[k], name) == 0;
+        }
+        if (!known) {
+            const char *near = kd_nearest(name, names.v, names.n);
+            j->usage = kdc_usage_error(j->a, "--shape: no input is called '%s'%s%s%s", name, near ? "; did you mean " : "",
+                                       near ? near : "", near ? "?" : "");
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool work(Job *j) {
     double start = kdc_now();
     KdStr out = {.cx = j->p->cx};
@@ -306,7 +335,7 @@ static bool work(Job *j) {
     for (int i = 0; i < j->items.n; i++) { /* errors of all of them, not only of the first */
         ok = (j->items.v[i].skipped || compile(j, i)) && ok;
     }
-    return ok && (j->stage == STAGE_NONE || emit(j, &out)) && (!j->summary || print_summary(j, start));
+    return ok && check_shapes(j) && (j->stage == STAGE_NONE || emit(j, &out)) && (!j->summary || print_summary(j, start));
 }
 
 /* ---- the verb --------------------------------------------------------------------------------------- */
@@ -375,5 +404,6 @@ int kdc_cmd_compile(const KdcArgs *a) {
         kdc_failed(p);
     }
     kdc_settle(p, 0);
-    return kdc_cli_close(a, &w, p, ok);
+    code = kdc_cli_close(a, &w, p, ok);
+    return j.usage ? j.usage : code;
 }

@@ -120,7 +120,11 @@ static bool fill_from(KdcProgram *p, const KdcArgs *a, const KdWeights *w, const
         print_map(a, missing[i], file, m.from[i]->name,
                   m.kind[i] == KDC_MATCH_ORDER ? " (by order and shape)" : "");
     }
-    if (*net && !count) {
+    bool any = false; /* given already or not */
+    for (int i = 0; i < n; i++) {
+        any = any || strncmp(t[i]->name, net, strlen(net)) == 0;
+    }
+    if (*net && !any) {
         kd_error(p->cx, 0, "%s: there are no weights under '%.*s'", file, (int)strlen(net) - 1, net);
         return false;
     }
@@ -190,9 +194,9 @@ static double element(const KdTensorOut *x, int64_t i) {
                                        : (double)((const uint8_t *)x->data)[i];
 }
 
-/* "out [1, 3, 8, 8]: mean 0.1, from -1 to 1"; a scalar is its value */
+/* "out [1, 3, 8, 8]: mean 0.1, from -1 to 1", of those that are no NaN; a scalar is its value */
 static void print_result(const KdTensorOut *x) {
-    int64_t count = 1;
+    int64_t count = 1, nan = 0;
     double sum = 0, lo = INFINITY, hi = -INFINITY;
     printf("%s [", x->name);
     for (int d = 0; d < x->rank; d++) {
@@ -201,16 +205,26 @@ static void print_result(const KdTensorOut *x) {
     }
     for (int64_t i = 0; i < count; i++) {
         double v = element(x, i);
+        if (isnan(v)) {
+            nan++;
+            continue;
+        }
         sum += v;
         lo = v < lo ? v : lo;
         hi = v > hi ? v : hi;
     }
     if (count == 0) {
         printf("]: empty\n");
+    } else if (nan == count) {
+        printf("]: %" PRId64 " NaN\n", nan);
     } else if (count == 1) {
         printf("]: %.9g\n", sum);
     } else {
-        printf("]: mean %.9g, from %.9g to %.9g\n", sum / (double)count, lo, hi);
+        printf("]: mean %.9g, from %.9g to %.9g", sum / (double)(count - nan), lo, hi);
+        if (nan) {
+            printf(", %" PRId64 " NaN", nan);
+        }
+        printf("\n");
     }
 }
 

@@ -158,9 +158,31 @@ static void add_output(KdElab *E, const char *name, KdVal v) {
         kd_error(E->cx, 0, "the result '%s' is no tensor, but %s", name, kd_val_describe(E, v));
 }
 
+/* Whether a tap's path begins with a name that the result has; an error that lists them when not. */
+static bool has_tap(KdElab *E, KdVal result, const char *path) {
+    size_t n = strcspn(path, ".[");
+    KD_VEC(const char *) names = {0};
+    KdStr list = {.cx = E->cx};
+    for (int k = 0; result.applied && k < 2; k++) {
+        int count = k ? result.applied->inner.n : result.applied->taps.n;
+        for (int i = 0; i < count; i++) {
+            const char *s = k ? result.applied->inner.v[i].name : result.applied->taps.v[i].name;
+            size_t m = strcspn(s, "[");
+            if (m == n && strncmp(s, path, n) == 0) return true;
+            kd_push(E->cx, &names, kd_intern(E->cx, s, m));
+            if (!k) kd_str_printf(&list, "%s%s", list.n ? ", " : "", s);
+        }
+    }
+    kd_error(E->cx, 0, "there is no tap '%s'%s%s", path, list.n ? "; the taps are " : ": the result has none",
+             list.n ? list.s : "");
+    kd_elab_near(E, path, names.v, names.n);
+    return false;
+}
+
 static void add_taps(KdElab *E, KdVal result, const KdNetOptions *o) {
     kd_bind(E, kd_intern_z(E->cx, "result"), result);
     for (int i = 0; i < o->n_taps; i++) {
+        if (!has_tap(E, result, o->taps[i])) continue;
         const char *label = "--tap",
                    *text = kd_intern_z(E->cx, kd_format(E->cx, "result.%s", o->taps[i]));
         kd_source_add(E->cx, label, text, strlen(text));

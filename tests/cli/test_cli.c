@@ -254,6 +254,7 @@ static const Row rows[] = {
     {"tiny.kd:T --size 10x12 --batch 2", 0, "x: [2, 3, 10, 12]", ""},
     {"tiny.kd:Tiny --shape x=2x3x9x7", 0, "x: [2, 3, 9, 7]", ""},
     {"tiny.kd:Tiny --shape x=2x4x9x7", 1, "", "tiny.kd:5:"},
+    {"tiny.kd:Tiny --shape xx=2x3x9x7", 2, "", "no input is called 'xx'; did you mean x?"},
     {"tiny.kd --shape x", 2, "", "--shape needs NAME=DIMS"},
     {"tiny.kd --shape x=3x", 2, "", "--shape needs NAME=DIMS"},
     {"tiny.kd", 0, "x: [2, 3, 8, 8])\n  parameters    127", ""}, /* as the session applies T */
@@ -524,6 +525,10 @@ static void test_call_net(void **state) {
     char path[512];
     in_folder(s, "o3.safetensors", path, sizeof path);
     assert_int_equal(access(path, F_OK), -1); /* nothing half done */
+    assert_int_equal(run(s, "call tiny.kd:T --in in.safetensors --tap midd"), 1);
+    text = read_text(s, "stderr", &n);
+    assert_non_null(strstr(text, "error: there is no tap 'midd'; the taps are mid"));
+    free(text);
     /* a name with another shape */
     in[1].dim = small;
     in[1].data = x;
@@ -583,6 +588,14 @@ static void test_call_session(void **state) {
     text = read_text(s, "stderr", &n);
     assert_non_null(strstr(text, "none of its 2 tensors"));
     free(text);
+    /* of a file that is T's weights only, the step is not taken: the moments begin again too */
+    must(s, "call tiny.kd:fit --in in.safetensors --weights T=four.safetensors --out own.safetensors --steps 2");
+    KdWeights *own_run = read_tensors(s, "own.safetensors");
+    int32_t step;
+    KdTrouble trouble;
+    assert_true(kd_tensor_i32(kd_weights_find(own_run, "step"), &step, &trouble));
+    assert_int_equal(step, 3);
+    kd_weights_free(own_run);
     /* two steps, then two more from what they wrote, are four */
     in[0] = (KdTensorOut){"x", KD_STORED_F32, 5, (const int64_t[5]){2, 2, 3, 8, 8}, x};
     write_tensors(s, "in.safetensors", in, 2);
