@@ -209,8 +209,7 @@ KdValue kd_rebuild(KdBuilder *b, const KdFunc *f_old, KdValue old, const KdValue
 /* ---- shorthands ---------------------------------------------------------------------------------------------- */
 
 KdValue kd_input(KdBuilder *b, const char *name, KdRole role, const KdType *t, const char *init) {
-    static const char *const word[] = {"data", "weight", "buffer", "state", "frozen"};
-    KdAttr a[3] = {{.s = name}, {.s = word[role]}, {.s = init ? init : ""}};
+    KdAttr a[3] = {{.s = name}, {.s = kd_role_name[role]}, {.s = init ? init : ""}};
     return kd_build(b, KD_OP_INPUT, t, NULL, 0, a);
 }
 

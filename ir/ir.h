@@ -146,7 +146,9 @@ typedef enum KdRole {
     KD_BUFFER, /* state that is not trained: running statistics, spectral norm's u */
     KD_STATE,  /* what the step itself keeps: moments, image pools, counters */
     KD_FROZEN, /* a weight or buffer that never changes in this function */
+    KD_ROLE_COUNT,
 } KdRole; /* printed as data weight buffer state frozen: the input's attribute `role` */
+extern const char *const kd_role_name[KD_ROLE_COUNT];
 
 typedef struct KdOutput {
     const char *name; /* interned */

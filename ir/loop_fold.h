@@ -55,9 +55,6 @@ KlValue kl_fold_op1(KlBuilder *b, KlOp op, KlType t, KlValue x);
 KlValue kl_fold_cmp(KlBuilder *b, KlPred p, KlType t, KlValue x, KlValue y); /* t: of the mask */
 void kl_range_op2(const KlBuilder *b, KlOp op, KlType t, KlValue x, KlValue y, int64_t *lo, int64_t *hi);
 
-/* Text without names (identity) or with (loop_print.c). */
-void kl_print_kernel_as(KdStr *s, const KlKernel *k, bool names);
-
 /* loop_identity.c */
 void kl_identity(KdStr *out, const KlKernel *k);
 

@@ -32,7 +32,6 @@
  * its body. Constants have no line of their own: they stand where they are used, of the type expected there (9
  * significant digits, which give the float back exactly). Two spaces of indent a level.
  */
-#include "ir/loop_fold.h"
 #include "ir/loop_text.h"
 
 #include <math.h>
@@ -53,7 +52,6 @@ typedef struct Printer {
     const KlInstr **consts; /* by value: its CONST, or NULL */
     uint32_t *number;       /* by value */
     uint32_t next;
-    bool names;
 } Printer;
 
 static void number_block(Printer *p, const KlBlock *block) {
@@ -100,8 +98,7 @@ static void print_operands(Printer *p, const KlInstr *i) {
 }
 
 static void print_buffer(Printer *p, int64_t buf) {
-    if (p->names) kd_str_printf(p->s, " %s[", p->k->bufs.v[buf].name);
-    else kd_str_printf(p->s, " b%d[", (int)buf);
+    kd_str_printf(p->s, " %s[", p->k->bufs.v[buf].name);
 }
 
 static void print_block(Printer *p, const KlBlock *block, int indent);
@@ -213,23 +210,23 @@ static void print_string(KdStr *s, const char *text) {
     kd_str_printf(s, "\"");
 }
 
-void kl_print_kernel_as(KdStr *s, const KlKernel *k, bool names) {
-    Printer p = {.s = s, .k = k, .names = names};
+void kl_print_kernel(KdStr *s, const KlKernel *k) {
+    Printer p = {.s = s, .k = k};
     int n = k->types.n ? k->types.n : 1;
     p.consts = KD_NEW_ARRAY(s->cx, const KlInstr *, n);
     p.number = KD_NEW_ARRAY(s->cx, uint32_t, n);
     p.number[k->body.params.v[0]] = p.next++;
     number_block(&p, &k->body);
-    kd_str_printf(s, "kernel @%s range %lld", names ? k->name : "", (long long)k->range);
+    kd_str_printf(s, "kernel @%s range %lld", k->name, (long long)k->range);
     if (k->grain != 1) kd_str_printf(s, " grain %lld", (long long)k->grain);
     if (k->flops != 0) kd_str_printf(s, " flops %.17g", k->flops);
     if (k->bytes != 0) kd_str_printf(s, " bytes %.17g", k->bytes);
-    if (names && k->what && *k->what) print_string(s, k->what);
+    if (k->what && *k->what) print_string(s, k->what);
     kd_str_printf(s, " {\n");
     for (int j = 0; j < k->bufs.n; j++) {
         const KlBuf *buf = &k->bufs.v[j];
         kd_str_printf(s, buf->access == KL_SCRATCH ? "  scratch " : "  buf ");
-        if (names) kd_str_printf(s, "%s", buf->name);
+        kd_str_printf(s, "%s", buf->name);
         kd_str_printf(s, ": %s[%lld]", kl_scalar_text[buf->dtype], (long long)buf->count);
         if (buf->access != KL_SCRATCH) kd_str_printf(s, " %s", kl_access_text[buf->access]);
         kd_str_printf(s, "\n");
@@ -237,10 +234,6 @@ void kl_print_kernel_as(KdStr *s, const KlKernel *k, bool names) {
     kd_str_printf(s, "  body(%%0) {\n");
     print_block(&p, &k->body, 2);
     kd_str_printf(s, "  }\n}\n");
-}
-
-void kl_print_kernel(KdStr *s, const KlKernel *k) {
-    kl_print_kernel_as(s, k, true);
 }
 
 static void print_pool(KdStr *s, const KlModule *m) {

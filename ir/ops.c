@@ -133,11 +133,12 @@ const char *kd_attr_str(const KdFunc *f, const KdNode *n, const char *name) { re
 KdInts kd_attr_ints(const KdFunc *f, const KdNode *n, const char *name) { return attr_of(f, n, name)->ints; }
 KdFloats kd_attr_floats(const KdFunc *f, const KdNode *n, const char *name) { return attr_of(f, n, name)->floats; }
 
+const char *const kd_role_name[KD_ROLE_COUNT] = {"data", "weight", "buffer", "state", "frozen"};
+
 KdRole kd_input_role(const KdFunc *f, KdValue input) {
-    static const char *const word[] = {"data", "weight", "buffer", "state", "frozen"};
     const char *s = kd_attr_str(f, kd_node(f, input), "role");
-    for (int i = 0; i < KD_COUNT(word); i++)
-        if (strcmp(word[i], s) == 0) return (KdRole)i;
+    for (int i = 0; i < KD_ROLE_COUNT; i++)
+        if (strcmp(kd_role_name[i], s) == 0) return (KdRole)i;
     kd_raise(f->cx, KD_FAIL_INTERNAL, "input '%s' has the unknown role '%s'",
              kd_attr_str(f, kd_node(f, input), "name"), s);
 }

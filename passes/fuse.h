@@ -39,6 +39,20 @@ static inline KdClass kd_class(const KdFunc *f, KdValue v) { return kd_op_info[k
 typedef enum KdMeet { KD_MEET_SAME, KD_MEET_ROW, KD_MEET_OTHER } KdMeet;
 KdMeet kd_meet(const KdFunc *f, const KdDomain *d, bool full, KdValue o, KdValue *base);
 
+/* What elements of d are in memory. */
+static inline KlScalar kd_scalar_of(KdDType d) {
+    switch (d) {
+    case KD_F32:
+        return KL_F32;
+    case KD_I32:
+        return KL_I32;
+    case KD_U8:
+    case KD_DTYPE_COUNT:
+        break;
+    }
+    return KL_U8;
+}
+
 /* A group while groups are being formed. */
 typedef struct KdUnit {
     KdGroupKind kind;

@@ -18,19 +18,6 @@ enum {
 
 /* ---- kernels ------------------------------------------------------------------------------------ */
 
-static KlScalar scalar_of(KdDType d) {
-    switch (d) {
-    case KD_F32:
-        return KL_F32;
-    case KD_I32:
-        return KL_I32;
-    case KD_U8:
-    case KD_DTYPE_COUNT:
-        break;
-    }
-    return KL_U8;
-}
-
 static int64_t align_up(int64_t n) {
     return (n + ALIGN - 1) / ALIGN * ALIGN;
 }
@@ -67,7 +54,7 @@ int kd_lower_buffer(KdLower *l, KdValue v) {
     const char *name = kd_node(f, v)->op == KD_OP_INPUT
                            ? kd_attr_str(f, kd_node(f, v), "name")
                            : kd_format(l->cx, "%s.%u", kd_op_info[kd_node(f, v)->op].name, v);
-    return bind(l, (KdBound){v, -1, l->plan->place[v], 0}, name, scalar_of(t->dtype), t->count,
+    return bind(l, (KdBound){v, -1, l->plan->place[v], 0}, name, kd_scalar_of(t->dtype), t->count,
                 keeps ? KL_INOUT : own ? KL_OUT : KL_IN);
 }
 
@@ -277,7 +264,7 @@ static void put_literal(KdLower *l, KdValue v) {
 static void lower_copy(KdLower *l, KdValue from, KlArg at, KlArg to) {
     enum { PIECE = 16384 };
     const KdType *t = kd_vtype(l->fu->f, from);
-    KlScalar s = scalar_of(t->dtype);
+    KlScalar s = kd_scalar_of(t->dtype);
     int64_t pieces = (t->count + PIECE - 1) / PIECE;
     l->binding->group = -1;
     kd_lower_begin(l, kd_format(l->cx, "copy %lld", (long long)t->count), pieces);

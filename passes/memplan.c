@@ -40,21 +40,11 @@ static int64_t bytes_of(const KdFunc *f, KdValue v) {
     return (t->count * kd_dtype_size(t->dtype) + ALIGN - 1) / ALIGN * ALIGN;
 }
 
-static KlScalar scalar_of(KdDType d) {
-    switch (d) {
-    case KD_F32: return KL_F32;
-    case KD_I32: return KL_I32;
-    case KD_U8:
-    case KD_DTYPE_COUNT: break;
-    }
-    return KL_U8;
-}
-
 static KdValue memory_of(const KdFusion *fu, KdValue v) { return fu->alias[v] != KD_NONE ? fu->alias[v] : v; }
 
 static int add_extern(Planner *z, const char *name, KdValue v, bool written) {
     const KdType *t = kd_vtype(z->f, v);
-    kd_push(z->cx, &z->p->externs, (KlExtern){name, scalar_of(t->dtype), t->count, written});
+    kd_push(z->cx, &z->p->externs, (KlExtern){name, kd_scalar_of(t->dtype), t->count, written});
     return z->p->externs.n - 1;
 }
 

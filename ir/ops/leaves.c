@@ -15,9 +15,8 @@ const KdType *infer_typed(KdBuilder *b, KdOp op, const KdValue *in, int n_in, co
 }
 
 static bool roles_know(const char *role) {
-    static const char *const word[] = {"data", "weight", "buffer", "state", "frozen"};
-    for (int i = 0; i < KD_COUNT(word); i++)
-        if (strcmp(word[i], role) == 0) return true;
+    for (int i = 0; i < KD_ROLE_COUNT; i++)
+        if (strcmp(kd_role_name[i], role) == 0) return true;
     return false;
 }
 
