@@ -16,6 +16,31 @@ static const Verb verbs[KDC_VERB_COUNT] = {
                           "Without -o or --emit: parameters, multiply-accumulates (noT, Tin, Tout), memory, passes and\n"
                           "kernels of every network and session declared in the file.\n",
                           kdc_cmd_compile},
+    [KDC_VERB_TRAIN] = {"train", "FILE.kd[:SESSION] --data FOLDER [options]",
+                        "compile a training session and train on a folder of images",
+                        "Prints the plan (time per step, memory, total) first and refuses one that does not fit. Ctrl-C saves.\n"
+                        "The run folder gets checkpoints, log.jsonl, TensorBoard events, samples/ and report.html.\n",
+                        kdc_cmd_train},
+    [KDC_VERB_RUN] = {"run", "FILE.kd:NET --weights W -i IN -o OUT [options]",
+                      "translate an image, or a folder of them",
+                      "Images of any size that the network allows: each is padded by mirroring to what the network needs and\n"
+                      "the answer cut back. Gray becomes R = G = B, alpha is dropped, 16 bits become 8.\n",
+                      kdc_cmd_run},
+    [KDC_VERB_EVAL] = {"eval", "FILE.kd:NET --weights W --data FOLDER [options]",
+                       "metrics on a test set: L1, PSNR, SSIM, FID, mIoU",
+                       "Each metric is computed as soon as its inputs are given.\n", kdc_cmd_eval},
+    [KDC_VERB_EXPORT] = {"export", "FILE.kd:NET --weights W --size HxW -o FOLDER [options]",
+                         "a library for C and C++ that depends on nothing",
+                         "Writes NET.h, NET.o, libNET.a, and main.c, a sample that builds with one line.\n", kdc_cmd_export},
+    [KDC_VERB_BENCH] = {"bench", "FILE.kd:NET [options]", "latency, GFLOP/s, share of this machine's peak, memory", "",
+                        kdc_cmd_bench},
+    [KDC_VERB_IMPORT] = {"import", "CHECKPOINT FILE.kd:NET -o W.safetensors [options]",
+                         "bring in weights: PyTorch .pth and .pt (zip and legacy), safetensors",
+                         "By name, by the key names of the official checkpoints, by --map, or by order and shape; the map\n"
+                         "that was used is printed.\n",
+                         kdc_cmd_import},
+    [KDC_VERB_DATA] = {"data", "FOLDER [options]", "look a data set over: counts, sizes, names, labels, broken files", "",
+                       kdc_cmd_data},
     [KDC_VERB_CALL] = {"call", "FILE.kd:NAME --in IN.safetensors --out OUT.safetensors [options]",
                        "evaluate a fn, a net or steps of a session on given tensors",
                        "Inputs are taken from --in by parameter name, weights by their own names there, then from\n"
@@ -75,8 +100,9 @@ static int run(KdcArgs *a, int argc, char **argv) {
     if (a->version) {
         return print_version();
     }
-    if (!a->file && !a->list_ops) {
-        kdc_usage_error(a, "which file?");
+    bool without = a->list_ops || (a->verb == KDC_VERB_DATA && a->other) || (a->verb == KDC_VERB_EVAL && a->pred);
+    if (!a->file && !without) {
+        kdc_usage_error(a, a->verb == KDC_VERB_DATA ? "which folder?" : "which file?");
         if (argc < 2) {
             print_help(stderr, a->verb);
         }

@@ -1,4 +1,4 @@
-/* options.c: see options.h. The table says everything about an option but what it does; take() does that. */
+/* options.c: see options.h. The table says everything about an option: whose it is, what it takes, where it goes. */
 #include "frontend/cli/options.h"
 
 #include "ir/base.h"
@@ -6,62 +6,127 @@
 #include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-typedef enum OptId {
-    OPT_EMIT, OPT_OUTPUT, OPT_IN, OPT_OUT, OPT_WEIGHTS, OPT_GRAD, OPT_TRAIN, OPT_TAP, OPT_STEPS, OPT_NET, OPT_JSON,
-    OPT_PRINT_AFTER, OPT_PRINT_AFTER_ALL, OPT_TIME_PASSES, OPT_SKIP, OPT_LIST_OPS, OPT_DEFINE, OPT_IMPORT, OPT_SIZE, OPT_SHAPE,
-    OPT_BATCH, OPT_SEED, OPT_THREADS, OPT_LEVEL, OPT_TARGET, OPT_CPU, OPT_NO_CACHE, OPT_QUIET, OPT_VERBOSE,
-    OPT_COLOR, OPT_HELP, OPT_VERSION,
-} OptId;
+typedef struct Option Option;
+typedef int TakeFn(KdcArgs *a, const Option *o, const char *value); /* 0, or 2 after a message */
 
-enum { COMPILE = 1 << KDC_VERB_COMPILE, CALL = 1 << KDC_VERB_CALL, ALL = COMPILE | CALL };
-
-typedef struct Option {
-    OptId id;
-    char letter;      /* or 0 */
-    const char *name; /* or NULL: only a letter */
+struct Option {
+    char letter;       /* or 0 */
+    const char *name;  /* or NULL: only a letter */
     const char *value; /* what it takes, or NULL */
     unsigned verbs;
     const char *help;
-} Option;
+    TakeFn *take;
+    size_t field, count; /* where it goes in KdcArgs; of a list: where its length is */
+    int64_t least, most; /* of a whole number */
+};
+
+enum {
+    COMPILE = 1 << KDC_VERB_COMPILE, TRAIN = 1 << KDC_VERB_TRAIN, RUN = 1 << KDC_VERB_RUN, EVAL = 1 << KDC_VERB_EVAL,
+    EXPORT = 1 << KDC_VERB_EXPORT, BENCH = 1 << KDC_VERB_BENCH, IMPORT = 1 << KDC_VERB_IMPORT, DATA = 1 << KDC_VERB_DATA,
+    CALL = 1 << KDC_VERB_CALL, ALL = (1 << KDC_VERB_COUNT) - 1,
+    CODE = ALL & ~DATA,               /* those that compile */
+    PASSES = COMPILE | CALL,          /* those that people look at the compiler with */
+    FOLDERS = TRAIN | EVAL | DATA,    /* those that read data sets */
+};
+
+static TakeFn take_flag, take_text, take_list, take_whole, take_level, take_size, take_load, take_crop, take_shape,
+    take_seed, take_color, take_define, take_bytes, take_range, take_direction, take_more;
+
+#define FLAG(f) take_flag, offsetof(KdcArgs, f), 0, 0, 0
+#define TEXT(f) take_text, offsetof(KdcArgs, f), 0, 0, 0
+#define LIST(f) take_list, offsetof(KdcArgs, f), offsetof(KdcArgs, n_##f), 0, 0
+#define WHOLE(f, lo, hi) take_whole, offsetof(KdcArgs, f), 0, lo, hi
+#define OWN(fn) fn, 0, 0, 0, 0
 
 static const Option options[] = {
-    {OPT_OUTPUT, 'o', "output", "FILE", COMPILE, "write the object (or the stage that --emit names) to FILE"},
-    {OPT_EMIT, 0, "emit", "STAGE", COMPILE, "print a stage: ast, ir, grad, fused, loops, llvm, asm, obj"},
-    {OPT_IN, 0, "in", "FILE", CALL, "safetensors: inputs by parameter name, weights by their own"},
-    {OPT_OUT, 0, "out", "FILE", CALL, "safetensors to write; without it, a line per output is printed"},
-    {OPT_WEIGHTS, 0, "weights", "[NET=]FILE", CALL, "safetensors: weights (of NET), by name or by order and shape; may be repeated"},
-    {OPT_GRAD, 0, "grad", NULL, CALL, "also grad.X for every input and weight X, of the sum of output * seed"},
-    {OPT_TRAIN, 0, "train", NULL, CALL, "training mode: dropout on, batch statistics"},
-    {OPT_TAP, 0, "tap", "NAME", CALL, "also write an inner feature; may be repeated"},
-    {OPT_STEPS, 0, "steps", "N", CALL, "of a session: how many steps to run (1)"},
-    {OPT_NET, 0, "net", "NAME", ALL, "the network, function or session meant; the same as FILE.kd:NAME"},
-    {OPT_DEFINE, 'D', "define", "NAME=VALUE", ALL, "set a param"},
-    {OPT_IMPORT, 'I', "import", "FOLDER", ALL, "look for imports there too"},
-    {OPT_SIZE, 0, "size", "HxW", ALL, "image size where the program leaves it open (256x256)"},
-    {OPT_SHAPE, 0, "shape", "X=DIMS", COMPILE, "shape of an input: x=1x3x256x256; may be repeated"},
-    {OPT_BATCH, 0, "batch", "N", ALL, "batch size where the program leaves it open (1)"},
-    {OPT_SEED, 0, "seed", "N", CALL, "of initial weights and random numbers (0)"},
-    {OPT_THREADS, 0, "threads", "N", ALL, "threads (all cores); results do not depend on it"},
-    {OPT_SKIP, 0, "skip", "PASS", ALL, "leave out a pass; may be repeated"},
-    {OPT_PRINT_AFTER, 0, "print-after", "PASS", ALL, "print the program after a pass, to stderr"},
-    {OPT_PRINT_AFTER_ALL, 0, "print-after-all", NULL, ALL, "after each pass"},
-    {OPT_TIME_PASSES, 0, "time-passes", NULL, ALL, "how long each pass took, to stderr"},
-    {OPT_LEVEL, 'O', NULL, "0..3", ALL, "level of code generation (3)"},
-    {OPT_TARGET, 0, "target", "TRIPLE", COMPILE, "generate code for another machine"},
-    {OPT_CPU, 0, "cpu", "NAME", COMPILE, "and its processor: x86-64-v3, cortex-a72, ..."},
-    {OPT_NO_CACHE, 0, "no-cache", NULL, ALL, "neither read nor write the cache of compiled objects"},
-    {OPT_JSON, 0, "json", NULL, COMPILE, "the summary (or --list-ops) as JSON"},
-    {OPT_LIST_OPS, 0, "list-ops", NULL, COMPILE, "every primitive op with its attributes"},
-    {OPT_QUIET, 'q', "quiet", NULL, ALL, "print no summary and no notes"},
-    {OPT_VERBOSE, 'v', "verbose", NULL, ALL, "say more: which tensor became which weight, what was skipped"},
-    {OPT_COLOR, 0, "color", "WHEN", ALL, "auto, always or never"},
-    {OPT_HELP, 'h', "help", NULL, ALL, "this text"},
-    {OPT_VERSION, 0, "version", NULL, ALL, "version, LLVM and processor"},
+    {'o', "output", "FILE", COMPILE, "write the object (or the stage that --emit names) to FILE", TEXT(output)},
+    {0, "emit", "STAGE", COMPILE, "print a stage: ast, ir, grad, fused, loops, llvm, asm, obj", TEXT(emit)},
+    {0, "in", "FILE", CALL, "safetensors: inputs by parameter name, weights by their own", TEXT(in)},
+    {0, "out", "FILE", CALL, "safetensors to write; without it, a line per output is printed", TEXT(out)},
+
+    {0, "data", "FOLDER", TRAIN | EVAL, "the data set: see kdc data --help for the layouts", TEXT(data)},
+    {'o', "out", "FOLDER", TRAIN, "the run folder (runs/SESSION): checkpoints, log, samples, report.html", TEXT(output)},
+    {0, "resume", NULL, TRAIN, "go on from the newest good checkpoint of the run folder, bit for bit", FLAG(resume)},
+    {0, "epochs", "N", TRAIN, "train so many times over the data; what a schedule calls an epoch", WHOLE(epochs, 1, 1000000)},
+    {0, "steps", "N", TRAIN, "train so many steps in all (with --resume, too)", WHOLE(steps, 1, 1000000000)},
+    {0, "save-every", "N", TRAIN, "steps between checkpoints (about a minute's worth)", WHOLE(save_every, 1, 1000000000)},
+    {0, "sample-every", "N", TRAIN, "steps between sample grids (1/20 of the run)", WHOLE(sample_every, 1, 1000000000)},
+    {0, "memory-limit", "BYTES", TRAIN, "refuse a plan above this: 900M, 4G (the machine's memory)", OWN(take_bytes)},
+    {0, "workers", "N", TRAIN | EVAL | RUN | DATA, "threads that decode images ahead (2)", WHOLE(workers, 1, 64)},
+
+    {'i', "in", "PATH", RUN, "an image, or a folder of them", TEXT(in)},
+    {'o', "out", "PATH", RUN, "the image to write, or a folder (X.jpg becomes X.png there)", TEXT(output)},
+    {'o', "output", "FOLDER", EXPORT, "where NET.h, NET.o, libNET.a and main.c go", TEXT(output)},
+    {'o', "output", "FILE", IMPORT, "the safetensors file to write", TEXT(output)},
+    {0, "map", "FILE", IMPORT, "which tensor becomes which weight: lines 'OUR.NAME = THEIR.NAME'", TEXT(map)},
+
+    {0, "phase", "NAME", FOLDERS, "which part of the data set: train, val, test, ...", TEXT(phase)},
+    {0, "layout", "NAME", FOLDERS, "aligned, unpaired, folders, labels or plain (by what is there)", TEXT(layout)},
+    {0, "direction", "AtoB|BtoA", FOLDERS, "which image of a pair is the input (AtoB)", OWN(take_direction)},
+    {0, "preprocess", "NAME", FOLDERS, "resize_and_crop, crop, scale_width, scale_width_and_crop, none", TEXT(preprocess)},
+    {0, "load-size", "HxW", FOLDERS, "images are resized to this first (crop size * 286/256)", OWN(take_load)},
+    {0, "crop-size", "HxW", FOLDERS, "then cropped to this (what the session or network takes)", OWN(take_crop)},
+    {0, "no-flip", NULL, TRAIN, "never mirror images", FLAG(no_flip)},
+    {0, "serial-batches", NULL, TRAIN, "images in the order of their names", FLAG(serial)},
+    {0, "max-dataset-size", "N", FOLDERS | RUN, "use so many images only", WHOLE(limit, 1, 1000000000)},
+    {0, "classes", "N", FOLDERS, "label maps: values 0..N-1", WHOLE(classes, 1, 65536)},
+    {0, "ignore-label", "N", FOLDERS, "label maps: a value that does not count", WHOLE(ignore, 0, 65535)},
+
+    {0, "metrics", "LIST", EVAL, "some of l1,psnr,ssim,fid,miou (each that its inputs are given for)", TEXT(metrics)},
+    {0, "against", "NET", EVAL, "compare with this network of the file instead of with the data's own pictures", TEXT(against)},
+    {0, "pred", "FOLDER", EVAL, "pictures (or label maps) made earlier, instead of a network", TEXT(pred)},
+    {0, "truth", "FOLDER", EVAL, "what --pred is compared with, by name", TEXT(truth)},
+    {0, "ref", "FILE|FOLDER", EVAL, "FID: statistics (.npz with mu and sigma), or the pictures they are of", TEXT(ref)},
+    {0, "inception", "FILE", EVAL, "FID: weights of models/nets/inception.kd", TEXT(inception)},
+
+    {0, "weights", "[NET=]FILE", CODE & ~(COMPILE | IMPORT),
+     "weights (of NET): safetensors or .pth, by name or by order and shape; may be repeated", LIST(weights)},
+    {0, "range", "LO..HI", RUN | EVAL | EXPORT, "what 0 and 255 are to the network (-1..1)", OWN(take_range)},
+    {0, "truncate", NULL, RUN | EVAL | EXPORT, "cut instead of round when pictures become 8-bit, as PyTorch scripts do", FLAG(truncate)},
+    {0, "beside", NULL, EXPORT, "weights in a file beside the library instead of inside", FLAG(beside)},
+    {0, "openmp", NULL, EXPORT, "run on all cores, through OpenMP (link with -fopenmp)", FLAG(openmp)},
+    {0, "runs", "N", BENCH, "timed runs after the warm-up (20)", WHOLE(runs, 1, 1000000)},
+    {0, "profile", NULL, BENCH, "also a table of kernels", FLAG(profile)},
+
+    {0, "grad", NULL, CALL, "also grad.X for every input and weight X, of the sum of output * seed", FLAG(grad)},
+    {0, "train", NULL, CALL | BENCH, "training mode: dropout on, batch statistics", FLAG(train)},
+    {0, "tap", "NAME", CALL, "also write an inner feature; may be repeated", LIST(taps)},
+    {0, "steps", "N", CALL, "of a session: how many steps to run (1)", WHOLE(steps, 1, 1000000)},
+    {0, "net", "NAME", CODE, "the network, function or session meant; the same as FILE.kd:NAME", TEXT(name)},
+    {'D', "define", "NAME=VALUE", CODE, "set a param", OWN(take_define)},
+    {'I', "import", "FOLDER", CODE, "look for imports there too", LIST(imports)},
+    {0, "size", "HxW", CODE, "image size where the program leaves it open (256x256)", OWN(take_size)},
+    {0, "shape", "X=DIMS", COMPILE | BENCH, "shape of an input: x=1x3x256x256; may be repeated", OWN(take_shape)},
+    {0, "batch", "N", CODE, "batch size where the program leaves it open (1)", WHOLE(batch, 1, 65536)},
+    {0, "seed", "N", CALL | TRAIN | BENCH | DATA, "of initial weights, order and random numbers (0)", OWN(take_seed)},
+    {0, "threads", "N", CODE, "threads (all cores); results do not depend on it", WHOLE(threads, 1, 1024)},
+    {0, "skip", "PASS", CODE, "leave out a pass; may be repeated", LIST(skips)},
+    {0, "print-after", "PASS", PASSES, "print the program after a pass, to stderr", LIST(prints)},
+    {0, "print-after-all", NULL, PASSES, "after each pass", FLAG(print_all)},
+    {0, "time-passes", NULL, PASSES, "how long each pass took, to stderr", FLAG(time_passes)},
+    {'O', NULL, "0..3", CODE, "level of code generation (3)", OWN(take_level)},
+    {0, "target", "TRIPLE", COMPILE | EXPORT, "generate code for another machine", TEXT(triple)},
+    {0, "cpu", "NAME", COMPILE | EXPORT, "and its processor: x86-64-v3, cortex-a72, ...", TEXT(cpu)},
+    {0, "no-cache", NULL, CODE, "neither read nor write the cache of compiled objects", FLAG(no_cache)},
+    {0, "json", NULL, COMPILE | EVAL | BENCH | DATA, "the results as JSON", FLAG(json)},
+    {0, "list-ops", NULL, COMPILE, "every primitive op with its attributes", FLAG(list_ops)},
+    {'q', "quiet", NULL, ALL, "print no summary, no progress and no notes", FLAG(quiet)},
+    {'v', "verbose", NULL, ALL, "say more: which tensor became which weight, what was skipped", OWN(take_more)},
+    {0, "color", "WHEN", ALL, "auto, always or never", OWN(take_color)},
+    {'h', "help", NULL, ALL, "this text", FLAG(help)},
+    {0, "version", NULL, ALL, "version, LLVM and processor", FLAG(version)},
+};
+
+/* Words of the field's other programs for the same things. `_` in an option is `-`. */
+static const struct { const char *alias, *name; } aliases[] = {
+    {"dataroot", "data"}, {"init", "weights"},          {"batch-size", "batch"}, {"n-epochs", "epochs"},
+    {"input", "in"},      {"continue-train", "resume"}, {"name", "out"},         {"num-threads", "workers"},
 };
 
 int kdc_usage_error(const KdcArgs *a, const char *fmt, ...) {
@@ -111,31 +176,122 @@ static bool whole(const char *text, int64_t lo, int64_t hi, int64_t *v) {
     return true;
 }
 
-static int take_whole(KdcArgs *a, const Option *o, const char *text, int64_t lo, int64_t hi,
-                      int64_t *v) {
-    if (whole(text, lo, hi, v)) {
-        return 0;
-    }
-    return kdc_usage_error(a, "--%s needs a number from %lld to %lld, got '%s'", o->name,
-                           (long long)lo, (long long)hi, text);
+static void *field(KdcArgs *a, size_t at) {
+    return (char *)a + at;
 }
 
-static int take_size(KdcArgs *a, const char *text) {
+static int take_flag(KdcArgs *a, const Option *o, const char *value) {
+    (void)value;
+    *(bool *)field(a, o->field) = true;
+    return 0;
+}
+
+static int take_text(KdcArgs *a, const Option *o, const char *value) {
+    *(const char **)field(a, o->field) = value;
+    return 0;
+}
+
+static int take_list(KdcArgs *a, const Option *o, const char *value) {
+    const char **list = *(const char ***)field(a, o->field);
+    list[(*(int *)field(a, o->count))++] = value;
+    return 0;
+}
+
+static int take_whole(KdcArgs *a, const Option *o, const char *text) {
+    if (whole(text, o->least, o->most, field(a, o->field))) {
+        return 0;
+    }
+    return kdc_usage_error(a, "--%s needs a number from %lld to %lld, got '%s'", o->name, (long long)o->least,
+                           (long long)o->most, text);
+}
+
+static int take_level(KdcArgs *a, const Option *o, const char *text) {
+    int64_t level;
+    (void)o;
+    if (!whole(text, 0, 3, &level)) {
+        return kdc_usage_error(a, "-O needs a level from 0 to 3, got '%s'", text);
+    }
+    a->opt = (int)level + 1;
+    return 0;
+}
+
+static int take_more(KdcArgs *a, const Option *o, const char *value) {
+    (void)o, (void)value;
+    a->verbose++;
+    return 0;
+}
+
+/* HxW, or one number for both */
+static int take_hw(KdcArgs *a, const Option *o, const char *text, int64_t *height, int64_t *width) {
     char first[32];
     size_t n = strcspn(text, "xX");
     if (n < sizeof first) {
         memcpy(first, text, n);
         first[n] = '\0';
         const char *second = text[n] ? text + n + 1 : first;
-        if (whole(first, 1, 65536, &a->height) && whole(second, 1, 65536, &a->width)) {
+        if (whole(first, 1, 65536, height) && whole(second, 1, 65536, width)) {
             return 0;
         }
     }
-    return kdc_usage_error(a, "--size needs HxW, such as 256x512, got '%s'", text);
+    return kdc_usage_error(a, "--%s needs HxW, such as 256x512, got '%s'", o->name, text);
+}
+
+static int take_size(KdcArgs *a, const Option *o, const char *text) {
+    return take_hw(a, o, text, &a->height, &a->width);
+}
+
+static int take_load(KdcArgs *a, const Option *o, const char *text) {
+    return take_hw(a, o, text, &a->load_h, &a->load_w);
+}
+
+static int take_crop(KdcArgs *a, const Option *o, const char *text) {
+    return take_hw(a, o, text, &a->crop_h, &a->crop_w);
+}
+
+static int take_direction(KdcArgs *a, const Option *o, const char *text) {
+    a->b_to_a = strcmp(text, "BtoA") == 0;
+    if (a->b_to_a || strcmp(text, "AtoB") == 0) {
+        return 0;
+    }
+    return kdc_usage_error(a, "--%s needs AtoB or BtoA, got '%s'", o->name, text);
+}
+
+/* 123, 900M, 1.5G (powers of 1024) */
+static int take_bytes(KdcArgs *a, const Option *o, const char *text) {
+    char *end;
+    double v = strtod(text, &end);
+    const char *unit = *end ? strchr("KMGT", toupper((unsigned char)*end)) : NULL;
+    for (int k = 0; unit && k <= unit - strchr("KMGT", 'K'); k++) {
+        v *= 1024;
+    }
+    end += unit ? 1 : 0;
+    end += unit && (*end == 'B' || *end == 'b') ? 1 : 0;
+    if (!isdigit((unsigned char)*text) || *end || !(v >= 1 && v < 9e18)) {
+        return kdc_usage_error(a, "--%s needs bytes, such as 900M or 1.5G, got '%s'", o->name, text);
+    }
+    a->memory_limit = (int64_t)v;
+    return 0;
+}
+
+/* LO..HI */
+static int take_range(KdcArgs *a, const Option *o, const char *text) {
+    char first[32] = "", *end;
+    const char *dots = strstr(text, "..");
+    size_t n = dots ? (size_t)(dots - text) : 0;
+    if (n > 0 && n < sizeof first) {
+        memcpy(first, text, n); /* by itself: strtod would take "0." of "0..255" */
+        a->range_lo = strtod(first, &end);
+        bool whole_first = !*end;
+        a->range_hi = strtod(dots + 2, &end);
+        if (whole_first && dots[2] && !*end && a->range_hi > a->range_lo) {
+            return 0;
+        }
+    }
+    return kdc_usage_error(a, "--%s needs LO..HI, such as 0..255 or -1..1, got '%s'", o->name, text);
 }
 
 /* NAME=8x8 (NAME= for a scalar) */
-static int take_shape(KdcArgs *a, const char *text) {
+static int take_shape(KdcArgs *a, const Option *o, const char *text) {
     const char *equals = strchr(text, '='), *p = equals ? equals + 1 : text;
     bool ok = equals && equals > text;
     for (const char *q = text; ok && q < equals; q++) {
@@ -147,88 +303,44 @@ static int take_shape(KdcArgs *a, const char *text) {
         ok = ok && (!*p || (*p++ == 'x' && *p));
     }
     if (!ok) {
-        return kdc_usage_error(a, "--shape needs NAME=DIMS, such as x=1x3x256x256, got '%s'", text);
+        return kdc_usage_error(a, "--%s needs NAME=DIMS, such as x=1x3x256x256, got '%s'", o->name, text);
     }
     a->shapes[a->n_shapes++] = text;
     return 0;
 }
 
-static int take_seed(KdcArgs *a, const char *text) {
+static int take_seed(KdcArgs *a, const Option *o, const char *text) {
     char *end;
     errno = 0;
     unsigned long long v = strtoull(text, &end, 10);
     if (!isdigit((unsigned char)*text) || *end || errno) {
-        return kdc_usage_error(a, "--seed needs a number >= 0, got '%s'", text);
+        return kdc_usage_error(a, "--%s needs a number >= 0, got '%s'", o->name, text);
     }
     a->seed = v;
+    a->has_seed = true;
     return 0;
 }
 
-static int take_color(KdcArgs *a, const char *text) {
+static int take_color(KdcArgs *a, const Option *o, const char *text) {
     if (strcmp(text, "always") == 0) {
         a->color = true;
     } else if (strcmp(text, "never") == 0) {
         a->color = false;
     } else if (strcmp(text, "auto") != 0) {
-        return kdc_usage_error(a, "--color needs auto, always or never, got '%s'", text);
+        return kdc_usage_error(a, "--%s needs auto, always or never, got '%s'", o->name, text);
     }
     return 0;
 }
 
-static int take_define(KdcArgs *a, const char *text) {
+static int take_define(KdcArgs *a, const Option *o, const char *text) {
     const char *p = text;
     while (isalnum((unsigned char)*p) || *p == '_') {
         p++;
     }
     if (p == text || isdigit((unsigned char)*text) || *p != '=') {
-        return kdc_usage_error(a, "-D needs NAME=VALUE, got '%s'", text);
+        return kdc_usage_error(a, "-%c needs NAME=VALUE, got '%s'", o->letter, text);
     }
     a->defines[a->n_defines++] = text;
-    return 0;
-}
-
-/* Stores one option. */
-static int take(KdcArgs *a, const Option *o, const char *value) {
-    int64_t level;
-    switch (o->id) {
-    case OPT_EMIT: a->emit = value; return 0;
-    case OPT_OUTPUT: a->output = value; return 0;
-    case OPT_IN: a->in = value; return 0;
-    case OPT_OUT: a->out = value; return 0;
-    case OPT_WEIGHTS: a->weights[a->n_weights++] = value; return 0;
-    case OPT_GRAD: a->grad = true; return 0;
-    case OPT_TRAIN: a->train = true; return 0;
-    case OPT_TAP: a->taps[a->n_taps++] = value; return 0;
-    case OPT_STEPS: return take_whole(a, o, value, 1, 1000000, &a->steps);
-    case OPT_NET: a->name = value; return 0;
-    case OPT_JSON: a->json = true; return 0;
-    case OPT_PRINT_AFTER: a->prints[a->n_prints++] = value; return 0;
-    case OPT_PRINT_AFTER_ALL: a->print_all = true; return 0;
-    case OPT_TIME_PASSES: a->time_passes = true; return 0;
-    case OPT_SKIP: a->skips[a->n_skips++] = value; return 0;
-    case OPT_LIST_OPS: a->list_ops = true; return 0;
-    case OPT_DEFINE: return take_define(a, value);
-    case OPT_IMPORT: a->imports[a->n_imports++] = value; return 0;
-    case OPT_SIZE: return take_size(a, value);
-    case OPT_SHAPE: return take_shape(a, value);
-    case OPT_BATCH: return take_whole(a, o, value, 1, 65536, &a->batch);
-    case OPT_SEED: return take_seed(a, value);
-    case OPT_THREADS: return take_whole(a, o, value, 1, 1024, &a->threads);
-    case OPT_LEVEL:
-        if (!whole(value, 0, 3, &level)) {
-            return kdc_usage_error(a, "-O needs a level from 0 to 3, got '%s'", value);
-        }
-        a->opt = (int)level + 1;
-        return 0;
-    case OPT_TARGET: a->triple = value; return 0;
-    case OPT_CPU: a->cpu = value; return 0;
-    case OPT_NO_CACHE: a->no_cache = true; return 0;
-    case OPT_QUIET: a->quiet = true; return 0;
-    case OPT_VERBOSE: a->verbose++; return 0;
-    case OPT_COLOR: return take_color(a, value);
-    case OPT_HELP: a->help = true; return 0;
-    case OPT_VERSION: a->version = true; return 0;
-    }
     return 0;
 }
 
@@ -274,20 +386,30 @@ static const Option *find_long(const KdcArgs *a, const char *name, size_t n, int
 }
 
 static int take_long(KdcArgs *a, int argc, char **argv, int *i) {
-    const char *name = argv[*i] + 2, *equals = strchr(name, '=');
-    size_t n = equals ? (size_t)(equals - name) : strlen(name);
+    const char *text = argv[*i] + 2, *equals = strchr(text, '=');
+    size_t n = equals ? (size_t)(equals - text) : strlen(text);
+    char name[64];
     int error = 0;
-    const Option *o = find_long(a, name, n, &error);
+    snprintf(name, sizeof name, "%.*s", (int)(n < 60 ? n : 60), text);
+    for (char *p = name; *p; p++) {
+        *p = *p == '_' ? '-' : *p;
+    }
+    for (int k = 0; k < KD_COUNT(aliases); k++) {
+        if (strcmp(name, aliases[k].alias) == 0) {
+            snprintf(name, sizeof name, "%s", aliases[k].name);
+        }
+    }
+    const Option *o = find_long(a, name, strlen(name), &error);
     if (!o) {
         return error;
     }
     if (!o->value) {
-        return equals ? kdc_usage_error(a, "--%s takes no value", o->name) : take(a, o, NULL);
+        return equals ? kdc_usage_error(a, "--%s takes no value", o->name) : o->take(a, o, NULL);
     }
     if (!equals && *i + 1 >= argc) {
         return kdc_usage_error(a, "--%s needs %s", o->name, o->value);
     }
-    return take(a, o, equals ? equals + 1 : argv[++*i]);
+    return o->take(a, o, equals ? equals + 1 : argv[++*i]);
 }
 
 static int take_short(KdcArgs *a, int argc, char **argv, int *i) {
@@ -305,9 +427,9 @@ static int take_short(KdcArgs *a, int argc, char **argv, int *i) {
             if (!p[1] && *i + 1 >= argc) {
                 return kdc_usage_error(a, "-%c needs %s", *p, o->value);
             }
-            return take(a, o, p[1] ? p + 1 : argv[++*i]);
+            return o->take(a, o, p[1] ? p + 1 : argv[++*i]);
         }
-        take(a, o, NULL);
+        o->take(a, o, NULL);
     }
     return 0;
 }
@@ -321,6 +443,13 @@ static bool exists(const char *path) {
 
 /* FILE.kd:NAME; a file that is called so as a whole goes first. */
 static int take_file(KdcArgs *a, char *text) {
+    if (!a->other && (a->verb == KDC_VERB_IMPORT || a->verb == KDC_VERB_DATA)) {
+        a->other = text; /* the checkpoint; the folder */
+        return 0;
+    }
+    if (a->verb == KDC_VERB_DATA) {
+        return kdc_usage_error(a, "one folder at a time: '%s' after '%s'", text, a->other);
+    }
     if (a->file) {
         return kdc_usage_error(a, "one file at a time: '%s' after '%s'", text, a->file);
     }
@@ -383,7 +512,7 @@ static int take_words(KdcArgs *a, int argc, char **argv, int verb_at) {
 
 int kdc_args_parse(KdcArgs *a, int argc, char **argv) {
     const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR");
-    *a = (KdcArgs){.steps = 1};
+    *a = (KdcArgs){.ignore = -1, .range_lo = -1, .range_hi = 1};
     a->color = isatty(2) && !(no_color && *no_color) && !(term && strcmp(term, "dumb") == 0);
     const char ***lists[] = {&a->defines, &a->imports, &a->skips, &a->prints, &a->taps, &a->weights, &a->shapes};
     for (int i = 0; i < KD_COUNT(lists); i++) {
@@ -405,7 +534,9 @@ int kdc_args_parse(KdcArgs *a, int argc, char **argv) {
     if (is_verb && a->help && argc > 2 && argv[2][0] != '-') { /* kdc help VERB */
         return take_verb(a, argv[2], &is_verb);
     }
-    return take_words(a, argc, argv, verb_at);
+    int error = take_words(a, argc, argv, verb_at);
+    a->steps = a->steps || a->verb != KDC_VERB_CALL ? a->steps : 1;
+    return error;
 }
 
 void kdc_args_free(KdcArgs *a) {

@@ -10,7 +10,10 @@
 #include <stdint.h>
 #include <stdio.h>
 
-typedef enum KdcVerbId { KDC_VERB_COMPILE, KDC_VERB_CALL, KDC_VERB_COUNT } KdcVerbId;
+typedef enum KdcVerbId {
+    KDC_VERB_COMPILE, KDC_VERB_TRAIN, KDC_VERB_RUN, KDC_VERB_EVAL, KDC_VERB_EXPORT, KDC_VERB_BENCH, KDC_VERB_IMPORT,
+    KDC_VERB_DATA, KDC_VERB_CALL, KDC_VERB_COUNT,
+} KdcVerbId;
 
 typedef struct KdcArgs {
     KdcVerbId verb;
@@ -18,10 +21,16 @@ typedef struct KdcArgs {
     const char *file, *name; /* FILE.kd[:NAME]; NULL if not given */
     const char **defines, **imports, **skips, **prints, **taps, **weights, **shapes;
     int n_defines, n_imports, n_skips, n_prints, n_taps, n_weights, n_shapes;
-    const char *output, *emit, *in, *out, *triple, *cpu;
-    bool print_all, time_passes, json, grad, train, no_cache, quiet;
+    const char *other; /* import: the checkpoint; data: the folder */
+    const char *output, *emit, *in, *out, *triple, *cpu, *data, *phase, *preprocess, *map, *pred, *truth, *ref,
+        *inception, *metrics, *layout, *against;
+    bool print_all, time_passes, json, grad, train, no_cache, quiet, no_flip, serial, b_to_a, profile, openmp, truncate,
+        beside, resume, has_seed;
     int verbose, opt; /* opt: level plus 1, 0: not given */
-    int64_t batch, height, width, steps, threads;
+    int64_t batch, height, width, steps, epochs, threads, load_h, load_w, crop_h, crop_w, limit, workers, save_every,
+        sample_every, memory_limit, classes, ignore, runs;
+    /* 0: not given. memory_limit: bytes. ignore: -1 when not given */
+    double range_lo, range_hi; /* of a network's images; -1, 1 */
     uint64_t seed;
     bool color; /* of stderr: decided from --color, NO_COLOR, TERM and the terminal */
 } KdcArgs;
@@ -40,6 +49,13 @@ int kdc_usage_error(const KdcArgs *a, const char *fmt, ...);
 /* main.c: verbs by number. */
 const char *kdc_verb_name(KdcVerbId v);
 int kdc_cmd_compile(const KdcArgs *a);
+int kdc_cmd_train(const KdcArgs *a);
+int kdc_cmd_run(const KdcArgs *a);
+int kdc_cmd_eval(const KdcArgs *a);
+int kdc_cmd_export(const KdcArgs *a);
+int kdc_cmd_bench(const KdcArgs *a);
+int kdc_cmd_import(const KdcArgs *a);
+int kdc_cmd_data(const KdcArgs *a);
 int kdc_cmd_call(const KdcArgs *a);
 
 #endif

@@ -1,0 +1,99 @@
+/* dataset.h: folders of images as people have them, to samples in a reproducible order.
+ *
+ * Layouts (the conventions of pix2pix, CycleGAN, pix2pixHD):
+ *   aligned    root/PHASE/X.jpg      A left, B right, each half of the width
+ *   unpaired   root/PHASE + A, root/PHASE + B (trainA, trainB)
+ *   folders    root/A/PHASE/X, root/B/PHASE/X (or root/A/X, root/B/X) with equal stems
+ *   labels     root/PHASE_label/X.png (class indices), root/PHASE_img/X (or, when that is not there, the B-free half of
+ *              root/aligned/PHASE or root/PHASE), root/PHASE_inst/X.png (optional, instance ids)
+ *   plain      root/PHASE/X, or root/X: single images
+ * Stems are matched after dropping the conventional suffixes (_leftImg8bit, _gtFine_labelIds, _gtFine_instanceIds, _A, _B).
+ *
+ * A sample is a pure function of (options, its number): number s belongs to epoch s / count; within an epoch items come in
+ * an order drawn from (seed, epoch); crop and flip are drawn from (seed, s), the same for all images of a sample that
+ * belong together (of an unpaired sample A and B draw their own). So a run goes on from any number with nothing saved.
+ */
+#ifndef KD_HOST_DATASET_H
+#define KD_HOST_DATASET_H
+
+#include "runtime/host/image.h"
+
+typedef enum KdLayout {
+    KD_LAYOUT_AUTO, KD_LAYOUT_ALIGNED, KD_LAYOUT_UNPAIRED, KD_LAYOUT_FOLDERS, KD_LAYOUT_LABELS, KD_LAYOUT_PLAIN,
+} KdLayout;
+const char *kd_layout_name(KdLayout l); /* "aligned" */
+
+typedef enum KdPreprocess {
+    KD_PRE_RESIZE_AND_CROP,      /* to load_h x load_w (bicubic, aspect not kept), random crop */
+    KD_PRE_CROP,                 /* random crop; smaller images are an error that names them */
+    KD_PRE_SCALE_WIDTH,          /* to load_w, aspect kept; then the height must be crop_h */
+    KD_PRE_SCALE_WIDTH_AND_CROP, /* to load_w, aspect kept (never below crop_h high), random crop */
+    KD_PRE_NONE,                 /* height and width rounded to multiples of 4 (bicubic when that changes them) */
+} KdPreprocess;
+bool kd_preprocess_named(const char *name, KdPreprocess *p); /* "resize_and_crop", "resize-and-crop", ... */
+
+typedef struct KdDataOptions {
+    const char *root;
+    const char *phase;      /* "train"; NULL: train, else what there is */
+    KdLayout layout;        /* AUTO: by what is there, from `wanted` where several fit */
+    KdLayout wanted;        /* what the session says: ALIGNED (also FOLDERS), UNPAIRED, LABELS, PLAIN; AUTO: any */
+    bool b_to_a;            /* the first image of a pair is B */
+    KdPreprocess preprocess;
+    int load_h, load_w;     /* 0: crop * 286 / 256 when train, crop else */
+    int crop_h, crop_w;     /* of every sample; 0 only with KD_PRE_NONE or KD_PRE_SCALE_WIDTH (sizes then differ) */
+    bool no_flip;
+    bool test;              /* no randomness: order by name, load = crop, centre crop, no flip */
+    bool serial;            /* unpaired: B by number too, not at random; order by name */
+    int64_t limit;          /* use at most so many items; 0: all */
+    int classes;            /* labels: values 0..classes-1 (others are an error that names file and value); 0: 256 */
+    int ignore;             /* labels: a value that is allowed besides; -1: none */
+    uint64_t seed;
+} KdDataOptions;
+
+typedef struct KdDataset KdDataset;
+
+/* Lists and matches; decodes nothing. false/NULL after *t: no folder, no images, nothing matches (with an example). */
+KdDataset *kd_dataset_open(const KdDataOptions *o, KdTrouble *t);
+void kd_dataset_free(KdDataset *d);
+KdLayout kd_dataset_layout(const KdDataset *d);
+int64_t kd_dataset_count(const KdDataset *d); /* samples of an epoch; unpaired: the larger folder's */
+/* Images of a sample: 1 (plain), 2 (pair, unpaired), 2 or 3 (labels first: label, image, instance). */
+int kd_dataset_images(const KdDataset *d);
+/* Largest pixels of a stored image among the first few probed: for the memory plan. */
+int64_t kd_dataset_decode_bytes(const KdDataset *d);
+
+typedef struct KdSample {
+    int n;
+    KdImage image[3];    /* RGB8; label and instance maps: KD_IMAGE_INDEX */
+    const char *name[3]; /* paths, owned by the dataset */
+    bool mirrored[3];
+} KdSample;
+/* Any thread. The images are the caller's: kd_sample_free. */
+bool kd_dataset_sample(const KdDataset *d, int64_t number, KdSample *s, KdTrouble *t);
+void kd_sample_free(KdSample *s);
+
+/* Decoding ahead: worker threads make samples first, first + 1, ...; next hands them out in that order. */
+typedef struct KdLoader KdLoader;
+KdLoader *kd_loader_new(const KdDataset *d, int64_t first, int workers, int ahead, KdTrouble *t);
+bool kd_loader_next(KdLoader *l, KdSample *s, KdTrouble *t);
+double kd_loader_waited(const KdLoader *l); /* seconds that next has waited so far */
+void kd_loader_free(KdLoader *l);
+
+/* `kdc data`: decodes everything. Each finding is a line "path: what"; counts by kind. */
+typedef struct KdDataReport {
+    int64_t items, images, unreadable, unmatched;
+    int min_w, min_h, max_w, max_h;
+    int label_min, label_max; /* -1: no labels */
+    int64_t gray, alpha, sixteen; /* images of such kinds */
+    int n_lines;
+    char **line;
+} KdDataReport;
+bool kd_dataset_check(const KdDataset *d, int workers, KdDataReport *r, KdTrouble *t);
+void kd_data_report_free(KdDataReport *r);
+
+/* [3, h, w] f32 in [-1, 1] ((v / 255 - 0.5) / 0.5), planes from interleaved RGB8. */
+void kd_image_to_planes(const KdImage *x, float *out);
+/* And back: (v + 1) / 2 * 255, clamped to 0..255, rounded to nearest (truncate: PyTorch scripts' cast). 1 or 3 planes. */
+bool kd_image_from_planes(const float *x, int channels, int height, int width, bool truncate, KdImage *out, KdTrouble *t);
+
+#endif
