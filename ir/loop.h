@@ -120,6 +120,7 @@ typedef struct KlArg {
 typedef struct KlCall {
     int kernel;
     const KlArg *args; /* one per non-scratch buffer of the kernel, in order */
+    KdLoc loc;         /* what in the program it computes, for messages; not part of the text; 0: unknown */
 } KlCall;
 
 typedef struct KlModule {

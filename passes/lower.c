@@ -194,7 +194,8 @@ static void add_call(KdLower *l, int kernel, const KdBound *bound, int n) {
         }
         arg[args++] = bound[i].arg;
     }
-    kd_push(l->cx, &l->m->calls, (KlCall){kernel, arg});
+    KdLoc loc = l->binding->group < 0 ? 0 : kd_node(l->fu->f, l->g->root)->loc;
+    kd_push(l->cx, &l->m->calls, (KlCall){kernel, arg, loc});
 }
 
 void kd_lower_end(KdLower *l) {

@@ -67,11 +67,19 @@ const char *const *kdc_applications(KdcProgram *p, const char *session, int *n);
 
 /* ---- call.c ---------------------------------------------------------------------------------------- */
 
-/* A runnable over u, which has been compiled. Inputs' memory is taken from `share` where it has a tensor of that name. */
+/* A runnable over u, which has been compiled. Inputs' memory is taken from `share` where it has a tensor of that name.
+ * arena: u's plan's bytes, the caller's, used only while it runs; NULL: one of its own. */
 typedef KdcTensor *KdcShareFn(void *user, const KdFunc *f, KdValue input);
-KdcRunnable *kdc_runnable_new(KdcProgram *p, const KdcUnit *u, KdcShareFn *share, void *user);
+KdcRunnable *kdc_runnable_new(KdcProgram *p, const KdcUnit *u, KdcShareFn *share, void *user, void *arena);
+const KdcUnit *kdc_runnable_unit(const KdcRunnable *r);
+
+/* Runs r and looks at all that each call wrote. true when something was no finite number: *call is the first that wrote
+ * a NaN or, if there is none, the first that wrote an infinity. */
+bool kdc_run_watched(KdcRunnable *r, int *call, bool *nan);
+void kdc_runnable_arena(KdcRunnable *r, void *arena); /* from now on */
 KdcTensor kdc_tensor_of(KdcProgram *p, const KdFunc *f, KdValue input); /* with memory */
 void *kdc_memory(KdcProgram *p, int64_t bytes);
+void kdc_memory_free(KdcProgram *p, void *m); /* before kdc_close would; NULL is fine */
 int64_t kdc_tensor_bytes(const KdcTensor *t);
 const char *kdc_tensor_shape(KdContext *cx, const KdcTensor *t); /* "[1, 3, 8, 8]" */
 

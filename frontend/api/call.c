@@ -9,6 +9,7 @@
 #include "runtime/kdrt/kdrt.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -32,6 +33,16 @@ void *kdc_memory(KdcProgram *p, int64_t bytes) {
     }
     kd_push(p->cx, &p->memory, m);
     return m;
+}
+
+void kdc_memory_free(KdcProgram *p, void *m) {
+    for (int i = 0; i < p->memory.n && m; i++) {
+        if (p->memory.v[i] == m) {
+            p->memory.v[i] = p->memory.v[--p->memory.n];
+            kdrt_free(m);
+            return;
+        }
+    }
 }
 
 static KdcTensor describe(const char *name, const KdType *t, KdcRole role) {
@@ -120,7 +131,7 @@ static int thread_count(const KdcProgram *p) {
     return n < 1 ? 1 : n > 1024 ? 1024 : (int)n;
 }
 
-KdcRunnable *kdc_runnable_new(KdcProgram *p, const KdcUnit *u, KdcShareFn *share, void *user) {
+KdcRunnable *kdc_runnable_new(KdcProgram *p, const KdcUnit *u, KdcShareFn *share, void *user, void *arena) {
     const KdFunc *f = u->result.final;
     KdcRunnable *r = KD_NEW(p->cx, KdcRunnable);
     r->p = p;
@@ -132,7 +143,7 @@ KdcRunnable *kdc_runnable_new(KdcProgram *p, const KdcUnit *u, KdcShareFn *share
     r->ext = KD_NEW_ARRAY(p->cx, void *, r->n_in + r->n_out + 1);
     bind_inputs(r, f, share, user);
     bind_outputs(r, f);
-    r->arena = kdc_memory(p, u->result.loops->arena);
+    r->arena = arena ? arena : kdc_memory(p, u->result.loops->arena);
     r->rt.threads = thread_count(p);
     r->rt.scratch_bytes = ((size_t)kd_scratch_bytes(u->result.loops) + 63) / 64 * 64;
     r->rt.scratch = kdc_memory(p, (int64_t)r->rt.scratch_bytes * r->rt.threads);
@@ -147,7 +158,7 @@ static KdcRunnable *build_net(KdcProgram *p, const char *name, const KdcShapes *
         return NULL;
     }
     kdc_unit_passes(p, &u, &p->host);
-    return kdc_unit_jit(p, &u) ? kdc_runnable_new(p, &u, NULL, NULL) : NULL;
+    return kdc_unit_jit(p, &u) ? kdc_runnable_new(p, &u, NULL, NULL, NULL) : NULL;
 }
 
 KdcRunnable *kdc_net(KdcProgram *p, const char *name, const KdcShapes *s) {
@@ -219,6 +230,62 @@ KdcStatus kdc_initialise(KdcRunnable *r, uint64_t seed) {
 KdcStatus kdc_run(KdcRunnable *r) {
     r->entry(&r->rt, r->ext, r->arena);
     return KDC_OK;
+}
+
+void kdc_runnable_arena(KdcRunnable *r, void *arena) {
+    r->arena = arena;
+}
+
+const KdcUnit *kdc_runnable_unit(const KdcRunnable *r) {
+    return &r->unit;
+}
+
+/* ---- watching --------------------------------------------------------------------------------------- */
+
+typedef struct Watch {
+    KdcRunnable *r;
+    int nan, infinite; /* numbers of calls; -1: none yet */
+} Watch;
+
+static void look(Watch *w, int call, const float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        if (isnan(x[i])) {
+            w->nan = call;
+            return;
+        }
+        if (isinf(x[i]) && w->infinite < 0) {
+            w->infinite = call;
+        }
+    }
+}
+
+static void watch(void *user, int64_t call) {
+    Watch *w = user;
+    const KlModule *m = w->r->unit.result.loops;
+    const KlCall *c = &m->calls.v[call];
+    const KlKernel *k = m->kernels.v[c->kernel];
+    for (int b = 0, a = 0; b < k->bufs.n && w->nan < 0; b++) {
+        const KlBuf *buf = &k->bufs.v[b];
+        if (buf->access == KL_SCRATCH) {
+            continue;
+        }
+        const KlArg *arg = &c->args[a++];
+        const char *base = arg->kind == KL_ARG_ARENA ? w->r->arena : arg->kind == KL_ARG_EXTERN ? w->r->ext[arg->index] : NULL;
+        if (base && buf->dtype == KL_F32 && buf->access != KL_IN) {
+            look(w, (int)call, (const float *)(base + arg->offset), buf->count);
+        }
+    }
+}
+
+bool kdc_run_watched(KdcRunnable *r, int *call, bool *nan) {
+    Watch w = {r, -1, -1};
+    r->rt.after = watch;
+    r->rt.user = &w;
+    r->entry(&r->rt, r->ext, r->arena);
+    r->rt.after = NULL;
+    *nan = w.nan >= 0;
+    *call = *nan ? w.nan : w.infinite;
+    return *call >= 0;
 }
 
 KdcStats kdc_stats(const KdcRunnable *r) {

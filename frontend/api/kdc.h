@@ -118,6 +118,19 @@ KdcStatus kdc_session_initialise(KdcSession *s, uint64_t seed);
 /* Runs step number `step` (from 1; decides which `every` blocks run) in epoch `epoch` (from 1). `step`, `epoch` and
  * `seed` of the program are set from here. Outputs of this step, "log.NAME" and "show.NAME": the functions below. */
 KdcStatus kdc_session_step(KdcSession *s, int64_t step, int64_t epoch, uint64_t seed);
+/* Compiles what the steps first..last need, which else happens when one is first run. What that takes, together: memory is
+ * the arena that all of them share; nothing of it is allocated yet. */
+KdcStatus kdc_session_prepare(KdcSession *s, int64_t first, int64_t last, KdcStats *stats);
+/* Where the first NaN (or, without one, the first infinity) of a step came up. */
+typedef struct KdcFault {
+    bool found, nan;
+    const char *what; /* the pass over memory, by its ops: "log+mul+mean 1x1x30x30" */
+    const char *file; /* and its place in the program; NULL: unknown */
+    int line, column;
+} KdcFault;
+/* Runs a step like kdc_session_step, looking at everything that is computed. Slow. */
+KdcStatus kdc_session_trace(KdcSession *s, int64_t step, int64_t epoch, uint64_t seed, KdcFault *fault);
+const char *kdc_session_from(const KdcSession *s); /* "paired", "unpaired", "labels" or "" */
 int kdc_session_output_count(const KdcSession *s);
 KdcTensor *kdc_session_output(KdcSession *s, int i);
 int kdc_session_log_count(const KdcSession *s); /* names of all logs, whichever block they are in */

@@ -10,7 +10,8 @@
 
 typedef struct Variant {
     unsigned mask;
-    KdcRunnable *r;
+    KdcUnit unit;
+    KdcRunnable *r; /* NULL: not run yet */
 } Variant;
 
 struct KdcSession {
@@ -21,6 +22,8 @@ struct KdcSession {
     KdcUnit whole; /* all blocks; compiled only if a step needs it */
     KD_VEC(KdcTensor *) store;
     KD_VEC(Variant) variants;
+    void *arena; /* of all variants, one after the other */
+    int64_t arena_bytes;
     KdcRunnable *last; /* of the latest step */
 };
 
@@ -90,24 +93,95 @@ KdcSession *kdc_session(KdcProgram *p, const char *name, const KdcShapes *shapes
     return s;
 }
 
-static KdcRunnable *variant(KdcSession *s, unsigned mask) {
+static unsigned mask_of(const KdcSession *s, int64_t step) {
+    unsigned mask = 0;
+    for (int k = 0; k < s->info.n_every; k++) {
+        mask |= step % s->info.every[k] == 0 ? 1u << k : 0;
+    }
+    return mask;
+}
+
+/* The variant of those blocks, compiled. NULL after diagnostics. */
+static Variant *variant(KdcSession *s, unsigned mask) {
     for (int i = 0; i < s->variants.n; i++) {
         if (s->variants.v[i].mask == mask) {
-            return s->variants.v[i].r;
+            return &s->variants.v[i];
         }
     }
-    KdcUnit u = s->whole;
+    Variant v = {mask, s->whole, NULL};
     KdSessionInfo info;
-    if (mask != all_blocks(s) && !kdc_unit_session(s->p, s->name, mask, &s->o, &info, &u)) {
+    if (mask != all_blocks(s) && !kdc_unit_session(s->p, s->name, mask, &s->o, &info, &v.unit)) {
         return NULL;
     }
-    kdc_unit_passes(s->p, &u, &s->p->host);
-    if (!kdc_unit_jit(s->p, &u)) {
+    kdc_unit_passes(s->p, &v.unit, &s->p->host);
+    if (!kdc_unit_jit(s->p, &v.unit)) {
         return NULL;
     }
-    KdcRunnable *r = kdc_runnable_new(s->p, &u, shared, s);
-    kd_push(s->p->cx, &s->variants, (Variant){mask, r});
-    return r;
+    kd_push(s->p->cx, &s->variants, v);
+    return &s->variants.v[s->variants.n - 1];
+}
+
+/* The largest arena of the variants compiled so far, for all of them: a larger one later means new runnables. */
+static void share_arena(KdcSession *s) {
+    int64_t most = 0;
+    for (int i = 0; i < s->variants.n; i++) {
+        int64_t bytes = s->variants.v[i].unit.result.loops->arena;
+        most = bytes > most ? bytes : most;
+    }
+    if (s->arena && most <= s->arena_bytes) {
+        return;
+    }
+    kdc_memory_free(s->p, s->arena);
+    s->arena = NULL;
+    s->arena = kdc_memory(s->p, most);
+    s->arena_bytes = most;
+    for (int i = 0; i < s->variants.n; i++) {
+        if (s->variants.v[i].r) {
+            kdc_runnable_arena(s->variants.v[i].r, s->arena);
+        }
+    }
+}
+
+static KdcRunnable *runnable(KdcSession *s, unsigned mask) {
+    Variant *v = variant(s, mask);
+    if (!v) {
+        return NULL;
+    }
+    share_arena(s);
+    v->r = v->r ? v->r : kdc_runnable_new(s->p, &v->unit, shared, s, s->arena);
+    return v->r;
+}
+
+static void prepare(KdcSession *s, int64_t first, int64_t last, KdcStats *stats) {
+    const int64_t enough = 1 << 20; /* steps looked at: blocks that only run together later are compiled then */
+    for (int64_t step = first; step <= last && step - first < enough; step++) {
+        if ((step > first && s->info.n_every == 0) || !variant(s, mask_of(s, step))) {
+            break;
+        }
+    }
+    for (int i = 0; i < s->variants.n; i++) {
+        KdcStats one = kdc_unit_stats(&s->variants.v[i].unit);
+        stats->seconds += one.seconds;
+        stats->code_seconds += one.code_seconds;
+        stats->kernels += one.kernels;
+        stats->calls += one.calls;
+        stats->memory = one.memory > stats->memory ? one.memory : stats->memory;
+        stats->memory_naive = one.memory_naive > stats->memory_naive ? one.memory_naive : stats->memory_naive;
+        stats->from_cache = (i == 0 || stats->from_cache) && one.from_cache;
+    }
+}
+
+KdcStatus kdc_session_prepare(KdcSession *s, int64_t first, int64_t last, KdcStats *stats) {
+    int errors = kd_error_count(s->p->cx);
+    KdLanding l;
+    *stats = (KdcStats){0};
+    if (KD_TRY(s->p->cx, l)) {
+        prepare(s, first, last, stats);
+        kd_landing_pop(s->p->cx);
+    } else {
+        kdc_failed(s->p);
+    }
+    return kdc_settle(s->p, errors);
 }
 
 static void set_scalar(KdcSession *s, const char *name, int64_t v) {
@@ -128,17 +202,14 @@ static void set_scalar(KdcSession *s, const char *name, int64_t v) {
     }
 }
 
-KdcStatus kdc_session_step(KdcSession *s, int64_t step, int64_t epoch, uint64_t seed) {
+/* s->last: what runs that step, with its scalars set; else NULL. */
+static KdcStatus begin_step(KdcSession *s, int64_t step, int64_t epoch, uint64_t seed) {
     KdcProgram *p = s->p;
     int errors = kd_error_count(p->cx);
-    unsigned mask = 0;
     KdLanding l;
-    for (int k = 0; k < s->info.n_every; k++) {
-        mask |= step % s->info.every[k] == 0 ? 1u << k : 0;
-    }
     s->last = NULL;
     if (KD_TRY(p->cx, l)) {
-        s->last = variant(s, mask);
+        s->last = runnable(s, mask_of(s, step));
         kd_landing_pop(p->cx);
     } else {
         kdc_failed(p);
@@ -149,7 +220,33 @@ KdcStatus kdc_session_step(KdcSession *s, int64_t step, int64_t epoch, uint64_t 
     set_scalar(s, "step", step);
     set_scalar(s, "epoch", epoch);
     set_scalar(s, "seed", (int64_t)seed);
-    return kdc_run(s->last);
+    return KDC_OK;
+}
+
+KdcStatus kdc_session_step(KdcSession *s, int64_t step, int64_t epoch, uint64_t seed) {
+    KdcStatus status = begin_step(s, step, epoch, seed);
+    return s->last ? kdc_run(s->last) : status;
+}
+
+KdcStatus kdc_session_trace(KdcSession *s, int64_t step, int64_t epoch, uint64_t seed, KdcFault *fault) {
+    KdcStatus status = begin_step(s, step, epoch, seed);
+    int call;
+    *fault = (KdcFault){0};
+    if (!s->last || !kdc_run_watched(s->last, &call, &fault->nan)) {
+        return status;
+    }
+    const KlModule *m = kdc_runnable_unit(s->last)->result.loops;
+    const KdPlace *place = kd_place(s->p->cx, m->calls.v[call].loc);
+    fault->found = true;
+    fault->what = m->kernels.v[m->calls.v[call].kernel]->what;
+    fault->file = place ? place->file : NULL;
+    fault->line = place ? place->line : 0;
+    fault->column = place ? place->col : 0;
+    return status;
+}
+
+const char *kdc_session_from(const KdcSession *s) {
+    return s->info.from;
 }
 
 KdcStatus kdc_session_initialise(KdcSession *s, uint64_t seed) {

@@ -21,6 +21,8 @@ typedef struct KdrtContext {
     void *scratch;
     size_t scratch_bytes; /* per thread */
     struct KdrtProfile *profile; /* NULL, or where kernel times are added up */
+    void (*after)(void *user, int64_t call); /* NULL, or called after each call of a plan, by its number */
+    void *user;
 } KdrtContext;
 
 typedef struct KdrtProfile {

@@ -74,5 +74,7 @@ void kdrt_run(KdrtContext *cx, const KdrtPlan *plan, void *const *ext, void *are
             bufs[a] = (char *)base + arg->offset;
         }
         kdrt_parallel_for(cx, call->fn, bufs, call->range, call->grain, c);
+        if (cx->after)
+            cx->after(cx->user, c);
     }
 }
