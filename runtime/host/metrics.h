@@ -18,7 +18,8 @@ void kd_moments_add(KdMoments *m, const float *row);
 void kd_moments_free(KdMoments *m);
 /* mean[dims], cov[dims * dims]; needs at least two rows. */
 bool kd_moments_get(const KdMoments *m, double *mean, double *cov, KdTrouble *t);
-/* |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)), by symmetric eigenvalues (LAPACK dsyevd). */
+/* |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al. 2017), by symmetric eigenvalues (LAPACK dsyevd). Singular
+ * covariances are fine. NaN, infinity, and what is no covariance are refused. */
 bool kd_frechet(int dims, const double *m1, const double *c1, const double *m2, const double *c2, double *out, KdTrouble *t);
 
 /* Confusion counts of label maps; ignore: a label that does not count, or -1. */
@@ -29,10 +30,12 @@ typedef struct KdConfusion {
 bool kd_confusion_init(KdConfusion *c, int classes, int ignore, KdTrouble *t);
 bool kd_confusion_add(KdConfusion *c, const KdImage *truth, const KdImage *prediction, KdTrouble *t);
 void kd_confusion_free(KdConfusion *c);
-/* Over classes that occur in the truth: pixel accuracy, mean class accuracy, mean intersection over union. */
+/* Pixel accuracy, mean accuracy of the classes that occur in the truth, mean intersection over union of those that occur in
+ * truth or prediction. 0..1; NaN when nothing was counted. */
 void kd_confusion_scores(const KdConfusion *c, double *pixel, double *per_class, double *miou);
 
-/* uint8 RGB -> [3, size, size] f32 in [-1, 1], bilinear (align_corners off, no anti-aliasing): Inception's input. */
+/* uint8 RGB (gray: repeated) -> [3, size, size] f32 in [-1, 1], bilinear (align_corners off, no anti-aliasing): Inception's
+ * input. */
 void kd_fid_input(const KdImage *x, int size, float *out);
 
 #endif
