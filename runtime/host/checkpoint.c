@@ -1,0 +1,176 @@
+/* checkpoint.c: see checkpoint.h. The sum goes over the tensors' bytes in the order given, which is their order in the file. */
+#include "runtime/host/checkpoint.h"
+
+#include "runtime/host/checksum.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static char *path_of(const char *folder, int64_t step) {
+    size_t n = strlen(folder) + 64;
+    char *path = malloc(n);
+    if (path) {
+        snprintf(path, n, "%s/checkpoint-%06" PRId64 ".safetensors", folder, step);
+    }
+    return path;
+}
+
+/* The step that a file name says; -1: it is no checkpoint's. */
+static int64_t step_of(const char *name) {
+    int64_t step;
+    int end = 0;
+    if (sscanf(name, "checkpoint-%" SCNd64 ".safetensors%n", &step, &end) != 1 || end == 0 || name[end] || step < 0) {
+        return -1;
+    }
+    return step;
+}
+
+static int descending(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/* Steps of all checkpoints of the folder, newest first: malloc'ed. NULL and *n = -1 after *t. */
+static int64_t *list(const char *folder, int *n, KdTrouble *t) {
+    DIR *d = opendir(folder);
+    int64_t *step = NULL;
+    *n = 0;
+    if (!d) {
+        *n = -1;
+        kd_trouble(t, errno != ENOENT && errno != ENOTDIR, "%s: %s", folder, strerror(errno));
+        return NULL;
+    }
+    for (struct dirent *e; (e = readdir(d));) {
+        int64_t s = step_of(e->d_name);
+        int64_t *more = s < 0 ? NULL : realloc(step, sizeof *step * (size_t)(*n + 1));
+        if (s >= 0 && !more) {
+            free(step);
+            closedir(d);
+            *n = -1;
+            kd_trouble(t, true, "%s: out of memory", folder);
+            return NULL;
+        }
+        if (more) {
+            step = more;
+            step[(*n)++] = s;
+        }
+    }
+    closedir(d);
+    if (*n) {
+        qsort(step, (size_t)*n, sizeof *step, descending);
+    }
+    return step;
+}
+
+/* Removes all but the newest two. What cannot be removed stays: it does no harm. */
+static void drop_old(const char *folder) {
+    int n;
+    KdTrouble ignored;
+    int64_t *step = list(folder, &n, &ignored);
+    for (int i = 2; i < n; i++) {
+        char *path = path_of(folder, step[i]);
+        if (path) {
+            unlink(path);
+        }
+        free(path);
+    }
+    free(step);
+}
+
+bool kd_checkpoint_write(const char *folder, int64_t step, const KdTensorOut *x, int n, const char *const *meta, int n_meta,
+                         KdTrouble *t) {
+    char *path = path_of(folder, step), sum[16], at[32];
+    const char **all = calloc((size_t)n_meta + 4, sizeof *all);
+    if (!path || !all) {
+        free(path);
+        free(all);
+        return kd_trouble(t, true, "%s: out of memory", folder);
+    }
+    uint32_t crc = 0;
+    for (int i = 0; i < n; i++) {
+        int64_t count = 1;
+        for (int d = 0; d < x[i].rank; d++) {
+            count *= x[i].dim[d];
+        }
+        crc = kd_crc32c(crc, x[i].data, (size_t)count * (size_t)kd_stored_size(x[i].dtype));
+    }
+    snprintf(sum, sizeof sum, "%08" PRIx32, crc);
+    snprintf(at, sizeof at, "%" PRId64, step);
+    memcpy(all, meta, sizeof *all * (size_t)n_meta);
+    const char *own[] = {"step", at, "checksum", sum};
+    memcpy(all + n_meta, own, sizeof own);
+    bool ok = kd_weights_write(path, x, n, all, n_meta + 4, t);
+    free(path);
+    free(all);
+    if (ok) {
+        drop_old(folder);
+    }
+    return ok;
+}
+
+const char *kd_weights_meta(const KdWeights *w, const char *key) {
+    for (int i = 0; i + 1 < w->n_meta; i += 2) {
+        if (strcmp(w->meta[i], key) == 0) {
+            return w->meta[i + 1];
+        }
+    }
+    return NULL;
+}
+
+/* Is it whole, and what its name says? Else says why not. */
+static bool sound(const char *path, const KdWeights *w, int64_t step, KdTrouble *t) {
+    const char *sum = kd_weights_meta(w, "checksum"), *at = kd_weights_meta(w, "step");
+    uint32_t crc = 0;
+    if (!sum || !at) {
+        return kd_trouble(t, false, "%s is no checkpoint: its metadata has no \"%s\"", path, sum ? "step" : "checksum");
+    }
+    for (int i = 0; i < w->n; i++) {
+        const KdTensor *x = &w->tensor[i];
+        crc = kd_crc32c(crc, x->data, (size_t)x->count * (size_t)kd_stored_size(x->dtype));
+    }
+    if (strtoul(sum, NULL, 16) != crc) {
+        return kd_trouble(t, false, "%s is damaged: its checksum is %08" PRIx32 ", expected %s", path, crc, sum);
+    }
+    if (strtoll(at, NULL, 10) != step) {
+        return kd_trouble(t, false, "%s holds step %s", path, at);
+    }
+    return true;
+}
+
+KdWeights *kd_checkpoint_read(const char *folder, int64_t *step, char **path, char *note, size_t size, KdTrouble *t) {
+    int n;
+    int64_t *steps = list(folder, &n, t);
+    KdWeights *found = NULL;
+    KdTrouble first = {0};
+    *path = NULL;
+    if (size) {
+        *note = '\0';
+    }
+    for (int i = 0; i < n && !found; i++) {
+        char *name = path_of(folder, steps[i]);
+        KdTrouble why = {0};
+        KdWeights *w = name ? kd_weights_read(name, &why) : NULL;
+        if (w && sound(name, w, steps[i], &why)) {
+            found = w;
+            *step = steps[i];
+            *path = name;
+            break;
+        }
+        kd_weights_free(w);
+        free(name);
+        first = *first.text ? first : why;
+    }
+    free(steps);
+    if (found && *first.text && size) {
+        snprintf(note, size, "%.400s; going on from %.80s", first.text, strrchr(*path, '/') + 1);
+    }
+    if (!found && n >= 0) {
+        *t = first;
+    }
+    return found;
+}
