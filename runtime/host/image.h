@@ -56,7 +56,7 @@ typedef enum KdFilter { KD_FILTER_NEAREST, KD_FILTER_BILINEAR, KD_FILTER_BICUBIC
 
 /* Pillow's Image.resize, to the bit for 8-bit samples: separable, support scaled when shrinking, a = -0.5, 22-bit
  * fixed-point coefficients, an 8-bit intermediate after the horizontal pass. NEAREST: the sample at
- * floor((i + 0.5) * in / out); any bits. 16-bit images: NEAREST only. */
+ * floor((i + 0.5) * in / out), added up in double as Pillow does; any bits. 16-bit images: NEAREST only. */
 bool kd_image_resize(const KdImage *x, int width, int height, KdFilter filter, KdImage *out, KdTrouble *t);
 /* The rectangle at (left, top); it must lie inside. */
 bool kd_image_crop(const KdImage *x, int left, int top, int width, int height, KdImage *out, KdTrouble *t);

@@ -1,0 +1,129 @@
+/* image.c: what PNG and JPEG share: memory, kinds by content, crop, mirror. See image.h. */
+#include "runtime/host/image_codec.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+bool kd_image_size_ok(const char *from, int64_t width, int64_t height, KdTrouble *t) {
+    if (width < 1 || height < 1 || width > INT32_MAX / 8 || height > INT32_MAX / 8 || width > KD_IMAGE_MAX_PIXELS / height) {
+        return kd_trouble(t, false, "%s: an image of %lld x %lld; at most %lld pixels are read", from, (long long)width,
+                          (long long)height, (long long)KD_IMAGE_MAX_PIXELS);
+    }
+    return true;
+}
+
+static size_t sample_bytes(const KdImage *x) {
+    return x->bits == 16 ? 2 : 1;
+}
+
+static size_t row_bytes(const KdImage *x) {
+    return (size_t)x->width * (size_t)x->channels * sample_bytes(x);
+}
+
+bool kd_image_new(int width, int height, int channels, int bits, KdImage *out, KdTrouble *t) {
+    *out = (KdImage){width, height, channels, bits, NULL};
+    if (!kd_image_size_ok("image", width, height, t)) {
+        return false;
+    }
+    out->samples = malloc(row_bytes(out) * (size_t)height);
+    return out->samples || kd_trouble(t, true, "out of memory: an image of %d x %d", width, height);
+}
+
+void kd_image_free(KdImage *x) {
+    free(x->samples);
+    *x = (KdImage){0};
+}
+
+bool kd_image_name(const char *path) {
+    static const char *const endings[] = {".png", ".jpg", ".jpeg"};
+    const char *dot = strrchr(path, '.');
+    for (int i = 0; dot && i < 3; i++) {
+        if (strcasecmp(dot, endings[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool is_png(const unsigned char *p, size_t n) {
+    return n >= 8 && memcmp(p, "\x89PNG\r\n\x1a\n", 8) == 0;
+}
+
+static bool is_jpeg(const unsigned char *p, size_t n) {
+    return n >= 3 && p[0] == 0xff && p[1] == 0xd8 && p[2] == 0xff;
+}
+
+static bool unknown(const char *from, size_t n, KdTrouble *t) {
+    return kd_trouble(t, false, n ? "%s is neither PNG nor JPEG" : "%s is empty", from);
+}
+
+bool kd_image_decode(const char *from, const void *data, size_t n, KdImageWant want, KdImage *out, KdTrouble *t) {
+    *out = (KdImage){0};
+    if (is_png(data, n)) {
+        return kd_png_decode(from, data, n, want, out, t);
+    }
+    return is_jpeg(data, n) ? kd_jpeg_decode(from, data, n, want, out, t) : unknown(from, n, t);
+}
+
+bool kd_image_read(const char *path, KdImageWant want, KdImage *out, KdTrouble *t) {
+    size_t n;
+    char *data = kd_file_read(path, &n, t);
+    *out = (KdImage){0};
+    if (!data) {
+        return false;
+    }
+    bool ok = kd_image_decode(path, data, n, want, out, t);
+    free(data);
+    return ok;
+}
+
+bool kd_image_probe(const char *path, KdImageInfo *info, KdTrouble *t) {
+    size_t n;
+    char *data = kd_file_read(path, &n, t);
+    *info = (KdImageInfo){0};
+    if (!data) {
+        return false;
+    }
+    const unsigned char *p = (const unsigned char *)data;
+    bool ok = is_png(p, n)    ? kd_png_probe(path, data, n, info, t)
+              : is_jpeg(p, n) ? kd_jpeg_probe(path, data, n, info, t)
+                              : unknown(path, n, t);
+    free(data);
+    return ok;
+}
+
+void kd_gray_from_rgb(const uint8_t *rgb, int64_t pixels, uint8_t *gray) {
+    for (int64_t i = 0; i < pixels; i++) {
+        gray[i] = (uint8_t)((19595 * rgb[3 * i] + 38470 * rgb[3 * i + 1] + 7471 * rgb[3 * i + 2] + 32768) >> 16);
+    }
+}
+
+bool kd_image_crop(const KdImage *x, int left, int top, int width, int height, KdImage *out, KdTrouble *t) {
+    *out = (KdImage){0};
+    if (left < 0 || top < 0 || width < 1 || height < 1 || left > x->width - width || top > x->height - height) {
+        return kd_trouble(t, false, "a crop of %d x %d at (%d, %d) does not lie inside %d x %d", width, height, left, top, x->width,
+                          x->height);
+    }
+    if (!kd_image_new(width, height, x->channels, x->bits, out, t)) {
+        return false;
+    }
+    size_t from = row_bytes(x), to = row_bytes(out), skip = (size_t)left * (size_t)x->channels * sample_bytes(x);
+    for (int r = 0; r < height; r++) {
+        memcpy((char *)out->samples + (size_t)r * to, (const char *)x->samples + (size_t)(top + r) * from + skip, to);
+    }
+    return true;
+}
+
+void kd_image_mirror(KdImage *x) {
+    size_t pixel = (size_t)x->channels * sample_bytes(x), row = row_bytes(x);
+    char swap[8];
+    for (int r = 0; r < x->height; r++) {
+        char *a = (char *)x->samples + (size_t)r * row, *b = a + row - pixel;
+        for (; a < b; a += pixel, b -= pixel) {
+            memcpy(swap, a, pixel);
+            memcpy(a, b, pixel);
+            memcpy(b, swap, pixel);
+        }
+    }
+}
