@@ -255,7 +255,8 @@ static void test_recipes(void **state) {
     (void)state;
     static const struct { const char *file, *session; } recipes[] = {
         {"models/recipes/cyclegan.kd", "cyclegan"}, {"models/recipes/pix2pix_reko.kd", "pix2pix_reko"}, {"models/recipes/pix2pix.kd", "pix2pix"},
-        {"models/recipes/distill_style.kd", "distill_style"}, {"tests/lang/pix2pix_reko.kd", "pix2pix_reko"},
+        {"models/recipes/distill_style.kd", "distill_style"}, {"models/recipes/pix2pix_facades.kd", "pix2pix_facades"},
+        {"models/recipes/cyclegan_day2night.kd", "cyclegan_day2night"}, {"tests/lang/pix2pix_reko.kd", "pix2pix_reko"},
     };
     for (int i = 0; i < KD_COUNT(recipes); i++) {
         KdContext *cx = kd_context_new();
