@@ -1,6 +1,8 @@
 /* tensors.c: see tensors.h. */
 #include "frontend/cli/tensors.h"
 
+#include "runtime/host/pth.h"
+
 #include <ctype.h>
 #include <inttypes.h>
 #include <math.h>
@@ -27,7 +29,7 @@ bool kdc_files_read(KdcProgram *p, const KdcArgs *a, KdcFiles *f) {
             w.net = kd_format(p->cx, "%.*s.", (int)(equals - w.file), w.file);
             w.file = equals + 1;
         }
-        if (!(w.w = kd_weights_read(w.file, &t))) {
+        if (!(w.w = kd_checkpoint_file_read(w.file, &t))) {
             return kdc_cli_trouble(p, &t);
         }
         kd_push(p->cx, &f->weights, w);

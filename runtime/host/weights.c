@@ -260,6 +260,18 @@ KdWeights *kd_weights_read(const char *path, KdTrouble *t) {
     return w;
 }
 
+KdWeights *kd_weights_new(KdTensor *tensor, int n, void *block) {
+    KdWeights *w = calloc(1, sizeof *w);
+    Memory *m = calloc(1, sizeof *m);
+    if (!w || !m) {
+        free(w), free(m);
+        return NULL;
+    }
+    m->file = block;
+    *w = (KdWeights){.n = n, .tensor = tensor, .memory = m};
+    return w;
+}
+
 void kd_weights_free(KdWeights *w) {
     if (w) {
         Memory *m = w->memory;

@@ -40,6 +40,9 @@ typedef struct KdWeights {
 KdWeights *kd_weights_read(const char *path, KdTrouble *t);
 /* The same from memory; `from` names it in messages. data is kept by reference. */
 KdWeights *kd_weights_parse(const char *from, const void *data, size_t n, KdTrouble *t);
+/* For readers of other formats: n tensors whose names, dims and data lie in `block`. Both are malloc'ed and belong to the
+ * result. NULL: out of memory, and both are still the caller's. */
+KdWeights *kd_weights_new(KdTensor *tensor, int n, void *block);
 void kd_weights_free(KdWeights *w); /* NULL is fine */
 const KdTensor *kd_weights_find(const KdWeights *w, const char *name); /* NULL: none */
 
