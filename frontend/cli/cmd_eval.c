@@ -1,6 +1,208 @@
-/* cmd_eval.c: not written yet. */
-#include "frontend/cli/options.h"
+/* cmd_eval.c: kdc eval: how near a network's pictures (or those of a folder) are to what they should be.
+ *
+ * Pictures come one after the other from eval_source.c, as a pair to be compared; nothing but numbers is kept. Which metrics
+ * there are follows from what was given: each that cannot be computed says what it lacks, and --metrics makes that an
+ * error. Every result carries what it was measured on.
+ */
+#include "frontend/cli/eval.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- what was asked for ------------------------------------------------------------------------------ */
+
+static const char *const words[KDC_METRICS] = {"l1", "psnr", "ssim", "fid", "miou"};
+
+/* asked[m]: --metrics names it. 0, or 2 after a message. */
+static int read_metrics(const KdcArgs *a, bool *asked) {
+    for (const char *p = a->metrics; p && *p;) {
+        size_t n = strcspn(p, ",");
+        int m = 0;
+        while (m < KDC_METRICS && (strlen(words[m]) != n || strncmp(words[m], p, n) != 0)) {
+            m++;
+        }
+        if (m == KDC_METRICS) {
+            return kdc_usage_error(a, "--metrics takes some of l1,psnr,ssim,fid,miou, got '%.*s'", (int)n, p);
+        }
+        asked[m] = true;
+        p += n + (p[n] == ',');
+    }
+    return 0;
+}
+
+static int check_usage(const KdcArgs *a) {
+    if (a->pred || a->truth) {
+        if (!a->pred || (!a->truth && !a->ref)) {
+            return kdc_usage_error(a, a->pred ? "--pred needs --truth FOLDER to compare with (or, for FID alone, --ref)"
+                                              : "--truth needs --pred FOLDER");
+        }
+        if (a->file || a->data || a->against) {
+            return kdc_usage_error(a, "--pred compares pictures made earlier: no %s",
+                                   a->file ? "network" : a->data ? "--data" : "--against");
+        }
+        return 0;
+    }
+    if (!a->name) {
+        return kdc_usage_error(a, "which network of %s? name it: %s:NAME", a->file, a->file);
+    }
+    return a->data ? 0 : kdc_usage_error(a, "which pictures? --data FOLDER");
+}
+
+/* Sets compute and missing. false after a message: something asked for cannot be had. */
+static bool choose(KdcEval *e, const bool *asked) {
+    const char *no_pairs = e->a->pred ? "--truth FOLDER is not given" : "the data set has no pairs (--against NET compares networks)";
+    for (int m = 0; m < KDC_PER_IMAGE; m++) {
+        e->missing[m] = e->labels ? "label maps are compared by mIoU" : e->paired ? NULL : no_pairs;
+    }
+    e->missing[KDC_FID] = e->labels           ? "label maps are compared by mIoU"
+                          : !e->a->inception ? "--inception FILE is not given (weights of models/nets/inception.kd)"
+                          : !e->targets && !e->a->ref ? "--ref FILE|FOLDER is not given, and there are no pictures to compare with"
+                                                      : NULL;
+    e->missing[KDC_MIOU] = !e->labels && e->a->pred ? "--classes N is not given: these are pictures, not label maps"
+                           : !e->labels ? "the network gives pictures, not class logits, or the data set has no label maps"
+                                        : NULL;
+    bool ok = true;
+    for (int m = 0; m < KDC_METRICS; m++) {
+        e->compute[m] = !e->missing[m] && (asked[m] || !e->a->metrics);
+        if (asked[m] && e->missing[m]) {
+            kd_error(e->p->cx, 0, "no %s: %s", kdc_metric_name((KdcMetric)m), e->missing[m]);
+            ok = false;
+        }
+    }
+    return ok;
+}
+
+/* ---- measuring --------------------------------------------------------------------------------------- */
+
+/* A metric refused this pair: says which. */
+static bool refused(KdcEval *e, const KdcEvalPair *pair, const KdTrouble *t) {
+    KdTrouble named;
+    kd_trouble(&named, t->machine, "%s and %s: %s", pair->got_from, pair->want_from, t->text);
+    return kdc_cli_trouble(e->p, &named);
+}
+
+static bool measure_pair(KdcEval *e, const KdcEvalPair *pair) {
+    typedef bool Metric(const KdImage *, const KdImage *, double *, KdTrouble *);
+    static Metric *const metrics[KDC_PER_IMAGE] = {kd_metric_l1, kd_metric_psnr, kd_metric_ssim};
+    KdcEvalRow row = {.name = pair->name};
+    KdTrouble t;
+    for (int m = 0; m < KDC_PER_IMAGE; m++) {
+        row.value[m] = NAN;
+        if (e->compute[m] && !metrics[m](&pair->got, &pair->want, &row.value[m], &t)) {
+            return refused(e, pair, &t);
+        }
+    }
+    kd_push(e->p->cx, &e->rows, row);
+    return true;
+}
+
+static void remember(KdcEval *e, const KdcEvalPair *pair) {
+    if (pair->want.samples) {
+        const KdImage *x = &pair->want;
+        const int32_t head[4] = {x->height, x->width, x->channels, x->bits};
+        kdc_eval_hash(&e->pixels, head, sizeof head);
+        kdc_eval_hash(&e->pixels, x->samples, (size_t)x->width * (size_t)x->height * (size_t)x->channels *
+                                                  (size_t)(x->bits / 8));
+    }
+    e->count += pair->got.samples != NULL;
+}
+
+static bool take(KdcEval *e, const KdcEvalPair *pair) {
+    KdTrouble t;
+    remember(e, pair);
+    if (e->labels) {
+        return kd_confusion_add(&e->confusion, &pair->want, &pair->got, &t) || refused(e, pair, &t);
+    }
+    if (e->paired && !measure_pair(e, pair)) {
+        return false;
+    }
+    return !e->compute[KDC_FID] || kdc_eval_fid_add(e, pair);
+}
+
+static bool measure(KdcEval *e) {
+    bool done = false;
+    while (!done) {
+        KdcEvalPair pair = {0};
+        bool ok = kdc_eval_next(e, &pair, &done);
+        ok = ok && (done || take(e, &pair));
+        kd_image_free(&pair.got);
+        kd_image_free(&pair.want);
+        if (!ok) {
+            return false;
+        }
+        if (!done && !e->a->quiet && e->a->verbose > 1) {
+            fprintf(stderr, "%s\n", pair.name);
+        }
+    }
+    return true;
+}
+
+static bool work(KdcEval *e, const bool *asked) {
+    KdTrouble t;
+    if (!kdc_eval_open(e) || !choose(e, asked)) {
+        return false;
+    }
+    if (e->labels && !kd_confusion_init(&e->confusion, kdc_eval_classes(e), (int)e->a->ignore, &t)) {
+        return kdc_cli_trouble(e->p, &t);
+    }
+    if (e->compute[KDC_FID] && !kdc_eval_fid_open(e)) {
+        return false;
+    }
+    if (!measure(e)) {
+        return false;
+    }
+    if (e->labels) {
+        kd_confusion_scores(&e->confusion, &e->pixel, &e->per_class, &e->miou);
+    }
+    return (!e->compute[KDC_FID] || kdc_eval_fid_finish(e)) && kdc_eval_print(e);
+}
+
+/* ---- the verb ---------------------------------------------------------------------------------------- */
+
+/* Two folders need no program: an empty one carries the messages. */
+static KdcProgram *open_program(const KdcArgs *a, KdcWatch *w, int *code) {
+    if (a->file) {
+        return kdc_cli_open(a, w, code);
+    }
+    *w = (KdcWatch){.args = a};
+    KdcProgram *p = kdc_open("kdc eval", "", 0, &(KdcOptions){.threads = (int)a->threads});
+    if (!p) {
+        fprintf(stderr, "kdc: error: out of memory\n");
+        *code = 3;
+    }
+    return p;
+}
+
+static bool run(KdcEval *e, const bool *asked) {
+    volatile bool ok = false;
+    KdLanding l;
+    if (KD_TRY(e->p->cx, l)) {
+        ok = work(e, asked);
+        kd_landing_pop(e->p->cx);
+    } else {
+        kdc_failed(e->p);
+    }
+    kdc_eval_fid_close(e);
+    kdc_eval_close(e);
+    kd_confusion_free(&e->confusion);
+    kdc_settle(e->p, 0);
+    return ok;
+}
 
 int kdc_cmd_eval(const KdcArgs *a) {
-    return kdc_usage_error(a, "kdc eval is not there yet");
+    KdcWatch w;
+    bool asked[KDC_METRICS] = {false};
+    int code = check_usage(a);
+    code = code ? code : read_metrics(a, asked);
+    if (code) {
+        return code;
+    }
+    KdcProgram *p = open_program(a, &w, &code);
+    if (!p) {
+        return code;
+    }
+    w.unit = a->name;
+    KdcEval e = {.a = a, .p = p, .list = KDC_EVAL_HASH_START, .pixels = KDC_EVAL_HASH_START};
+    bool ok = run(&e, asked);
+    return kdc_cli_close(a, &w, p, ok);
 }

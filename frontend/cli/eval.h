@@ -1,0 +1,74 @@
+/* eval.h: what the files of `kdc eval` share.
+ *
+ * cmd_eval.c    the verb: which metrics, the loop over pictures
+ * eval_source.c where pictures come from: two folders, or a data set through a network
+ * eval_net.c    a network applied to samples
+ * eval_fid.c    Inception's features of pictures, reference statistics
+ * eval_print.c  the table and the JSON
+ */
+#ifndef KDC_EVAL_H
+#define KDC_EVAL_H
+
+#include "frontend/cli/common.h"
+#include "runtime/host/metrics.h"
+
+typedef enum KdcMetric { KDC_L1, KDC_PSNR, KDC_SSIM, KDC_FID, KDC_MIOU, KDC_METRICS } KdcMetric;
+enum { KDC_PER_IMAGE = KDC_SSIM + 1 }; /* the first so many have a value for each picture */
+
+/* What is compared: `got` with `want`; either may have no samples (an unpaired set has more of one than of the other). */
+typedef struct KdcEvalPair {
+    const char *name, *got_from, *want_from; /* name: for tables; the others for messages */
+    KdImage got, want;
+} KdcEvalPair;
+
+typedef struct KdcEvalRow {
+    const char *name;
+    double value[KDC_PER_IMAGE];
+} KdcEvalRow;
+
+typedef struct KdcEvalSource KdcEvalSource;
+typedef struct KdcEvalFid KdcEvalFid;
+
+typedef struct KdcEval {
+    const KdcArgs *a;
+    KdcProgram *p;
+    KdcEvalSource *source;
+    bool labels;                       /* pictures are label maps: `want` is the truth */
+    bool paired;                       /* got and want belong together */
+    bool targets;                      /* there is something to compare with, picture by picture or as a set */
+    bool compute[KDC_METRICS];
+    const char *missing[KDC_METRICS];  /* why a metric is not computed: "--inception FILE is not given" */
+    KD_VEC(KdcEvalRow) rows;
+    int64_t count;                     /* pictures made or read */
+    KdConfusion confusion;
+    double pixel, per_class, miou, fid;
+    KdcEvalFid *features;
+    /* For the record. list: names of all files used, in order; pixels: what `want` showed, after pre-processing. FNV-1a. */
+    uint64_t list, pixels;
+    const char *what, *against;        /* "S of model.kd", "the data's own pictures" */
+    const char *set, *preprocess;      /* "facades (aligned, test, AtoB)", "none" */
+    int64_t generated, references;     /* FID's two sets */
+    const char *reference;             /* "stats.npz", "the data's own pictures" */
+} KdcEval;
+
+/* eval_source.c. Each: false after a message in p. */
+bool kdc_eval_open(KdcEval *e);                                  /* fills source, labels to set */
+bool kdc_eval_next(KdcEval *e, KdcEvalPair *pair, bool *done);   /* the images are the caller's; name lives as long as e */
+void kdc_eval_close(KdcEval *e);
+int kdc_eval_classes(const KdcEval *e);                          /* of label maps; 0: not known */
+/* Images of a folder, sorted by name: paths in p's memory. false after a message; none is a mistake. */
+bool kdc_eval_list(KdcProgram *p, const char *folder, const char ***path, int *n);
+void kdc_eval_hash(uint64_t *hash, const void *data, size_t n);
+#define KDC_EVAL_HASH_START 0xcbf29ce484222325u
+
+/* eval_fid.c */
+bool kdc_eval_fid_open(KdcEval *e);
+bool kdc_eval_fid_add(KdcEval *e, const KdcEvalPair *pair);
+bool kdc_eval_fid_finish(KdcEval *e); /* fills fid, generated, references, reference */
+void kdc_eval_fid_close(KdcEval *e);
+
+/* eval_print.c */
+const char *kdc_metric_name(KdcMetric m); /* "L1" */
+bool kdc_eval_print(KdcEval *e);
+
+#endif

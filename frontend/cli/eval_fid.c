@@ -1,0 +1,212 @@
+/* eval_fid.c: FID: Inception's features of the pictures made and of the reference, and the distance of their Gaussians.
+ *
+ * The network is models/nets/inception.kd, compiled like any other; its weights must all be there by name. A picture is
+ * 8-bit RGB of any size (metrics.h: kd_fid_input). The reference is --ref, or else what the pictures are compared with.
+ */
+#include "frontend/cli/eval.h"
+#include "runtime/host/npz.h"
+#include "runtime/host/pth.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+enum { SIZE = 299 };
+
+struct KdcEvalFid {
+    KdcProgram *own; /* Inception's */
+    KdcRunnable *r;
+    KdWeights *weights;
+    int dims;
+    KdMoments *made, *reference;
+    double *mean, *cov; /* of a statistics file; NULL: of `reference` */
+};
+
+/* ---- the network --------------------------------------------------------------------------------------- */
+
+/* In own's landing. */
+static bool compile(KdcEvalFid *f, const char *file) {
+    KdcProgram *q = f->own;
+    KdTrouble t;
+    KdcMatch m;
+    f->r = kdc_net(q, "I", &(KdcShapes){0});
+    if (!f->r) {
+        return false;
+    }
+    if (!(f->weights = kd_checkpoint_file_read(file, &t))) {
+        return kdc_cli_trouble(q, &t);
+    }
+    int n = kdc_input_count(f->r), count = 0;
+    KdcTensor **w = KD_NEW_ARRAY(q->cx, KdcTensor *, n + 1);
+    for (int i = 0; i < n; i++) {
+        if (kdc_input(f->r, i)->role != KDC_DATA) {
+            w[count++] = kdc_input(f->r, i);
+        }
+    }
+    if (!kdc_match(q, "I", w, count, f->weights, file, false, &m)) {
+        return false;
+    }
+    for (int i = 0; i < count; i++) {
+        if (!m.from[i]) {
+            kd_error(q->cx, 0, "%s: there is no tensor %s: these are not the weights of FID's Inception network", file, w[i]->name);
+            return false;
+        }
+        if (!kdc_load_tensor(q, w[i], m.from[i], file)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool open_network(KdcEval *e, KdcEvalFid *f) {
+    static const char text[] = "import \"nets/inception.kd\"\nlet I = Inception[]\n";
+    KdcOptions o = {.batch = 1, .height = SIZE, .width = SIZE, .threads = (int)e->a->threads, .cache = e->a->no_cache ? "" : NULL};
+    KdcProgram *q = f->own = kdc_open("kdc eval", text, sizeof text - 1, &o);
+    if (!q) {
+        kd_raise(e->p->cx, KD_FAIL_MACHINE, "out of memory for the Inception network");
+    }
+    volatile bool ok = false;
+    KdLanding l;
+    if (kdc_status(q) == KDC_OK && KD_TRY(q->cx, l)) {
+        ok = compile(f, e->a->inception);
+        kd_landing_pop(q->cx);
+    } else if (kdc_status(q) == KDC_OK) {
+        kdc_failed(q);
+    }
+    if (!ok) {
+        kdc_settle(q, 0);
+        kdc_print_messages(q, stderr, e->a->color);
+        e->p->status = kdc_status(q) == KDC_OK ? KDC_INPUT : kdc_status(q);
+    }
+    kd_weights_free(f->weights);
+    f->weights = NULL;
+    return ok;
+}
+
+static void add(const KdcEvalFid *f, KdMoments *m, const KdImage *x) {
+    kd_fid_input(x, SIZE, kdc_find(f->r, "x")->data);
+    kdc_run(f->r);
+    kd_moments_add(m, kdc_find_output(f->r, "out")->data);
+}
+
+/* ---- the reference ------------------------------------------------------------------------------------- */
+
+static bool take_array(KdcEval *e, const KdArrays *all, const char *name, int rank, int dims, const double **out) {
+    const KdArray *x = kd_npz_find(all, name);
+    if (!x || x->rank != rank || x->dim[0] != dims || (rank == 2 && x->dim[1] != dims)) {
+        kd_error(e->p->cx, 0, "%s: expected %s of %d%s%s numbers, found %s", e->a->ref, name, dims, rank == 2 ? " x " : "",
+                 rank == 2 ? kd_format(e->p->cx, "%d", dims) : "", x ? "another shape" : "no such array");
+        return false;
+    }
+    *out = x->data;
+    return true;
+}
+
+static bool read_statistics(KdcEval *e, KdcEvalFid *f) {
+    KdArrays all;
+    KdTrouble t;
+    const double *mu, *sigma;
+    size_t n = (size_t)f->dims;
+    if (!kd_npz_read(e->a->ref, &all, &t)) {
+        return kdc_cli_trouble(e->p, &t);
+    }
+    bool ok = take_array(e, &all, "mu", 1, f->dims, &mu) && take_array(e, &all, "sigma", 2, f->dims, &sigma);
+    if (ok) {
+        memcpy(f->mean, mu, n * sizeof *mu);
+        memcpy(f->cov, sigma, n * n * sizeof *sigma);
+    }
+    kd_npz_free(&all);
+    return ok;
+}
+
+static bool add_folder(KdcEval *e, KdcEvalFid *f) {
+    const char **path;
+    int n;
+    if (!kdc_eval_list(e->p, e->a->ref, &path, &n)) {
+        return false;
+    }
+    for (int i = 0; i < n; i++) {
+        KdImage x = {0};
+        KdTrouble t;
+        if (!kd_image_read(path[i], KD_IMAGE_RGB8, &x, &t)) {
+            return kdc_cli_trouble(e->p, &t);
+        }
+        add(f, f->reference, &x);
+        kd_image_free(&x);
+    }
+    e->references = n;
+    return true;
+}
+
+static bool read_reference(KdcEval *e, KdcEvalFid *f) {
+    struct stat st;
+    if (!e->a->ref) {
+        e->reference = e->against;
+        return true;
+    }
+    e->reference = e->a->ref;
+    if (stat(e->a->ref, &st) == 0 && S_ISDIR(st.st_mode)) {
+        return add_folder(e, f);
+    }
+    int64_t n = f->dims;
+    f->mean = kdc_memory(e->p, n * (int64_t)sizeof *f->mean);
+    f->cov = kdc_memory(e->p, n * n * (int64_t)sizeof *f->cov);
+    return read_statistics(e, f);
+}
+
+/* ---- the metric ---------------------------------------------------------------------------------------- */
+
+bool kdc_eval_fid_open(KdcEval *e) {
+    KdcEvalFid *f = e->features = KD_NEW(e->p->cx, KdcEvalFid);
+    KdTrouble t;
+    if (!open_network(e, f)) {
+        return false;
+    }
+    f->dims = (int)kdc_find_output(f->r, "out")->count;
+    f->made = kd_moments_new(f->dims, &t);
+    f->reference = f->made ? kd_moments_new(f->dims, &t) : NULL;
+    return f->reference ? read_reference(e, f) : kdc_cli_trouble(e->p, &t);
+}
+
+bool kdc_eval_fid_add(KdcEval *e, const KdcEvalPair *pair) {
+    if (pair->got.samples) {
+        add(e->features, e->features->made, &pair->got);
+        e->generated++;
+    }
+    if (pair->want.samples && !e->a->ref) {
+        add(e->features, e->features->reference, &pair->want);
+        e->references++;
+    }
+    return true;
+}
+
+bool kdc_eval_fid_finish(KdcEval *e) {
+    KdcEvalFid *f = e->features;
+    int64_t n = f->dims, bytes = n * (n + 1) * (int64_t)sizeof(double);
+    double *made = kdc_memory(e->p, bytes);
+    KdTrouble t;
+    bool ok = kd_moments_get(f->made, made, made + n, &t);
+    if (ok && !f->mean) {
+        f->mean = kdc_memory(e->p, bytes);
+        f->cov = f->mean + n;
+        ok = kd_moments_get(f->reference, f->mean, f->cov, &t);
+    }
+    ok = ok && kd_frechet(f->dims, made, made + n, f->mean, f->cov, &e->fid, &t);
+    if (!ok) {
+        KdTrouble named;
+        kd_trouble(&named, t.machine, "FID: %s", t.text);
+        return kdc_cli_trouble(e->p, &named);
+    }
+    return true;
+}
+
+void kdc_eval_fid_close(KdcEval *e) {
+    KdcEvalFid *f = e->features;
+    if (f) {
+        kd_moments_free(f->made);
+        kd_moments_free(f->reference);
+        kd_weights_free(f->weights);
+        if (f->own) {
+            kdc_close(f->own);
+        }
+    }
+}

@@ -1,0 +1,391 @@
+/* eval_source.c: where the pictures to compare come from: two folders, matched by name, or a data set through a network.
+ *
+ * A data set is read in test mode, in the order of names, so a result is a function of the arguments alone. An unpaired set
+ * repeats the smaller of its folders; here each picture counts once, so a pair may lack one side.
+ */
+#include "frontend/cli/eval.h"
+#include "frontend/cli/eval_net.h"
+#include "runtime/host/dataset.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+typedef struct Folders { /* both sorted, path by path the same stem */
+    const char **got, **want;
+    int n;
+} Folders;
+
+struct KdcEvalSource {
+    Folders folders;
+    KdDataset *set; /* or NULL: folders */
+    KdLoader *loader;
+    KdcFiles files;
+    KdcEvalNet net, other; /* other: --against */
+    int classes;
+    int64_t at, count;
+    const char *first[2]; /* names of sample 0: of an unpaired set, where one comes again its folder has been used up */
+    bool over[2];
+};
+
+void kdc_eval_hash(uint64_t *hash, const void *data, size_t n) {
+    const unsigned char *p = data;
+    for (size_t i = 0; i < n; i++) {
+        *hash = (*hash ^ p[i]) * 0x100000001b3u;
+    }
+}
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static void hash_name(KdcEval *e, const char *path) {
+    kdc_eval_hash(&e->list, base_name(path), strlen(base_name(path)) + 1);
+}
+
+/* ---- folders ----------------------------------------------------------------------------------------- */
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+bool kdc_eval_list(KdcProgram *p, const char *folder, const char ***path, int *n) {
+    KD_VEC(const char *) found = {0};
+    KdTrouble t;
+    DIR *d = opendir(folder);
+    if (!d) {
+        bool mine = errno != ENOENT && errno != ENOTDIR && errno != EACCES;
+        kd_trouble(&t, mine, "cannot read the folder %s: %s", folder, strerror(errno));
+        return kdc_cli_trouble(p, &t);
+    }
+    KdLanding l;
+    volatile bool ok = false;
+    if (KD_TRY(p->cx, l)) {
+        for (struct dirent *entry; (entry = readdir(d));) {
+            if (entry->d_name[0] != '.' && kd_image_name(entry->d_name)) {
+                kd_push(p->cx, &found, kd_format(p->cx, "%s/%s", folder, entry->d_name));
+            }
+        }
+        ok = true;
+        kd_landing_pop(p->cx);
+    } else {
+        kdc_failed(p);
+    }
+    closedir(d);
+    if (!ok) {
+        return false;
+    }
+    if (!found.n) {
+        kd_error(p->cx, 0, "%s: no images there (.png, .jpg, .jpeg)", folder);
+        return false;
+    }
+    qsort(found.v, (size_t)found.n, sizeof *found.v, by_name);
+    *path = found.v;
+    *n = found.n;
+    return true;
+}
+
+/* What two names of the same picture share: no folder, no extension, no conventional suffix. */
+static const char *stem_of(KdContext *cx, const char *path) {
+    static const char *const suffixes[] = {"_leftImg8bit", "_gtFine_labelIds", "_gtFine_labelTrainIds", "_A", "_B"};
+    const char *name = base_name(path), *dot = strrchr(name, '.');
+    size_t n = dot ? (size_t)(dot - name) : strlen(name);
+    for (int i = 0; i < KD_COUNT(suffixes); i++) {
+        size_t m = strlen(suffixes[i]);
+        if (n > m && strncmp(name + n - m, suffixes[i], m) == 0) {
+            n -= m;
+            break;
+        }
+    }
+    return kd_format(cx, "%.*s", (int)n, name);
+}
+
+typedef struct Named { const char *stem, *path; } Named;
+
+static int by_stem(const void *a, const void *b) {
+    return strcmp(((const Named *)a)->stem, ((const Named *)b)->stem);
+}
+
+static Named *named(KdcProgram *p, const char *const *path, int n) {
+    Named *v = KD_NEW_ARRAY(p->cx, Named, n + 1);
+    for (int i = 0; i < n; i++) {
+        v[i] = (Named){stem_of(p->cx, path[i]), path[i]};
+    }
+    qsort(v, (size_t)n, sizeof *v, by_stem);
+    for (int i = 1; i < n; i++) {
+        if (strcmp(v[i].stem, v[i - 1].stem) == 0) {
+            kd_error(p->cx, 0, "%s and %s have the same name '%s'", v[i - 1].path, v[i].path, v[i].stem);
+            return NULL;
+        }
+    }
+    return v;
+}
+
+static void say_unmatched(const KdcEval *e, int n, const char *example) {
+    if (n && !e->a->quiet) {
+        fprintf(stderr, "kdc: warning: %d image%s no counterpart and not used: %s%s\n", n, n > 1 ? "s have" : " has", example,
+                n > 1 ? ", ..." : "");
+    }
+}
+
+/* Keeps what is in both, in the order of names. */
+static bool match_folders(KdcEval *e, Folders *f, const char **got, int n_got, const char **want, int n_want) {
+    Named *a = named(e->p, got, n_got), *b = a ? named(e->p, want, n_want) : NULL;
+    if (!a || !b) {
+        return false;
+    }
+    int i = 0, j = 0, alone = 0;
+    const char *example = NULL;
+    f->got = got;
+    f->want = want;
+    while (i < n_got || j < n_want) {
+        int order = i == n_got ? 1 : j == n_want ? -1 : strcmp(a[i].stem, b[j].stem);
+        if (order == 0) {
+            f->got[f->n] = a[i++].path;
+            f->want[f->n++] = b[j++].path;
+        } else {
+            alone++;
+            example = example ? example : order < 0 ? a[i].path : b[j].path;
+            i += order < 0;
+            j += order > 0;
+        }
+    }
+    if (!f->n) {
+        kd_error(e->p->cx, 0, "no image of %s has the name of one of %s: for example %s and %s", e->a->pred, e->a->truth,
+                 base_name(a[0].path), base_name(b[0].path));
+        return false;
+    }
+    say_unmatched(e, alone, example);
+    return true;
+}
+
+static bool open_folders(KdcEval *e) {
+    Folders *f = &e->source->folders;
+    const char **want = NULL;
+    int n_want = 0;
+    if (!kdc_eval_list(e->p, e->a->pred, &f->got, &f->n)) {
+        return false;
+    }
+    if (e->a->truth) {
+        const char **got = f->got;
+        int n = f->n;
+        f->n = 0;
+        if (!kdc_eval_list(e->p, e->a->truth, &want, &n_want) || !match_folders(e, f, got, n, want, n_want)) {
+            return false;
+        }
+    }
+    if (e->a->limit && e->a->limit < f->n) {
+        f->n = (int)e->a->limit;
+    }
+    e->source->count = f->n;
+    e->source->classes = (int)e->a->classes;
+    e->labels = e->a->classes > 0;
+    e->paired = e->targets = e->a->truth != NULL;
+    e->what = e->set = e->a->pred;
+    e->against = e->a->truth ? e->a->truth : "nothing, picture by picture";
+    e->preprocess = "none";
+    return true;
+}
+
+static bool next_of_folders(KdcEval *e, KdcEvalPair *pair) {
+    const Folders *f = &e->source->folders;
+    int64_t i = e->source->at;
+    KdImageWant want = e->labels ? KD_IMAGE_INDEX : KD_IMAGE_RGB8;
+    KdTrouble t;
+    pair->got_from = f->got[i];
+    pair->name = base_name(f->got[i]);
+    hash_name(e, f->got[i]);
+    if (!kd_image_read(f->got[i], want, &pair->got, &t)) {
+        return kdc_cli_trouble(e->p, &t);
+    }
+    if (f->want) {
+        pair->want_from = f->want[i];
+        hash_name(e, f->want[i]);
+        if (!kd_image_read(f->want[i], want, &pair->want, &t)) {
+            return kdc_cli_trouble(e->p, &t);
+        }
+    }
+    return true;
+}
+
+/* ---- a data set through a network -------------------------------------------------------------------- */
+
+static const char *preprocess_of(KdcEval *e, KdDataOptions *o) {
+    const KdcArgs *a = e->a;
+    bool sized = a->load_h || a->crop_h;
+    const char *name = a->preprocess ? a->preprocess : sized ? "resize_and_crop" : "none";
+    if (!kd_preprocess_named(name, &o->preprocess)) {
+        kd_error(e->p->cx, 0, "--preprocess is resize_and_crop, crop, scale_width, scale_width_and_crop or none, not '%s'", name);
+        return NULL;
+    }
+    o->crop_h = (int)(a->crop_h ? a->crop_h : a->load_h);
+    o->crop_w = (int)(a->crop_w ? a->crop_w : a->load_w);
+    o->load_h = (int)a->load_h;
+    o->load_w = (int)a->load_w;
+    return !sized ? name
+                  : kd_format(e->p->cx, "%s, load %dx%d, crop %dx%d (bicubic)", name, o->load_h ? o->load_h : o->crop_h,
+                              o->load_w ? o->load_w : o->crop_w, o->crop_h, o->crop_w);
+}
+
+static bool layout_of(KdcEval *e, KdLayout *l) {
+    if (!e->a->layout) {
+        return true;
+    }
+    for (int i = KD_LAYOUT_ALIGNED; i <= KD_LAYOUT_PLAIN; i++) {
+        if (strcmp(kd_layout_name((KdLayout)i), e->a->layout) == 0) {
+            *l = (KdLayout)i;
+            return true;
+        }
+    }
+    kd_error(e->p->cx, 0, "--layout is aligned, unpaired, folders, labels or plain, not '%s'", e->a->layout);
+    return false;
+}
+
+static bool open_set(KdcEval *e) {
+    KdcEvalSource *s = e->source;
+    KdTrouble t;
+    KdDataOptions o = {.root = e->a->data,
+                       .phase = e->a->phase ? e->a->phase : "test",
+                       .b_to_a = e->a->b_to_a,
+                       .test = true,
+                       .serial = true,
+                       .no_flip = true,
+                       .limit = e->a->limit,
+                       .classes = (int)e->a->classes,
+                       .ignore = (int)e->a->ignore};
+    e->preprocess = preprocess_of(e, &o);
+    if (!e->preprocess || !layout_of(e, &o.layout)) {
+        return false;
+    }
+    int workers = e->a->workers ? (int)e->a->workers : 2;
+    s->set = kd_dataset_open(&o, &t);
+    s->loader = s->set ? kd_loader_new(s->set, 0, workers, 2 * workers, &t) : NULL;
+    if (!s->loader) {
+        return kdc_cli_trouble(e->p, &t);
+    }
+    s->count = kd_dataset_count(s->set);
+    KdLayout l = kd_dataset_layout(s->set);
+    e->set = kd_format(e->p->cx, "%s (%s, %s%s)", e->a->data, kd_layout_name(l), o.phase,
+                       l == KD_LAYOUT_PLAIN || l == KD_LAYOUT_LABELS ? "" : e->a->b_to_a ? ", BtoA" : ", AtoB");
+    return true;
+}
+
+static bool open_networks(KdcEval *e) {
+    KdcEvalSource *s = e->source;
+    KdLayout l = kd_dataset_layout(s->set);
+    KdSample x = {0};
+    KdTrouble t;
+    if (!kdc_files_read(e->p, e->a, &s->files)) {
+        return false;
+    }
+    if (!kd_dataset_sample(s->set, 0, &x, &t)) {
+        return kdc_cli_trouble(e->p, &t);
+    }
+    bool ok = kdc_eval_net_open(&s->net, e->p, e->a, &s->files, e->a->name, l, &x) &&
+              (!e->a->against || kdc_eval_net_open(&s->other, e->p, e->a, &s->files, e->a->against, l, &x));
+    kd_sample_free(&x);
+    if (!ok) {
+        return false;
+    }
+    if (e->a->against && s->net.logits != s->other.logits) {
+        kd_error(e->p->cx, 0, "%s gives %s, %s gives %s: they cannot be compared", e->a->name,
+                 s->net.logits ? "class logits" : "pictures", e->a->against, s->other.logits ? "class logits" : "pictures");
+        return false;
+    }
+    e->labels = s->net.logits;
+    s->classes = e->a->classes ? (int)e->a->classes : s->net.channels;
+    if (e->labels && s->net.channels > s->classes) {
+        kd_error(e->p->cx, 0, "%s gives %d classes, --classes says %d", e->a->name, s->net.channels, s->classes);
+        return false;
+    }
+    e->paired = e->a->against || l == KD_LAYOUT_ALIGNED || l == KD_LAYOUT_FOLDERS || l == KD_LAYOUT_LABELS;
+    e->targets = e->paired || l == KD_LAYOUT_UNPAIRED;
+    e->what = kd_format(e->p->cx, "%s of %s", e->a->name, e->a->file);
+    e->against = e->a->against ? e->a->against
+                 : e->targets ? (e->labels ? "the data's own label maps" : "the data's own pictures")
+                                                        : "nothing, picture by picture";
+    return true;
+}
+
+/* Of an unpaired set: has this side of sample 0 come round again? */
+static bool used_up(KdcEvalSource *s, int side, const char *name) {
+    if (s->at == 0) {
+        s->first[side] = name;
+    } else if (strcmp(s->first[side], name) == 0) {
+        s->over[side] = true;
+    }
+    return s->over[side];
+}
+
+static bool take_sample(KdcEval *e, KdSample *x, KdcEvalPair *pair) {
+    KdcEvalSource *s = e->source;
+    bool unpaired = kd_dataset_layout(s->set) == KD_LAYOUT_UNPAIRED;
+    int target = kdc_eval_net_target(&s->net, x); /* -1: a sample is one image */
+    bool no_input = unpaired && used_up(s, 0, x->name[0]), no_target = unpaired && used_up(s, 1, x->name[1]);
+    int input = s->net.input;
+    pair->name = kd_format(e->p->cx, "%s", base_name(x->name[input]));
+    pair->got_from = kd_format(e->p->cx, "%s of %s", e->a->name, x->name[input]);
+    if (!no_input) {
+        hash_name(e, x->name[input]);
+        if (!kdc_eval_net_run(&s->net, x, &pair->got)) {
+            return false;
+        }
+    }
+    if (e->a->against) {
+        pair->want_from = kd_format(e->p->cx, "%s of %s", e->a->against, x->name[input]);
+        return no_input || kdc_eval_net_run(&s->other, x, &pair->want);
+    }
+    if (target >= 0 && !no_target) {
+        pair->want_from = kd_format(e->p->cx, "%s", x->name[target]);
+        hash_name(e, x->name[target]);
+        pair->want = x->image[target];
+        x->image[target] = (KdImage){0}; /* the pair owns it now */
+    }
+    return true;
+}
+
+static bool next_of_set(KdcEval *e, KdcEvalPair *pair) {
+    KdTrouble t;
+    KdSample x = {0};
+    if (!kd_loader_next(e->source->loader, &x, &t)) {
+        return kdc_cli_trouble(e->p, &t);
+    }
+    bool ok = take_sample(e, &x, pair);
+    kd_sample_free(&x);
+    return ok;
+}
+
+/* ---- both -------------------------------------------------------------------------------------------- */
+
+bool kdc_eval_open(KdcEval *e) {
+    e->source = KD_NEW(e->p->cx, KdcEvalSource);
+    return e->a->pred ? open_folders(e) : open_set(e) && open_networks(e);
+}
+
+bool kdc_eval_next(KdcEval *e, KdcEvalPair *pair, bool *done) {
+    KdcEvalSource *s = e->source;
+    *done = s->at >= s->count;
+    if (*done) {
+        return true;
+    }
+    bool ok = s->set ? next_of_set(e, pair) : next_of_folders(e, pair);
+    s->at++;
+    return ok;
+}
+
+int kdc_eval_classes(const KdcEval *e) {
+    return e->source->classes;
+}
+
+void kdc_eval_close(KdcEval *e) {
+    KdcEvalSource *s = e->source;
+    if (s) {
+        kdc_eval_net_close(&s->net);
+        kdc_eval_net_close(&s->other);
+        kd_loader_free(s->loader);
+        kd_dataset_free(s->set);
+        kdc_files_free(&s->files);
+    }
+}
