@@ -1,65 +1,64 @@
 #!/usr/bin/env python3
-"""Makes photos.safetensors from PNG photographs: `x`, U8 [n, 1, 3, 128, 128], the middle of each, halved by averaging; and
-photo.safetensors: `x`, U8 [1, 3, 192, 256], the upper left of the last.
+"""Makes photos/train/*.jpg, photos/test/*.jpg and photos.safetensors from the data sets they come from (README.md).
 
-    python3 models/data/make_photos.py PNG...
+    python3 models/data/make_photos.py FACADES PHOTOS
 
-8-bit RGB, not interlaced: all that the Kodak photographs need (kdc itself reads images from the next release on).
+FACADES holds aligned/{train,test}/N.jpg (photograph left, labels right) and index.tsv; PHOTOS holds 01.png to 12.png.
+
+photos/: 256x256, JPEG quality 88. From the facades the left halves: of each photograph one crop, those with a mean brightness of 64
+or more, 40 of train and 8 of test, evenly spread; of PHOTOS the middle 512x512, halved, 2 of them for the test.
+photos.safetensors: `x`, U8 [12, 1, 3, 128, 128], the middle 256x256 of PHOTOS, halved by averaging.
+
+Needs Pillow (made with 9.4).
 """
-import json, os, struct, sys, zlib
+import json
+import os
+import struct
+import sys
+from PIL import Image, ImageStat
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TEST_PHOTOS = (7, 9)
 
 
-def read_png(path):
-    raw = open(path, "rb").read()
-    at, idat = 8, b""
-    while at < len(raw):
-        n, kind = struct.unpack(">I4s", raw[at:at + 8])
-        body = raw[at + 8:at + 8 + n]
-        at += 12 + n
-        if kind == b"IHDR":
-            w, h, depth, color, _, _, lace = struct.unpack(">IIBBBBB", body)
-            assert (depth, color, lace) == (8, 2, 0), path
-        if kind == b"IDAT":
-            idat += body
-    data, rows, last = zlib.decompress(idat), [], bytearray(3 * w)
-    for y in range(h):
-        filt, line = data[y * (3 * w + 1)], bytearray(data[y * (3 * w + 1) + 1:(y + 1) * (3 * w + 1)])
-        for i in range(3 * w):
-            a, b = line[i - 3] if i >= 3 else 0, last[i]
-            c = last[i - 3] if i >= 3 else 0
-            if filt == 4:
-                p = a + b - c
-                pa, pb, pc = abs(p - a), abs(p - b), abs(p - c)
-                add = a if pa <= pb and pa <= pc else b if pb <= pc else c
-            else:
-                add = (0, a, b, (a + b) // 2)[filt]
-            line[i] = (line[i] + add) & 255
-        rows.append(line)
-        last = line
-    return w, h, rows
+def save(image, split, name):
+    folder = os.path.join(HERE, "photos", split)
+    os.makedirs(folder, exist_ok=True)
+    image.save(os.path.join(folder, name), quality=88, optimize=True)
 
 
-def halved(image, x0, y0, width, height):
-    """The crop, its 2x2 pixels averaged, as planes of bytes."""
-    _, _, rows = image
-    out = bytearray()
-    for c in range(3):
-        for y in range(y0, y0 + height, 2):
-            a, b = rows[y], rows[y + 1]
-            for x in range(x0, x0 + width, 2):
-                i = 3 * x + c
-                out.append((a[i] + a[i + 3] + b[i] + b[i + 3] + 2) // 4)
-    return bytes(out)
+def middle(image, size):
+    x, y = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((x, y, x + size, y + size))
 
 
-def save(name, shape, data):
-    header = json.dumps({"x": {"dtype": "U8", "shape": shape, "data_offsets": [0, len(data)]}}).encode()
+def facades(folder, split, count):
+    seen, found = set(), []
+    for line in open(os.path.join(folder, "index.tsv")):
+        of, number, source = line.rstrip("\n").split("\t")
+        photograph = source.split("_scaled_")[0]
+        if of != split or photograph in seen:
+            continue
+        image = Image.open(os.path.join(folder, "aligned", split, number + ".jpg")).convert("RGB").crop((0, 0, 256, 256))
+        if ImageStat.Stat(image.convert("L")).mean[0] >= 64:
+            seen.add(photograph)
+            found.append((int(number), image))
+    for i in range(count):
+        number, image = found[i * len(found) // count]
+        save(image, split, f"facade-{number:03}.jpg")
+
+
+def safetensors(images):
+    data = b"".join(plane.tobytes() for image in images for plane in middle(image, 256).reduce(2).split())
+    header = json.dumps({"x": {"dtype": "U8", "shape": [len(images), 1, 3, 128, 128], "data_offsets": [0, len(data)]}}).encode()
     header += b" " * (-len(header) % 8)
-    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), name), "wb") as f:
+    with open(os.path.join(HERE, "photos.safetensors"), "wb") as f:
         f.write(struct.pack("<Q", len(header)) + header + data)
 
 
-images = [read_png(path) for path in sys.argv[1:]]
-crops = [halved(image, (image[0] - 256) // 2, (image[1] - 256) // 2, 256, 256) for image in images]
-save("photos.safetensors", [len(crops), 1, 3, 128, 128], b"".join(crops))
-save("photo.safetensors", [1, 3, 192, 256], halved(images[-1], 0, 0, 512, 384))
+facades(sys.argv[1], "train", 40)
+facades(sys.argv[1], "test", 8)
+photos = [Image.open(os.path.join(sys.argv[2], f"{i:02}.png")).convert("RGB") for i in range(1, 13)]
+for i, image in enumerate(photos, 1):
+    save(middle(image, 512).reduce(2), "test" if i in TEST_PHOTOS else "train", f"kodak-{i:02}.jpg")
+safetensors(photos)
