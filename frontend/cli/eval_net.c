@@ -87,30 +87,46 @@ static bool look_at_output(KdcEvalNet *n, KdcProgram *q) {
     return true;
 }
 
-/* Which image of a sample an input takes, and how. */
+/* What a network is for, by its first input and its output. */
+typedef enum Use { PICTURE_TO_PICTURE, PICTURE_TO_LABELS, LABELS_TO_PICTURE, NOTHING } Use;
+
+static Use use_of(const KdcArgs *a, KdcDType d, int rank, const int64_t *dim, int64_t given) {
+    bool rgb = rank == 4 && dim[1] == 3, gray = rank == 4 && dim[1] == 1 && d == KDC_F32, picture = given == 3 || given == 1;
+    bool three = a->classes == 3 && !a->b_to_a;
+    if (rgb && d != KDC_I32 && (!picture || (a->b_to_a && a->classes == given))) {
+        return PICTURE_TO_LABELS;
+    }
+    if ((rgb && d != KDC_I32 && !three) || gray) {
+        return picture ? PICTURE_TO_PICTURE : NOTHING;
+    }
+    bool maps = (d == KDC_F32 && rank == 4) || (d == KDC_I32 && (rank == 3 || (rank == 4 && dim[1] == 1)));
+    return maps && picture ? LABELS_TO_PICTURE : NOTHING;
+}
+
+/* Which image of a sample the input takes, and how. */
 static bool plan_input(KdcEvalNet *n, KdcProgram *q, const KdSample *x, KdcTensor *t) {
-    bool labels = n->layout == KD_LAYOUT_LABELS, map_from_image = n->channels != 3 && n->channels != 1;
-    bool rgb = t->rank == 4 && t->dim[1] == 3, gray = t->rank == 4 && t->dim[1] == 1;
+    bool labels = n->layout == KD_LAYOUT_LABELS, gray = t->rank == 4 && t->dim[1] == 1;
     KdcFeedInput *in = &n->feed.in[n->feed.n];
+    Use use = use_of(n->a, t->dtype, t->rank, t->dim, n->channels);
     *in = (KdcFeedInput){.t = t};
     if (n->feed.n == 1 && labels && x->n == 3 && t->dtype == KDC_F32 && gray) {
         *in = (KdcFeedInput){t, KDC_IN_EDGES, 2};
     } else if (n->feed.n) {
         kd_error(q->cx, 0, "%s has no image to give to the input %s %s", n->name, t->name, kdc_tensor_shape(q->cx, t));
         return false;
-    } else if (labels && !(rgb && (map_from_image || n->a->b_to_a))) {
+    } else if (labels && use == LABELS_TO_PICTURE) {
         in->image = image_of(x, true);
         in->kind = t->dtype == KDC_I32 ? KDC_IN_LABEL : KDC_IN_ONE_HOT;
-        n->feed.classes = t->rank == 4 ? (int)t->dim[1] : 0;
-    } else {
+        n->feed.classes = in->kind == KDC_IN_ONE_HOT ? (int)t->dim[1] : 0;
+    } else if ((labels && use == PICTURE_TO_LABELS) || (!labels && use == PICTURE_TO_PICTURE)) {
         in->image = labels ? image_of(x, false) : 0;
         in->kind = t->dtype == KDC_U8 ? KDC_IN_STORED : gray ? KDC_IN_GRAY : KDC_IN_RGB;
         n->logits = labels;
-        if (!(rgb || gray) || (t->dtype != KDC_F32 && !(t->dtype == KDC_U8 && rgb))) {
-            kd_error(q->cx, 0, "%s takes %s %s: expected pictures, [1, 3, height, width]", n->name, t->name,
-                     kdc_tensor_shape(q->cx, t));
-            return false;
-        }
+    } else {
+        kd_error(q->cx, 0, "%s takes %s %s and gives %d channels: that does not fit a data set of %s", n->name, t->name,
+                 kdc_tensor_shape(q->cx, t), n->channels, labels ? "label maps and pictures" : "pictures");
+        kd_hint(q->cx, labels ? "pictures to pictures: --layout aligned or folders" : "label maps: --layout labels");
+        return false;
     }
     n->input = n->feed.n ? n->input : in->image;
     n->feed.n++;
@@ -148,26 +164,44 @@ static bool plan(KdcEvalNet *n, KdcProgram *q, const KdSample *x) {
         kd_error(q->cx, 0, "%s has no input to give pictures to", n->name);
         return false;
     }
-    if (!n->logits && n->channels != 3 && n->channels != 1) {
-        kd_error(q->cx, 0, "%s gives %d channels: those are no pictures, and the data set has no label maps to compare classes "
-                 "with (--layout labels)", n->name, n->channels);
-        return false;
-    }
     return fits(n, q, x);
 }
 
 /* ---- one size ---------------------------------------------------------------------------------------- */
 
-/* In q's landing. */
+/* In q's landing: the network's options at q's size: as the program says, or with the shape of x given. */
+static void options_for(KdcProgram *q, const char *name, KdcShape *x, KdcShapes *s, KdNetOptions *o) {
+    *x = (KdcShape){.name = "x", .dtype = KDC_F32, .rank = 4, .dim = {1, 3, q->o.height, q->o.width}};
+    *s = (KdcShapes){0};
+    if (kdc_net_options(q, s, o) && kdc_probe(q, name, false, o, NULL, 0, NULL)) {
+        return;
+    }
+    *s = (KdcShapes){.given = x, .n_given = 1};
+    if (!kdc_net_options(q, s, o) || !kdc_probe(q, name, false, o, NULL, 0, NULL)) {
+        *s = (KdcShapes){0};
+        kdc_net_options(q, s, o);
+    }
+}
+
 static bool compile(KdcEvalNet *n, KdcProgram *q, const KdSample *x) {
-    const KdImage *image = &x->image[image_of(x, false)];
-    KdcShape given = {.name = "x", .dtype = KDC_F32, .rank = 4, .dim = {1, 3, image->height, image->width}};
-    KdcShapes open = {0}, closed = {.given = &given, .n_given = 1};
+    KdcShape given;
+    KdcShapes s;
     KdNetOptions o;
-    bool as_it_is = kdc_net_options(q, &open, &o) && kdc_probe(q, n->name, false, &o, NULL, 0, NULL);
-    bool as_given = !as_it_is && kdc_net_options(q, &closed, &o) && kdc_probe(q, n->name, false, &o, NULL, 0, NULL);
-    n->r = kdc_net(q, n->name, as_given ? &closed : &open);
+    options_for(q, n->name, &given, &s, &o);
+    n->r = kdc_net(q, n->name, &s);
     return n->r && plan(n, q, x) && fill_weights(n, q);
+}
+
+static KdcProgram *open_at(KdcProgram *p, int height, int width) {
+    KdcOptions o = p->o;
+    o.batch = 1;
+    o.height = height;
+    o.width = width;
+    KdcProgram *q = kdc_open(p->file, p->text, p->text_size, &o);
+    if (!q) {
+        kd_raise(p->cx, KD_FAIL_MACHINE, "out of memory for %s at %dx%d", p->file, height, width);
+    }
+    return q;
 }
 
 static bool fail(KdcEvalNet *n, KdcProgram *q) {
@@ -178,15 +212,8 @@ static bool fail(KdcEvalNet *n, KdcProgram *q) {
 }
 
 static bool open_size(KdcEvalNet *n, const KdSample *x, int height, int width) {
-    KdcOptions o = n->p->o;
-    o.batch = 1;
-    o.height = height;
-    o.width = width;
     kdc_eval_net_close(n);
-    KdcProgram *q = n->own = kdc_open(n->p->file, n->p->text, n->p->text_size, &o);
-    if (!q) {
-        kd_raise(n->p->cx, KD_FAIL_MACHINE, "out of memory for %s at %dx%d", n->name, height, width);
-    }
+    KdcProgram *q = n->own = open_at(n->p, height, width);
     if (kdc_status(q) != KDC_OK) {
         return fail(n, q);
     }
@@ -201,6 +228,49 @@ static bool open_size(KdcEvalNet *n, const KdSample *x, int height, int width) {
     n->height = height;
     n->width = width;
     return ok || fail(n, q);
+}
+
+/* Of one that elaborates. */
+static KdLayout layout_for(const KdcArgs *a, const KdFunc *f, int *classes) {
+    static const KdcDType dtype[] = {[KD_F32] = KDC_F32, [KD_I32] = KDC_I32, [KD_U8] = KDC_U8};
+    const KdType *out = kd_vtype(f, f->outputs.v[0].value);
+    for (int i = 0; i < f->inputs.n && out->rank == 4; i++) {
+        const KdType *t = kd_vtype(f, f->inputs.v[i]);
+        if (kd_input_role(f, f->inputs.v[i]) != KD_DATA || t->rank == 0) {
+            continue;
+        }
+        switch (use_of(a, dtype[t->dtype], t->rank, t->dim, out->dim[1])) {
+        case PICTURE_TO_PICTURE:
+            return KD_LAYOUT_ALIGNED;
+        case PICTURE_TO_LABELS:
+            *classes = (int)(out->dim[1] < 65536 ? out->dim[1] : 0);
+            return KD_LAYOUT_LABELS;
+        case LABELS_TO_PICTURE:
+            *classes = t->dtype == KD_F32 && t->dim[1] < 65536 ? (int)t->dim[1] : 0;
+            return KD_LAYOUT_LABELS;
+        case NOTHING:
+            return KD_LAYOUT_AUTO;
+        }
+    }
+    return KD_LAYOUT_AUTO;
+}
+
+KdLayout kdc_eval_net_kind(KdcProgram *p, const KdcArgs *a, const char *name, int height, int width, int *classes) {
+    KdcProgram *q = open_at(p, height, width);
+    volatile KdLayout layout = KD_LAYOUT_AUTO;
+    KdLanding l;
+    *classes = 0;
+    if (kdc_status(q) == KDC_OK && KD_TRY(q->cx, l)) {
+        KdcShape given;
+        KdcShapes s;
+        KdNetOptions o;
+        KdcUnit u;
+        options_for(q, name, &given, &s, &o);
+        layout = kdc_unit_net(q, name, &o, &u) ? layout_for(a, u.func, classes) : KD_LAYOUT_AUTO;
+        kd_landing_pop(q->cx);
+    }
+    kdc_close(q);
+    return layout;
 }
 
 /* The size of what the network is given; the input is not known before it was compiled once. */

@@ -23,6 +23,10 @@ typedef struct KdcEvalNet {
     KdcFeed feed;
 } KdcEvalNet;
 
+/* The layout a network of this kind is evaluated on (AUTO: cannot be said without a picture), and the classes of its label maps
+ * (0: none): what a data set is opened with. Elaborates at height x width; says nothing. */
+KdLayout kdc_eval_net_kind(KdcProgram *p, const KdcArgs *a, const char *name, int height, int width, int *classes);
+
 /* Compiles for sample x and looks at what the network takes and gives. false after a message. */
 bool kdc_eval_net_open(KdcEvalNet *n, KdcProgram *p, const KdcArgs *a, const KdcFiles *files, const char *name,
                        KdLayout layout, const KdSample *x);

@@ -255,10 +255,13 @@ static bool open_set(KdcEval *e) {
                        .limit = e->a->limit,
                        .classes = (int)e->a->classes,
                        .ignore = (int)e->a->ignore};
+    int classes;
     e->preprocess = preprocess_of(e, &o);
     if (!e->preprocess || !layout_of(e, &o.layout)) {
         return false;
     }
+    o.wanted = kdc_eval_net_kind(e->p, e->a, e->a->name, o.crop_h ? o.crop_h : 256, o.crop_w ? o.crop_w : 256, &classes);
+    o.classes = o.classes ? o.classes : classes; /* a map with others is an error that names it */
     int workers = e->a->workers ? (int)e->a->workers : 2;
     s->set = kd_dataset_open(&o, &t);
     s->loader = s->set ? kd_loader_new(s->set, 0, workers, 2 * workers, &t) : NULL;
