@@ -1,34 +1,44 @@
-/* dataset.c: what a folder holds: layouts, phases, matching by stems. Nothing is decoded but the head of one image. */
-#include "runtime/host/dataset_private.h"
+/* dataset.c: see dataset.h. Which folders there are, which layout they make, which files belong together.
+ *
+ * A layout at a phase is a set of folders under the root (folders_of); it fits when each of them holds an image. Choosing
+ * tries phases in order (train, val, test, none: images without a phase, others by name), and at each phase the layouts
+ * that the caller can use. Names are sorted by bytes, so nothing depends on the order in which a file system lists them.
+ */
+#define _GNU_SOURCE
+#include "runtime/host/dataset_parts.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/stat.h>
 
-static const char *const layout_names[] = {[KD_LAYOUT_AUTO] = "auto",       [KD_LAYOUT_ALIGNED] = "aligned",
-                                           [KD_LAYOUT_UNPAIRED] = "unpaired", [KD_LAYOUT_FOLDERS] = "folders",
-                                           [KD_LAYOUT_LABELS] = "labels",   [KD_LAYOUT_PLAIN] = "plain"};
+enum { MAX_PROBED = 8 };
 
 const char *kd_layout_name(KdLayout l) {
-    return layout_names[l];
+    switch (l) {
+    case KD_LAYOUT_AUTO: return "auto";
+    case KD_LAYOUT_ALIGNED: return "aligned";
+    case KD_LAYOUT_UNPAIRED: return "unpaired";
+    case KD_LAYOUT_FOLDERS: return "folders";
+    case KD_LAYOUT_LABELS: return "labels";
+    case KD_LAYOUT_PLAIN: return "plain";
+    }
+    return "?";
 }
 
 bool kd_preprocess_named(const char *name, KdPreprocess *p) {
-    static const char *const names[] = {[KD_PRE_RESIZE_AND_CROP] = "resize_and_crop",
-                                        [KD_PRE_CROP] = "crop",
-                                        [KD_PRE_SCALE_WIDTH] = "scale_width",
-                                        [KD_PRE_SCALE_WIDTH_AND_CROP] = "scale_width_and_crop",
-                                        [KD_PRE_NONE] = "none"};
-    char word[64];
-    snprintf(word, sizeof word, "%s", name);
+    static const char *const names[] = {"resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none"};
+    char word[32];
+    if (strlen(name) >= sizeof word) {
+        return false;
+    }
+    strcpy(word, name);
     for (char *c = word; *c; c++) {
         *c = *c == '-' ? '_' : *c;
     }
-    for (int i = 0; i < (int)(sizeof names / sizeof *names); i++) {
+    for (int i = 0; i < 5; i++) {
         if (strcmp(word, names[i]) == 0) {
             *p = (KdPreprocess)i;
             return true;
@@ -37,388 +47,640 @@ bool kd_preprocess_named(const char *name, KdPreprocess *p) {
     return false;
 }
 
-/* ---- names ------------------------------------------------------------------------------------------ */
+/* ---- lists ------------------------------------------------------------------------------------------ */
 
-static void free_names(KdNames *v) {
-    for (int64_t i = 0; i < v->n; i++) {
-        free(v->path[i]);
-    }
-    free(v->path);
-    *v = (KdNames){0};
+static bool no_memory(KdTrouble *t) {
+    return kd_trouble(t, true, "out of memory while listing a data set");
 }
 
-static bool add_name(KdNames *v, char *path) {
-    char **more = path ? realloc(v->path, sizeof *more * (size_t)(v->n + 1)) : NULL;
-    if (!more) {
-        free(path);
+bool kd_data_push(KdDataList *l, char *path) {
+    if (path && l->n == l->cap) {
+        int64_t cap = l->cap ? l->cap * 2 : 16;
+        char **p = realloc(l->path, (size_t)cap * sizeof *p);
+        if (!p) {
+            free(path);
+            return false;
+        }
+        l->path = p;
+        l->cap = cap;
+    }
+    if (!path) {
         return false;
     }
-    v->path = more;
-    v->path[v->n++] = path;
+    l->path[l->n++] = path;
     return true;
 }
 
-static char *join(const char *a, const char *b) {
-    size_t n = strlen(a) + strlen(b) + 2;
-    char *s = malloc(n);
-    if (s) {
-        snprintf(s, n, *b ? "%s/%s" : "%s%s", a, b);
+void kd_data_list_free(KdDataList *l) {
+    for (int64_t i = 0; i < l->n; i++) {
+        free(l->path[i]);
     }
-    return s;
+    free(l->path);
+    *l = (KdDataList){0};
 }
 
-static int by_name(const void *a, const void *b) {
+bool kd_data_is_index(const KdDataset *d, int k) {
+    return d->layout == KD_LAYOUT_LABELS && k != 1;
+}
+
+static int by_bytes(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-static bool is_folder(const char *path) {
+static void sort_list(KdDataList *l) {
+    if (l->n > 1) {
+        qsort(l->path, (size_t)l->n, sizeof *l->path, by_bytes);
+    }
+}
+
+static char *join(const char *a, const char *b) {
+    char *s = NULL;
+    if (!*b) {
+        return strdup(a);
+    }
+    return asprintf(&s, "%s/%s", a, b) < 0 ? NULL : s;
+}
+
+static char *concat(const char *a, const char *b) {
+    char *s = NULL;
+    return asprintf(&s, "%s%s", a, b) < 0 ? NULL : s;
+}
+
+/* Links are followed; what leads nowhere is no folder (and will be an image that cannot be read). */
+static bool is_folder(const char *folder, const struct dirent *e) {
     struct stat st;
-    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-}
-
-/* Images directly in root/inner, sorted bytewise. true with n = 0 when there is no such folder. */
-static bool list_images(const char *root, const char *inner, KdNames *v, KdTrouble *t) {
-    char *folder = join(root, inner);
-    DIR *d = folder ? opendir(folder) : NULL;
-    bool ok = folder != NULL;
-    *v = (KdNames){0};
-    for (struct dirent *e; d && ok && (e = readdir(d));) {
-        if (e->d_name[0] != '.' && kd_image_name(e->d_name)) {
-            ok = add_name(v, join(folder, e->d_name));
-        }
+    if (e->d_type != DT_UNKNOWN && e->d_type != DT_LNK) {
+        return e->d_type == DT_DIR;
     }
-    if (d) {
-        closedir(d);
-    }
-    free(folder);
-    if (!ok) {
-        free_names(v);
-        return kd_trouble(t, true, "%s: out of memory", root);
-    }
-    if (v->n) {
-        qsort(v->path, (size_t)v->n, sizeof *v->path, by_name);
-    }
-    return true;
-}
-
-/* The part of a path that pairs share: no folder, no ending, none of the conventional suffixes. */
-static void stem_of(const char *path, char *out, size_t n) {
-    static const char *const suffixes[] = {"_leftImg8bit", "_gtFine_labelIds", "_gtFine_instanceIds", "_gtFine_labelTrainIds", "_A", "_B"};
-    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
-    size_t length = dot ? (size_t)(dot - name) : strlen(name);
-    for (int i = 0; i < (int)(sizeof suffixes / sizeof *suffixes); i++) {
-        size_t k = strlen(suffixes[i]);
-        if (length > k && strncmp(name + length - k, suffixes[i], k) == 0) {
-            length -= k;
-            break;
-        }
-    }
-    snprintf(out, n, "%.*s", (int)length, name);
-}
-
-typedef struct Stem {
-    char name[256];
-    char *path;
-} Stem;
-
-static int by_stem(const void *a, const void *b) {
-    return strcmp(((const Stem *)a)->name, ((const Stem *)b)->name);
-}
-
-static Stem *stems_of(const KdNames *v) {
-    Stem *s = malloc(sizeof *s * (size_t)(v->n + 1));
-    for (int64_t i = 0; s && i < v->n; i++) {
-        stem_of(v->path[i], s[i].name, sizeof s[i].name);
-        s[i].path = v->path[i];
-    }
-    if (s && v->n) {
-        qsort(s, (size_t)v->n, sizeof *s, by_stem);
-    }
-    return s;
-}
-
-/* Keeps of both lists what has a partner in the other, in the order of stems; the rest goes to `unmatched`. */
-static bool match(KdNames *a, KdNames *b, KdNames *unmatched) {
-    Stem *x = stems_of(a), *y = stems_of(b);
-    KdNames na = {0}, nb = {0};
-    bool ok = x && y;
-    int64_t i = 0, j = 0;
-    while (ok && (i < a->n || j < b->n)) {
-        int order = i == a->n ? 1 : j == b->n ? -1 : strcmp(x[i].name, y[j].name);
-        if (order == 0) {
-            ok = add_name(&na, strdup(x[i++].path)) && add_name(&nb, strdup(y[j++].path));
-        } else {
-            ok = add_name(unmatched, strdup(order < 0 ? x[i++].path : y[j++].path));
-        }
-    }
-    free(x);
-    free(y);
-    if (!ok) {
-        free_names(&na);
-        free_names(&nb);
-        return false;
-    }
-    free_names(a);
-    free_names(b);
-    *a = na;
-    *b = nb;
-    return true;
-}
-
-/* ---- layouts ---------------------------------------------------------------------------------------- */
-
-static bool has_folder(const char *root, const char *a, const char *b) {
-    char *first = join(root, a), *whole = first ? join(first, b) : NULL;
-    bool yes = whole && is_folder(whole);
-    free(first);
-    free(whole);
+    char *path = join(folder, e->d_name);
+    bool yes = path && stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+    free(path);
     return yes;
 }
 
-static bool has_suffixed(const char *root, const char *phase, const char *suffix) {
-    char name[300];
-    snprintf(name, sizeof name, "%.200s%s", phase, suffix);
-    return has_folder(root, name, "");
+/* Images of the folder (their paths), or its subfolders (their names), sorted; at most `most`. A folder that is not there
+ * has none of either. */
+static bool list_folder(const char *folder, bool subfolders, int64_t most, KdDataList *l, KdTrouble *t) {
+    DIR *dir = opendir(folder);
+    if (!dir) {
+        if (errno == ENOENT || errno == ENOTDIR) {
+            return true;
+        }
+        return kd_trouble(t, errno != EACCES, "cannot read the folder %s: %s", folder, strerror(errno));
+    }
+    bool ok = true;
+    const struct dirent *e;
+    errno = 0;
+    while (ok && l->n < most && (e = readdir(dir))) {
+        bool candidate = e->d_name[0] != '.' && (subfolders || kd_image_name(e->d_name));
+        if (candidate && is_folder(folder, e) == subfolders) {
+            ok = kd_data_push(l, subfolders ? strdup(e->d_name) : join(folder, e->d_name)) || no_memory(t);
+        }
+        errno = 0;
+    }
+    if (ok && l->n < most && errno) {
+        ok = kd_trouble(t, true, "cannot read the folder %s: %s", folder, strerror(errno));
+    }
+    closedir(dir);
+    sort_list(l);
+    return ok;
 }
 
-/* Is `layout` there for the phase? */
-static bool there(const char *root, const char *phase, KdLayout layout) {
-    switch (layout) {
-    case KD_LAYOUT_ALIGNED:
-        return has_folder(root, phase, "") || has_folder(root, "aligned", phase);
-    case KD_LAYOUT_UNPAIRED:
-        return has_suffixed(root, phase, "A") && has_suffixed(root, phase, "B");
-    case KD_LAYOUT_FOLDERS:
-        return has_folder(root, "A", "") && has_folder(root, "B", "");
-    case KD_LAYOUT_LABELS:
-        return has_suffixed(root, phase, "_label");
-    case KD_LAYOUT_PLAIN:
-        return true;
-    case KD_LAYOUT_AUTO:
-        return false;
+static bool has_images(const char *folder) {
+    KdDataList l = {0};
+    KdTrouble ignored;
+    list_folder(folder, false, 1, &l, &ignored);
+    bool yes = l.n > 0;
+    kd_data_list_free(&l);
+    return yes;
+}
+
+static bool contains(const KdDataList *l, const char *name) {
+    for (int64_t i = 0; i < l->n; i++) {
+        if (strcmp(l->path[i], name) == 0) {
+            return true;
+        }
     }
     return false;
 }
 
-/* Are the images of this folder twice as wide as high or more? Of the first that can be read. */
-static bool looks_aligned(const char *root, const char *phase) {
-    KdNames v;
-    KdTrouble t;
-    KdImageInfo info;
-    bool yes = false;
-    if (list_images(root, phase, &v, &t) && v.n) {
-        yes = kd_image_probe(v.path[0], &info, &t) && info.width >= 2 * info.height;
+/* ---- layouts ---------------------------------------------------------------------------------------- */
+
+/* The folders that make the layout at this phase ("": images without phases). Returns how many, 0: none; -1: no memory.
+ * Of labels only the maps' folder: where the images are is settled by open_labels. */
+static int folders_of(KdLayout layout, const char *root, const char *phase, char *f[2]) {
+    char *name[2] = {NULL, NULL};
+    int n = 0;
+    f[0] = f[1] = NULL;
+    switch (layout) {
+    case KD_LAYOUT_AUTO:
+        return 0;
+    case KD_LAYOUT_ALIGNED:
+    case KD_LAYOUT_PLAIN:
+        name[n++] = strdup(phase);
+        break;
+    case KD_LAYOUT_UNPAIRED:
+        name[n++] = concat(phase, "A");
+        name[n++] = concat(phase, "B");
+        break;
+    case KD_LAYOUT_FOLDERS:
+        name[n++] = join("A", phase);
+        name[n++] = join("B", phase);
+        break;
+    case KD_LAYOUT_LABELS:
+        if (!*phase) {
+            return 0;
+        }
+        name[n++] = concat(phase, "_label");
+        break;
     }
-    free_names(&v);
+    bool ok = true;
+    for (int i = 0; i < n; i++) {
+        f[i] = name[i] ? join(root, name[i]) : NULL;
+        ok = ok && f[i];
+        free(name[i]);
+    }
+    return ok ? n : -1;
+}
+
+static void free_two(char *f[2]) {
+    free(f[0]);
+    free(f[1]);
+}
+
+static bool fits(KdLayout layout, const char *root, const char *phase) {
+    char *f[2];
+    int n = folders_of(layout, root, phase, f);
+    bool yes = n > 0;
+    for (int i = 0; i < n; i++) {
+        yes = yes && has_images(f[i]);
+    }
+    free_two(f);
     return yes;
 }
 
-static KdLayout choose(const char *root, const char *phase, KdLayout wanted) {
-    static const KdLayout order[] = {KD_LAYOUT_UNPAIRED, KD_LAYOUT_FOLDERS, KD_LAYOUT_LABELS};
-    if (wanted == KD_LAYOUT_ALIGNED && !has_folder(root, phase, "") && there(root, phase, KD_LAYOUT_FOLDERS)) {
-        return KD_LAYOUT_FOLDERS;
-    }
-    if ((wanted == KD_LAYOUT_ALIGNED || wanted == KD_LAYOUT_UNPAIRED || wanted == KD_LAYOUT_LABELS) && there(root, phase, wanted)) {
-        return wanted;
-    }
-    for (int i = 0; i < 3; i++) {
-        if (there(root, phase, order[i])) {
-            return order[i];
-        }
-    }
-    return looks_aligned(root, phase) && wanted != KD_LAYOUT_PLAIN ? KD_LAYOUT_ALIGNED : KD_LAYOUT_PLAIN;
-}
-
-static const char *choose_phase(const char *root) {
-    static const char *const phases[] = {"train", "test", "val"};
-    for (int i = 0; i < 3; i++) {
-        for (int l = KD_LAYOUT_ALIGNED; l < KD_LAYOUT_PLAIN; l++) {
-            if (l != KD_LAYOUT_FOLDERS && there(root, phases[i], (KdLayout)l)) {
-                return phases[i];
+/* Are the first images of root/PHASE twice as wide as high? What cannot be read does not count. */
+static bool looks_aligned(const char *root, const char *phase) {
+    KdDataList l = {0};
+    KdTrouble t;
+    KdImageInfo info;
+    char *folder = join(root, phase);
+    int wide = 0, others = 0;
+    if (folder && *phase && list_folder(folder, false, INT64_MAX, &l, &t)) {
+        for (int64_t i = 0; i < l.n && i < MAX_PROBED; i++) {
+            if (kd_image_probe(l.path[i], &info, &t)) {
+                *(info.width == 2 * (int64_t)info.height ? &wide : &others) += 1;
             }
         }
-        if (has_folder(root, "A", phases[i])) {
-            return phases[i];
-        }
     }
-    return "train";
+    free(folder);
+    kd_data_list_free(&l);
+    return wide > 0 && others == 0;
 }
 
-static bool list_suffixed(const KdDataset *d, const char *suffix, KdNames *v, KdTrouble *t) {
-    char name[300];
-    snprintf(name, sizeof name, "%.200s%s", d->o.phase, suffix);
-    return list_images(d->o.root, name, v, t);
+/* Layouts that may be meant, best first. Returns how many. */
+static int candidates(const KdDataOptions *o, KdLayout c[5]) {
+    int n = 0;
+    if (o->layout != KD_LAYOUT_AUTO) {
+        c[n++] = o->layout;
+        return n;
+    }
+    switch (o->wanted) {
+    case KD_LAYOUT_ALIGNED:
+    case KD_LAYOUT_FOLDERS:
+        c[n++] = KD_LAYOUT_ALIGNED;
+        c[n++] = KD_LAYOUT_FOLDERS;
+        break;
+    case KD_LAYOUT_UNPAIRED:
+    case KD_LAYOUT_LABELS:
+    case KD_LAYOUT_PLAIN:
+        c[n++] = o->wanted;
+        break;
+    case KD_LAYOUT_AUTO:
+        c[n++] = KD_LAYOUT_LABELS;
+        c[n++] = KD_LAYOUT_FOLDERS;
+        c[n++] = KD_LAYOUT_UNPAIRED;
+        c[n++] = KD_LAYOUT_ALIGNED;
+        c[n++] = KD_LAYOUT_PLAIN;
+        break;
+    }
+    return n;
 }
 
-/* root/A/PHASE, or root/A */
-static bool list_side(const KdDataset *d, const char *side, KdNames *v, KdTrouble *t) {
-    char name[300];
-    snprintf(name, sizeof name, "%s/%.200s", side, d->o.phase);
-    return list_images(d->o.root, has_folder(d->o.root, side, d->o.phase) ? name : side, v, t);
+static bool ends(const char *s, const char *end) {
+    size_t n = strlen(s), m = strlen(end);
+    return n > m && strcmp(s + n - m, end) == 0;
 }
 
-static bool list_labels(KdDataset *d, KdTrouble *t) {
-    KdNames inst = {0}, spare = {0};
-    bool ok = list_suffixed(d, "_label", &d->list[0], t) && list_suffixed(d, "_img", &d->list[1], t);
-    if (ok && d->list[1].n == 0) { /* images beside label maps may be the left halves of aligned pairs */
-        char inner[300];
-        snprintf(inner, sizeof inner, "aligned/%.200s", d->o.phase);
-        bool nested = has_folder(d->o.root, "aligned", d->o.phase);
-        ok = list_images(d->o.root, nested ? inner : d->o.phase, &d->list[1], t);
-        d->half = ok && looks_aligned(d->o.root, nested ? inner : d->o.phase);
+static bool push_new(KdDataList *l, const char *name, size_t n) {
+    char *s = strndup(name, n);
+    if (s && contains(l, s)) {
+        free(s);
+        return true;
     }
-    d->lists = d->images = 2;
-    ok = ok && (match(&d->list[0], &d->list[1], &d->unmatched) || kd_trouble(t, true, "out of memory")) &&
-         list_suffixed(d, "_inst", &inst, t);
-    if (ok && inst.n) {
-        int64_t before = d->list[0].n;
-        KdNames copy = {0};
-        for (int64_t i = 0; ok && i < before; i++) {
-            ok = add_name(&copy, strdup(d->list[0].path[i]));
+    return kd_data_push(l, s);
+}
+
+/* What the names of the root's folders, and of those in root/A, say about phases. */
+static bool phases_of_names(const char *root, KdDataList *names, KdTrouble *t) {
+    KdDataList dirs = {0}, inner = {0};
+    char *a = join(root, "A");
+    bool ok = (a || no_memory(t)) && list_folder(root, true, INT64_MAX, &dirs, t) &&
+              list_folder(a, true, INT64_MAX, &inner, t);
+    for (int64_t i = 0; ok && i < dirs.n; i++) {
+        const char *d = dirs.path[i];
+        size_t n = strlen(d);
+        char *other = strdup(d);
+        ok = other || no_memory(t);
+        if (!ok) {
+            break;
         }
-        ok = (ok && match(&copy, &inst, &spare)) || kd_trouble(t, true, "out of memory");
-        if (ok && copy.n != before) {
-            ok = kd_trouble(t, false, "%s: %lld of %lld label maps have no instance map, such as %s", d->o.root,
-                            (long long)(before - copy.n), (long long)before, spare.path[0]);
+        other[n - 1] = 'B';
+        if (ends(d, "_label")) {
+            ok = push_new(names, d, n - 6);
+        } else if (ends(d, "A") && contains(&dirs, other)) {
+            ok = push_new(names, d, n - 1);
         }
-        free_names(&copy);
-        d->list[2] = inst;
-        inst = (KdNames){0};
-        d->lists = d->images = 3;
+        ok = (ok && push_new(names, d, n)) || no_memory(t);
+        free(other);
     }
-    free_names(&inst);
-    free_names(&spare);
+    for (int64_t i = 0; ok && i < inner.n; i++) {
+        ok = push_new(names, inner.path[i], strlen(inner.path[i])) || no_memory(t);
+    }
+    kd_data_list_free(&dirs);
+    kd_data_list_free(&inner);
+    free(a);
+    sort_list(names);
     return ok;
 }
 
-static bool list_all(KdDataset *d, KdTrouble *t) {
-    const char *root = d->o.root, *phase = d->o.phase;
-    char nested[300];
-    snprintf(nested, sizeof nested, "aligned/%.200s", phase);
-    d->lists = d->images = 1;
-    switch (d->layout) {
-    case KD_LAYOUT_ALIGNED:
-        d->images = 2;
-        return list_images(root, has_folder(root, phase, "") ? phase : nested, &d->list[0], t);
-    case KD_LAYOUT_UNPAIRED:
-        d->lists = d->images = 2;
-        return list_suffixed(d, "A", &d->list[0], t) && list_suffixed(d, "B", &d->list[1], t);
-    case KD_LAYOUT_FOLDERS:
-        d->lists = d->images = 2;
-        return list_side(d, "A", &d->list[0], t) && list_side(d, "B", &d->list[1], t) &&
-               (match(&d->list[0], &d->list[1], &d->unmatched) || kd_trouble(t, true, "out of memory"));
-    case KD_LAYOUT_LABELS:
-        return list_labels(d, t);
-    case KD_LAYOUT_PLAIN:
-        return list_images(root, has_folder(root, phase, "") ? phase : "", &d->list[0], t);
-    case KD_LAYOUT_AUTO:
-        break;
+/* Phases to try, in order. */
+static bool phases_to_try(const KdDataOptions *o, const char *root, KdDataList *l, KdTrouble *t) {
+    static const char *const when_training[] = {"train", "val", "test", ""}, *const when_testing[] = {"test", "val", "train", ""};
+    KdDataList names = {0};
+    bool ok = true;
+    if (o->phase) {
+        return (push_new(l, o->phase, strlen(o->phase)) && push_new(l, "", 0)) || no_memory(t);
     }
-    return kd_trouble(t, false, "%s: no layout", root);
+    for (int i = 0; ok && i < 4; i++) {
+        const char *p = o->test ? when_testing[i] : when_training[i];
+        ok = push_new(l, p, strlen(p)) || no_memory(t);
+    }
+    ok = ok && phases_of_names(root, &names, t);
+    for (int64_t i = 0; ok && i < names.n; i++) {
+        ok = push_new(l, names.path[i], strlen(names.path[i])) || no_memory(t);
+    }
+    kd_data_list_free(&names);
+    return ok;
+}
+
+/* "A/train, B/train, train_label": what was looked for at a phase. */
+static void say_looked_for(const KdLayout *c, int n, const char *root, const KdDataList *phases, char *text, size_t size) {
+    size_t at = 0;
+    const char *phase = phases->n ? phases->path[0] : "";
+    text[0] = '\0';
+    for (int i = 0; i < n; i++) {
+        char *f[2];
+        int m = c[i] == KD_LAYOUT_PLAIN && n > 1 ? 0 : folders_of(c[i], root, phase, f); /* as aligned */
+        for (int k = 0; k < m && at < size; k++) {
+            const char *name = f[k] + strlen(root);
+            at += (size_t)snprintf(text + at, size - at, "%s%s", at ? (k ? " and " : ", ") : "", *name == '/' ? name + 1 : name);
+        }
+        if (m > 0) {
+            free_two(f);
+        }
+    }
+}
+
+static bool nothing_fits(const KdDataOptions *o, const char *root, const KdDataList *phases, KdTrouble *t) {
+    struct stat st;
+    KdLayout c[5];
+    KdDataList dirs = {0};
+    char looked[160], there[120] = "no folders";
+    if (stat(root, &st) != 0) {
+        return kd_trouble(t, errno != ENOENT && errno != ENOTDIR && errno != EACCES, "cannot open the data set %s: %s", root,
+                          strerror(errno));
+    }
+    if (!S_ISDIR(st.st_mode)) {
+        return kd_trouble(t, false, "%s is a file; a data set is a folder of images", root);
+    }
+    int n = candidates(o, c);
+    say_looked_for(c, n, root, phases, looked, sizeof looked);
+    if (!list_folder(root, true, INT64_MAX, &dirs, t)) {
+        kd_data_list_free(&dirs);
+        return false;
+    }
+    size_t at = 0;
+    for (int64_t i = 0; i < dirs.n && at < sizeof there - 1; i++) {
+        at += (size_t)snprintf(there + at, sizeof there - at, "%s%s", i ? ", " : "", dirs.path[i]);
+    }
+    if (at >= sizeof there) {
+        memcpy(there + sizeof there - 4, "...", 4);
+    }
+    kd_data_list_free(&dirs);
+    return kd_trouble(t, false, "%s: no images for layout %s: looked for %s; there is %s%s", root,
+                      n == 1 ? kd_layout_name(c[0]) : o->wanted == KD_LAYOUT_AUTO ? "auto (any)" : "aligned or folders", looked, there,
+                      has_images(root) ? ", and images in the folder itself (layout plain)" : "");
+}
+
+/* Fills d->layout and d->phase. */
+static bool choose(KdDataset *d, KdTrouble *t) {
+    KdDataList phases = {0};
+    KdLayout c[5];
+    int n = candidates(&d->o, c);
+    bool any = d->o.layout == KD_LAYOUT_AUTO && d->o.wanted == KD_LAYOUT_AUTO, ok = phases_to_try(&d->o, d->root, &phases, t);
+    for (int64_t i = 0; ok && !d->phase && i < phases.n; i++) {
+        for (int k = 0; k < n && !d->phase; k++) {
+            if (fits(c[k], d->root, phases.path[i]) &&
+                !(any && c[k] == KD_LAYOUT_ALIGNED && !looks_aligned(d->root, phases.path[i]))) {
+                d->layout = c[k];
+                d->phase = strdup(phases.path[i]);
+                ok = d->phase || no_memory(t);
+            }
+        }
+    }
+    if (ok && !d->phase) {
+        ok = nothing_fits(&d->o, d->root, &phases, t);
+    }
+    kd_data_list_free(&phases);
+    return ok;
+}
+
+/* ---- matching --------------------------------------------------------------------------------------- */
+
+typedef struct Entry {
+    char *stem, *path; /* path: the list's */
+} Entry;
+
+static char *stem_of(const char *path) {
+    static const char *const endings[] = {"_leftImg8bit", "_gtFine_labelIds", "_gtFine_instanceIds", "_A", "_B"};
+    const char *slash = strrchr(path, '/');
+    char *s = strdup(slash ? slash + 1 : path), *dot = s ? strrchr(s, '.') : NULL;
+    if (dot) {
+        *dot = '\0';
+    }
+    for (int i = 0; s && i < 5; i++) {
+        if (ends(s, endings[i])) {
+            s[strlen(s) - strlen(endings[i])] = '\0';
+            break;
+        }
+    }
+    return s;
+}
+
+static int by_stem(const void *a, const void *b) {
+    return strcmp(((const Entry *)a)->stem, ((const Entry *)b)->stem);
+}
+
+static void free_entries(Entry *e, int64_t n) {
+    for (int64_t i = 0; e && i < n; i++) {
+        free(e[i].stem);
+    }
+    free(e);
+}
+
+/* Sorted by stem. Two files of a folder with one stem: an error, as either could be meant. */
+static Entry *entries_of(const KdDataList *l, KdTrouble *t) {
+    Entry *e = calloc((size_t)l->n + 1, sizeof *e);
+    bool ok = e || no_memory(t);
+    for (int64_t i = 0; ok && i < l->n; i++) {
+        e[i] = (Entry){stem_of(l->path[i]), l->path[i]};
+        ok = e[i].stem || no_memory(t);
+    }
+    if (ok && l->n > 1) {
+        qsort(e, (size_t)l->n, sizeof *e, by_stem);
+    }
+    for (int64_t i = 1; ok && i < l->n; i++) {
+        if (strcmp(e[i - 1].stem, e[i].stem) == 0) {
+            ok = kd_trouble(t, false, "%s and %s have the same stem '%s': which one is meant?", e[i - 1].path, e[i].path,
+                            e[i].stem);
+        }
+    }
+    if (!ok) {
+        free_entries(e, l->n);
+        return NULL;
+    }
+    return e;
+}
+
+static const Entry *find(const Entry *e, int64_t n, const Entry *x) {
+    return n ? bsearch(x, e, (size_t)n, sizeof *e, by_stem) : NULL;
+}
+
+static bool push_copy(KdDataList *l, const char *path) {
+    return kd_data_push(l, strdup(path));
+}
+
+/* Items are the stems that every list has; the rest goes to d->unmatched. */
+static bool match(KdDataset *d, KdTrouble *t) {
+    Entry *e[3] = {0};
+    KdDataList out[3] = {0};
+    bool ok = true;
+    for (int k = 0; ok && k < d->lists; k++) {
+        e[k] = entries_of(&d->list[k], t);
+        ok = e[k];
+    }
+    for (int64_t i = 0; ok && i < d->list[0].n; i++) {
+        const Entry *x[3] = {&e[0][i]};
+        bool all = true;
+        for (int k = 1; k < d->lists; k++) {
+            x[k] = find(e[k], d->list[k].n, &e[0][i]);
+            all = all && x[k];
+        }
+        for (int k = 0; ok && all && k < d->lists; k++) {
+            ok = push_copy(&out[k], x[k]->path);
+        }
+        ok = ok && (all || push_copy(&d->unmatched, e[0][i].path));
+    }
+    for (int k = 1; ok && k < d->lists; k++) {
+        for (int64_t i = 0; ok && i < d->list[k].n; i++) {
+            ok = find(e[0], d->list[0].n, &e[k][i]) || push_copy(&d->unmatched, e[k][i].path);
+        }
+    }
+    if (!ok && e[d->lists - 1]) {
+        no_memory(t);
+    }
+    if (ok && out[0].n == 0) {
+        ok = kd_trouble(t, false, "%s: no names match: %s has no counterpart among %s and others (compared without extension)",
+                        d->root, e[0][0].path, e[1][0].path);
+    }
+    for (int k = 0; k < d->lists; k++) {
+        free_entries(e[k], d->list[k].n);
+        kd_data_list_free(&d->list[k]);
+        d->list[k] = out[k];
+    }
+    return ok;
 }
 
 /* ---- opening ---------------------------------------------------------------------------------------- */
 
-static const char *looked_for(KdLayout l) {
-    switch (l) {
-    case KD_LAYOUT_ALIGNED:
-        return "images with A left and B right in PHASE/";
-    case KD_LAYOUT_UNPAIRED:
-        return "images in PHASEA/ and PHASEB/";
-    case KD_LAYOUT_FOLDERS:
-        return "images with equal names in A/PHASE/ and B/PHASE/ (or A/ and B/)";
-    case KD_LAYOUT_LABELS:
-        return "label maps in PHASE_label/ and images of the same names in PHASE_img/";
-    case KD_LAYOUT_PLAIN:
-    case KD_LAYOUT_AUTO:
-        return "images (.png, .jpg, .jpeg) in PHASE/ or in the folder itself";
-    }
-    return "";
+/* Is the image a pair beside its label map: in proportion twice as wide? */
+static bool twice_as_wide(const char *label, const char *image) {
+    KdImageInfo a, b;
+    KdTrouble t;
+    return kd_image_probe(label, &a, &t) && kd_image_probe(image, &b, &t) &&
+           (int64_t)b.width * a.height == 2 * (int64_t)a.width * b.height;
 }
 
-static bool nothing(const KdDataset *d, KdTrouble *t) {
-    if (d->unmatched.n) {
-        return kd_trouble(t, false, "%s: no names match: %s has no partner; expected %s, where PHASE is %s", d->o.root, d->unmatched.path[0],
-                          looked_for(d->layout), d->o.phase);
+/* Images and instance ids of a labels data set, whose label maps are listed already. */
+static bool open_labels(KdDataset *d, KdTrouble *t) {
+    char *img = NULL, *aligned = NULL, *flat = join(d->root, d->phase), *inst = NULL;
+    bool ok = asprintf(&img, "%s/%s_img", d->root, d->phase) >= 0 && asprintf(&inst, "%s/%s_inst", d->root, d->phase) >= 0 &&
+              asprintf(&aligned, "%s/aligned/%s", d->root, d->phase) >= 0 && flat;
+    ok = ok || no_memory(t);
+    d->lists = 2;
+    ok = ok && list_folder(img, false, INT64_MAX, &d->list[1], t);
+    if (ok && d->list[1].n == 0) {
+        ok = list_folder(aligned, false, INT64_MAX, &d->list[1], t);
+        d->half = d->list[1].n > 0;
     }
-    return kd_trouble(t, false, "%s: nothing to read: expected %s, where PHASE is %s", d->o.root, looked_for(d->layout), d->o.phase);
+    bool in_phase = ok && d->list[1].n == 0;
+    ok = ok && (!in_phase || list_folder(flat, false, INT64_MAX, &d->list[1], t));
+    if (ok && d->list[1].n == 0) {
+        ok = kd_trouble(t, false, "%s has label maps in %s_label but no images: looked for %s_img, aligned/%s and %s", d->root,
+                        d->phase, d->phase, d->phase, d->phase);
+    }
+    ok = ok && list_folder(inst, false, INT64_MAX, &d->list[2], t);
+    d->lists += ok && d->list[2].n > 0 ? 1 : 0;
+    ok = ok && match(d, t);
+    d->half = d->half || (ok && in_phase && twice_as_wide(d->list[0].path[0], d->list[1].path[0]));
+    free(img);
+    free(aligned);
+    free(flat);
+    free(inst);
+    return ok;
 }
 
-static void measure(KdDataset *d) {
-    for (int l = 0; l < d->lists; l++) {
-        for (int64_t i = 0; i < d->list[l].n && i < 4; i++) {
-            KdImageInfo info;
-            KdTrouble t;
-            struct stat st;
-            if (kd_image_probe(d->list[l].path[i], &info, &t) && stat(d->list[l].path[i], &st) == 0) {
-                int64_t bytes = (int64_t)info.width * info.height * 3 * 2 + st.st_size;
+static bool open_lists(KdDataset *d, KdTrouble *t) {
+    char *f[2];
+    int n = folders_of(d->layout, d->root, d->phase, f);
+    bool ok = n > 0 || no_memory(t);
+    d->lists = n > 0 ? n : 0;
+    for (int k = 0; ok && k < n; k++) {
+        ok = list_folder(f[k], false, INT64_MAX, &d->list[k], t);
+        if (ok && d->list[k].n == 0) { /* it had some a moment ago */
+            ok = kd_trouble(t, false, "%s: no images in this folder", f[k]);
+        }
+    }
+    free_two(f);
+    if (ok && d->layout == KD_LAYOUT_LABELS) {
+        return open_labels(d, t);
+    }
+    return ok && (d->layout != KD_LAYOUT_FOLDERS || match(d, t));
+}
+
+static void limit_lists(KdDataset *d) {
+    for (int k = 0; k < d->lists; k++) {
+        KdDataList *l = &d->list[k];
+        while (d->o.limit > 0 && l->n > d->o.limit) {
+            free(l->path[--l->n]);
+        }
+        d->count = l->n > d->count ? l->n : d->count;
+    }
+}
+
+static void probe_some(KdDataset *d) {
+    KdImageInfo info;
+    KdTrouble ignored;
+    for (int k = 0; k < d->lists; k++) {
+        for (int64_t i = 0; i < d->list[k].n && i < MAX_PROBED; i++) {
+            if (kd_image_probe(d->list[k].path[i], &info, &ignored)) {
+                int64_t bytes = (int64_t)info.width * info.height * 6; /* decoded, and a resized or halved copy */
                 d->decode_bytes = bytes > d->decode_bytes ? bytes : d->decode_bytes;
             }
         }
     }
 }
 
-static bool open_all(KdDataset *d, KdTrouble *t) {
-    struct stat st;
-    if (stat(d->o.root, &st) != 0) {
-        return kd_trouble(t, false, "%s: %s", d->o.root, strerror(errno));
+/* Sizes against each other, and those that were not given. */
+static bool settle_sizes(KdDataOptions *o, KdTrouble *t) {
+    bool own = o->preprocess == KD_PRE_NONE || o->preprocess == KD_PRE_SCALE_WIDTH;
+    bool loads = o->preprocess == KD_PRE_RESIZE_AND_CROP || o->preprocess == KD_PRE_SCALE_WIDTH_AND_CROP;
+    if (o->crop_h < 0 || o->crop_w < 0 || o->load_h < 0 || o->load_w < 0 || o->crop_h > 65536 || o->crop_w > 65536 ||
+        o->load_h > 65536 || o->load_w > 65536) {
+        return kd_trouble(t, false, "image sizes go from 1 to 65536");
     }
-    if (!S_ISDIR(st.st_mode)) {
-        return kd_trouble(t, false, "%s is no folder", d->o.root);
+    if (!own && (o->crop_h == 0 || o->crop_w == 0)) {
+        return kd_trouble(t, false, "images need a crop size (only preprocess none and scale_width go without)");
     }
-    bool sized = d->o.preprocess == KD_PRE_NONE || d->o.preprocess == KD_PRE_SCALE_WIDTH;
-    if ((d->o.crop_h <= 0 || d->o.crop_w <= 0) && !sized) {
-        return kd_trouble(t, false, "%s: no crop size is given", d->o.root);
+    if (loads) {
+        o->load_h = o->load_h ? o->load_h : o->test ? o->crop_h : o->crop_h * 286 / 256;
+        o->load_w = o->load_w ? o->load_w : o->test ? o->crop_w : o->crop_w * 286 / 256;
     }
-    d->layout = d->o.layout != KD_LAYOUT_AUTO ? d->o.layout : choose(d->o.root, d->o.phase, d->o.wanted);
-    if (!list_all(d, t)) {
-        return false;
+    if (o->preprocess == KD_PRE_SCALE_WIDTH) {
+        o->load_w = o->load_w ? o->load_w : o->crop_w;
+        if (o->load_w == 0) {
+            return kd_trouble(t, false, "preprocess scale_width needs a load size: the width that images are scaled to");
+        }
+        if (o->crop_w && o->load_w != o->crop_w) {
+            return kd_trouble(t, false, "preprocess scale_width does not crop: load width %d, but samples are %d wide", o->load_w,
+                              o->crop_w);
+        }
     }
-    d->count = d->list[0].n;
-    if (d->layout == KD_LAYOUT_UNPAIRED) {
-        d->count = d->list[1].n == 0 || d->count == 0 ? 0 : d->count > d->list[1].n ? d->count : d->list[1].n;
+    if (loads && (o->load_w < o->crop_w || (o->preprocess == KD_PRE_RESIZE_AND_CROP && o->load_h < o->crop_h))) {
+        return kd_trouble(t, false, "load size %dx%d is smaller than crop size %dx%d", o->load_h, o->load_w, o->crop_h, o->crop_w);
     }
-    d->count = d->o.limit > 0 && d->count > d->o.limit ? d->o.limit : d->count;
-    if (d->count == 0) {
-        return nothing(d, t);
-    }
-    measure(d);
+    o->classes = o->classes ? o->classes : 256;
     return true;
 }
 
 KdDataset *kd_dataset_open(const KdDataOptions *o, KdTrouble *t) {
     KdDataset *d = calloc(1, sizeof *d);
-    char *root = strdup(o->root), *phase = strdup(o->phase ? o->phase : choose_phase(o->root));
-    if (!d || !root || !phase) {
-        free(d);
-        free(root);
-        free(phase);
-        kd_trouble(t, true, "%s: out of memory", o->root);
+    if (!d) {
+        no_memory(t);
         return NULL;
     }
     d->o = *o;
-    for (size_t n = strlen(root); n > 1 && root[n - 1] == '/'; n--) {
-        root[n - 1] = '\0';
+    d->root = strdup(o->root);
+    bool ok = d->root || no_memory(t);
+    for (size_t n = ok ? strlen(d->root) : 0; n > 1 && d->root[n - 1] == '/'; n--) {
+        d->root[n - 1] = '\0';
     }
-    d->o.root = root;
-    d->o.phase = phase;
-    if (!open_all(d, t)) {
+    ok = ok && settle_sizes(&d->o, t) && choose(d, t) && open_lists(d, t);
+    if (!ok) {
         kd_dataset_free(d);
         return NULL;
     }
+    d->o.root = d->root;
+    d->o.phase = d->phase;
+    limit_lists(d);
+    probe_some(d);
     return d;
 }
 
 void kd_dataset_free(KdDataset *d) {
-    if (d) {
-        for (int i = 0; i < 3; i++) {
-            free_names(&d->list[i]);
-        }
-        free_names(&d->unmatched);
-        free((char *)(uintptr_t)d->o.root);
-        free((char *)(uintptr_t)d->o.phase);
-        free(d);
+    if (!d) {
+        return;
     }
+    for (int k = 0; k < 3; k++) {
+        kd_data_list_free(&d->list[k]);
+    }
+    kd_data_list_free(&d->unmatched);
+    free(d->root);
+    free(d->phase);
+    free(d);
+}
+
+bool kd_dataset_phases(const char *root, KdLayout layout, char ***phase, int *n, KdTrouble *t) {
+    KdDataOptions o = {.root = root};
+    KdDataList l = {0}, found = {0};
+    bool ok = phases_to_try(&o, root, &l, t);
+    for (int64_t i = 0; ok && i < l.n; i++) {
+        if (fits(layout, root, l.path[i])) {
+            ok = push_copy(&found, l.path[i]) || no_memory(t);
+        }
+    }
+    kd_data_list_free(&l);
+    if (!ok) {
+        kd_data_list_free(&found);
+    }
+    *phase = found.path;
+    *n = (int)found.n;
+    return ok;
+}
+
+const char *kd_dataset_phase(const KdDataset *d) {
+    return d->phase;
 }
 
 KdLayout kd_dataset_layout(const KdDataset *d) {
@@ -430,7 +692,7 @@ int64_t kd_dataset_count(const KdDataset *d) {
 }
 
 int kd_dataset_images(const KdDataset *d) {
-    return d->images;
+    return d->layout == KD_LAYOUT_ALIGNED ? 2 : d->lists;
 }
 
 int64_t kd_dataset_decode_bytes(const KdDataset *d) {

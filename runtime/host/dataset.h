@@ -34,7 +34,7 @@ bool kd_preprocess_named(const char *name, KdPreprocess *p); /* "resize_and_crop
 
 typedef struct KdDataOptions {
     const char *root;
-    const char *phase;      /* "train"; NULL: train, else what there is */
+    const char *phase;      /* "train"; NULL: train (test: test), else what there is. Never another than the one named. */
     KdLayout layout;        /* AUTO: by what is there, from `wanted` where several fit */
     KdLayout wanted;        /* what the session says: ALIGNED (also FOLDERS), UNPAIRED, LABELS, PLAIN; AUTO: any */
     bool b_to_a;            /* the first image of a pair is B */
@@ -56,10 +56,13 @@ typedef struct KdDataset KdDataset;
 KdDataset *kd_dataset_open(const KdDataOptions *o, KdTrouble *t);
 void kd_dataset_free(KdDataset *d);
 KdLayout kd_dataset_layout(const KdDataset *d);
+const char *kd_dataset_phase(const KdDataset *d); /* "train"; "": images without phases */
+/* The phases at which the layout has images, train, val and test first; each and the list are the caller's to free. */
+bool kd_dataset_phases(const char *root, KdLayout layout, char ***phase, int *n, KdTrouble *t);
 int64_t kd_dataset_count(const KdDataset *d); /* samples of an epoch; unpaired: the larger folder's */
 /* Images of a sample: 1 (plain), 2 (pair, unpaired), 2 or 3 (labels first: label, image, instance). */
 int kd_dataset_images(const KdDataset *d);
-/* Largest pixels of a stored image among the first few probed: for the memory plan. */
+/* What decoding one image takes, by the largest of the first few: for the memory plan, times the number of workers. */
 int64_t kd_dataset_decode_bytes(const KdDataset *d);
 
 typedef struct KdSample {
@@ -75,6 +78,7 @@ void kd_sample_free(KdSample *s);
 /* Decoding ahead: worker threads make samples first, first + 1, ...; next hands them out in that order. */
 typedef struct KdLoader KdLoader;
 KdLoader *kd_loader_new(const KdDataset *d, int64_t first, int workers, int ahead, KdTrouble *t);
+/* false: this sample's error; the next call goes on with the one after it. One thread at a time. */
 bool kd_loader_next(KdLoader *l, KdSample *s, KdTrouble *t);
 double kd_loader_waited(const KdLoader *l); /* seconds that next has waited so far */
 void kd_loader_free(KdLoader *l);

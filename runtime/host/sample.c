@@ -1,146 +1,155 @@
-/* sample.c: sample number -> images. Order, crop and flip are functions of (seed, number) alone: a keyed permutation of the
- * epoch's items (a four-round Feistel network over the next power of four, walked until it lands inside) and counters into
- * splitmix64. See dataset.h. */
-#include "runtime/host/dataset_private.h"
+/* sample.c: see dataset.h. From a sample's number to its images.
+ *
+ * Nothing is kept between samples. The order of an epoch is a permutation of 0..count-1 computed at a point: a Feistel
+ * network of eight rounds over the next even number of bits, keyed by (seed, epoch), walked until it lands below count
+ * (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). Random numbers are counters put through the output
+ * function of splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
+ */
+#include "runtime/host/dataset_parts.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
-uint64_t kd_mix(uint64_t key, uint64_t counter) {
-    uint64_t z = key + (counter + 1) * 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return z ^ z >> 31;
+/* ---- chance ----------------------------------------------------------------------------------------- */
+
+static uint64_t mix(uint64_t x) {
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
 }
 
-/* Where index i of 0..n-1 goes under the permutation of that key. */
-static int64_t permuted(uint64_t key, int64_t n, int64_t i) {
+enum { DRAW_ORDER, DRAW_OTHER, DRAW_FLIP, DRAW_LEFT, DRAW_TOP, DRAW_SECOND = 8 }; /* SECOND: of B, when it draws its own */
+
+static uint64_t draw(uint64_t seed, int64_t number, unsigned what) {
+    return mix(mix(mix(seed) ^ (uint64_t)number) ^ what);
+}
+
+/* 0..n-1 from the upper 32 bits; n < 2^31, so no value is more than one part in two likelier than 2^-31 says. */
+static int64_t below(uint64_t r, int64_t n) {
+    return (int64_t)(((r >> 32) * (uint64_t)n) >> 32);
+}
+
+static int64_t permuted(uint64_t key, int64_t i, int64_t count) {
     int half = 1;
-    while (half < 31 && 1LL << 2 * half < n) {
+    while (half < 31 && (INT64_C(1) << (2 * half)) < count) {
         half++;
     }
-    uint64_t mask = (1u << half) - 1, x = (uint64_t)i;
+    uint64_t mask = (UINT64_C(1) << half) - 1, x = (uint64_t)i;
     do {
         uint64_t left = x >> half, right = x & mask;
-        for (uint64_t round = 0; round < 4; round++) {
-            uint64_t next = left ^ (kd_mix(key + round, right) & mask);
+        for (uint64_t round = 0; round < 8; round++) {
+            uint64_t next = left ^ (mix(key ^ (round << 56) ^ right) & mask);
             left = right;
             right = next;
         }
         x = left << half | right;
-    } while (x >= (uint64_t)n);
+    } while (x >= (uint64_t)count);
     return (int64_t)x;
 }
 
-enum { ORDER = 1, PARTNER, PLACE }; /* streams of random numbers */
+/* ---- geometry --------------------------------------------------------------------------------------- */
 
-static uint64_t key_of(const KdDataset *d, uint64_t stream) {
-    return kd_mix(kd_mix(d->o.seed, 0x6b6463), stream);
-}
-
-static int64_t item_of(const KdDataset *d, int64_t number) {
-    int64_t epoch = number / d->count, i = number % d->count;
-    return d->o.test || d->o.serial ? i : permuted(kd_mix(key_of(d, ORDER), (uint64_t)epoch), d->count, i);
-}
-
-/* ---- one image -------------------------------------------------------------------------------------- */
-
-/* Where to cut and whether to mirror, as fractions that sizes turn into pixels. */
-typedef struct Draw {
-    uint64_t x, y;
-    bool mirror;
-} Draw;
-
-static Draw draw(const KdDataset *d, int64_t number, int side) {
-    uint64_t key = kd_mix(kd_mix(key_of(d, PLACE), (uint64_t)number), (uint64_t)side);
-    return (Draw){kd_mix(key, 0), kd_mix(key, 1), !d->o.test && !d->o.no_flip && kd_mix(key, 2) >> 63};
-}
-
-/* 0..room, both included; the middle in test mode */
-static int offset(const KdDataset *d, uint64_t bits, int room) {
-    return d->o.test ? room / 2 : (int)((bits >> 32) * (uint64_t)(room + 1) >> 32);
-}
-
-static int scaled(int a, int b, int c) { /* a * b / c, rounded, at least 1 */
-    int v = (int)floor((double)a * b / c + 0.5);
-    return v < 1 ? 1 : v;
-}
-
+/* n / 4 to the nearest whole number, halves to even (as Python rounds), times 4; never 0 */
 static int multiple_of_4(int n) {
-    int v = (int)nearbyint(n / 4.0) * 4; /* Python's round: halves to even */
-    return v < 4 ? 4 : v;
+    int q = n / 4, r = n % 4;
+    q += r == 3 || (r == 2 && q % 2 == 1) ? 1 : 0;
+    return q ? q * 4 : 4;
 }
 
-/* The size before cropping. */
-static void load_size(const KdDataset *d, const KdImage *x, int *w, int *h) {
-    const KdDataOptions *o = &d->o;
-    int load_w = o->load_w ? o->load_w : o->test ? o->crop_w : scaled(o->crop_w, 286, 256);
-    int load_h = o->load_h ? o->load_h : o->test ? o->crop_h : scaled(o->crop_h, 286, 256);
-    *w = x->width;
-    *h = x->height;
+bool kd_data_resized(const KdDataOptions *o, const char *path, int width, int height, int *rw, int *rh, KdTrouble *t) {
+    int64_t w = width, h = height;
+    bool exact = false;
     switch (o->preprocess) {
     case KD_PRE_RESIZE_AND_CROP:
-        *w = load_w;
-        *h = load_h;
-        return;
+        w = o->load_w;
+        h = o->load_h;
+        break;
     case KD_PRE_CROP:
-        return;
+        break;
     case KD_PRE_SCALE_WIDTH:
-        load_w = o->load_w ? o->load_w : o->crop_w ? o->crop_w : x->width; /* nothing is cut from the width */
-        *h = scaled(load_w, x->height, x->width);
-        *w = load_w;
-        return;
     case KD_PRE_SCALE_WIDTH_AND_CROP:
-        *w = load_w;
-        *h = scaled(load_w, x->height, x->width);
-        *h = *h < o->crop_h ? o->crop_h : *h;
-        return;
+        w = o->load_w;
+        h = w * height / width;
+        h = o->preprocess == KD_PRE_SCALE_WIDTH_AND_CROP && h < o->crop_h ? o->crop_h : h > 0 ? h : 1;
+        exact = o->preprocess == KD_PRE_SCALE_WIDTH;
+        break;
     case KD_PRE_NONE:
-        *w = multiple_of_4(x->width);
-        *h = multiple_of_4(x->height);
-        return;
+        w = multiple_of_4(width);
+        h = multiple_of_4(height);
+        exact = true;
+        break;
     }
-}
-
-static bool resize(KdImage *x, int w, int h, KdTrouble *t) {
-    KdImage y;
-    if (w == x->width && h == x->height) {
-        return true;
+    if (w * h > KD_IMAGE_MAX_PIXELS) {
+        return kd_trouble(t, false, "%s: %dx%d (height x width) would become %lldx%lld, which is too large", path, height, width,
+                          (long long)h, (long long)w);
     }
-    if (!kd_image_resize(x, w, h, x->channels == 1 ? KD_FILTER_NEAREST : KD_FILTER_BICUBIC, &y, t)) {
-        return false;
+    if ((o->crop_h && (exact ? h != o->crop_h : h < o->crop_h)) || (o->crop_w && (exact ? w != o->crop_w : w < o->crop_w))) {
+        return kd_trouble(t, false, "%s: %dx%d (height x width) comes to %lldx%lld; expected %s %dx%d", path, height, width,
+                          (long long)h, (long long)w, exact ? "exactly" : "at least", o->crop_h, o->crop_w);
     }
-    kd_image_free(x);
-    *x = y;
+    *rw = (int)w;
+    *rh = (int)h;
     return true;
 }
 
-static bool crop(const KdDataset *d, KdImage *x, const char *name, const Draw *at, KdTrouble *t) {
-    int w = d->o.crop_w, h = d->o.crop_h;
-    KdImage y;
-    if (w <= 0 || h <= 0 || (w == x->width && h == x->height)) {
-        return true;
+bool kd_data_labels_ok(const KdDataOptions *o, const char *path, const KdImage *x, KdTrouble *t) {
+    int64_t n = (int64_t)x->width * x->height;
+    int most = x->bits == 16 ? 65535 : 255;
+    for (int64_t i = 0; o->classes <= most && i < n; i++) {
+        int v = x->bits == 16 ? ((const uint16_t *)x->samples)[i] : ((const uint8_t *)x->samples)[i];
+        if (v >= o->classes && v != o->ignore) {
+            return kd_trouble(t, false, "%s: label %d at column %d, row %d; expected 0..%d", path, v, (int)(i % x->width),
+                              (int)(i / x->width), o->classes - 1);
+        }
     }
-    if (w > x->width || h > x->height) {
-        return kd_trouble(t, false, "%s: %d x %d (height x width) is smaller than the crop of %d x %d", name, x->height, x->width, h, w);
-    }
-    if (!kd_image_crop(x, offset(d, at->x, x->width - w), offset(d, at->y, x->height - h), w, h, &y, t)) {
-        return false;
-    }
-    kd_image_free(x);
-    *x = y;
     return true;
 }
 
-static bool place(const KdDataset *d, KdImage *x, const char *name, const Draw *at, bool *mirrored, KdTrouble *t) {
+/* Puts *y in the place of *x. */
+static void replace(KdImage *x, KdImage *y) {
+    kd_image_free(x);
+    *x = *y;
+}
+
+typedef struct Place { /* what chance decides about an image; of images that belong together: the same */
+    bool mirror;
+    uint64_t left, top;
+    bool centre;
+} Place;
+
+static Place place_of(const KdDataset *d, int64_t number, unsigned first) {
+    const KdDataOptions *o = &d->o;
+    return (Place){.mirror = !o->test && !o->no_flip && draw(o->seed, number, first + DRAW_FLIP) >> 63,
+                   .left = draw(o->seed, number, first + DRAW_LEFT),
+                   .top = draw(o->seed, number, first + DRAW_TOP),
+                   .centre = o->test};
+}
+
+/* Resizes, crops and mirrors in place. */
+static bool preprocess(const KdDataset *d, const Place *p, const char *path, bool index, KdImage *x, KdTrouble *t) {
+    const KdDataOptions *o = &d->o;
+    KdImage y = {0};
     int w, h;
-    load_size(d, x, &w, &h);
-    if (!resize(x, w, h, t) || !crop(d, x, name, at, t)) {
+    if (!kd_data_resized(o, path, x->width, x->height, &w, &h, t)) {
         return false;
     }
-    *mirrored = at->mirror;
-    if (at->mirror) {
+    if (w != x->width || h != x->height) {
+        if (!kd_image_resize(x, w, h, index ? KD_FILTER_NEAREST : KD_FILTER_BICUBIC, &y, t)) {
+            return false;
+        }
+        replace(x, &y);
+    }
+    int cw = o->crop_w ? o->crop_w : w, ch = o->crop_h ? o->crop_h : h;
+    if (cw != w || ch != h) {
+        int left = p->centre ? (w - cw) / 2 : (int)below(p->left, w - cw + 1);
+        int top = p->centre ? (h - ch) / 2 : (int)below(p->top, h - ch + 1);
+        if (!kd_image_crop(x, left, top, cw, ch, &y, t)) {
+            return false;
+        }
+        replace(x, &y);
+    }
+    if (p->mirror) {
         kd_image_mirror(x);
     }
     return true;
@@ -148,119 +157,104 @@ static bool place(const KdDataset *d, KdImage *x, const char *name, const Draw *
 
 /* ---- samples ---------------------------------------------------------------------------------------- */
 
-static bool check_labels(const KdDataset *d, const KdImage *x, const char *name, KdTrouble *t) {
-    int classes = d->o.classes ? d->o.classes : 256;
-    for (int64_t i = 0; i < (int64_t)x->width * x->height; i++) {
-        int label = x->bits == 16 ? ((const uint16_t *)x->samples)[i] : ((const uint8_t *)x->samples)[i];
-        if (label >= classes && label != d->o.ignore) {
-            return kd_trouble(t, false, "%s: label %d at row %lld, column %lld; expected 0..%d (--classes; --ignore-label N leaves N out)",
-                              name, label, (long long)(i / x->width), (long long)(i % x->width), classes - 1);
-        }
-    }
-    return true;
+static bool too_narrow(const char *path, const KdImage *x, KdTrouble *t) {
+    return x->width < 2 && !kd_trouble(t, false, "%s: %d pixel wide; expected two images side by side", path, x->width);
 }
 
-/* Halves of an image that holds a pair side by side. */
-static bool split(KdImage *both, const char *name, KdImage *a, KdImage *b, KdTrouble *t) {
-    int w = both->width / 2;
-    if (w < 1) {
-        return kd_trouble(t, false, "%s: one pixel wide; expected two images side by side", name);
-    }
-    if (!kd_image_crop(both, 0, 0, w, both->height, a, t)) {
+/* A picture of two into its halves; right may be NULL. An odd column goes to the right one, as pix2pix cuts. */
+static bool split(const char *path, KdImage *x, KdImage *right, KdTrouble *t) {
+    KdImage left = {0};
+    int w = x->width / 2;
+    if (too_narrow(path, x, t) || (right && !kd_image_crop(x, w, 0, x->width - w, x->height, right, t)) ||
+        !kd_image_crop(x, 0, 0, w, x->height, &left, t)) {
         return false;
     }
-    if (b && !kd_image_crop(both, w, 0, w, both->height, b, t)) {
-        kd_image_free(a);
-        return false;
-    }
-    kd_image_free(both);
+    replace(x, &left);
     return true;
 }
 
-static bool read_pair(const char *name, KdSample *s, KdTrouble *t) {
-    KdImage both;
-    if (!kd_image_read(name, KD_IMAGE_RGB8, &both, t)) {
-        return false;
-    }
-    s->name[0] = s->name[1] = name;
-    if (!split(&both, name, &s->image[0], &s->image[1], t)) {
-        kd_image_free(&both);
-        return false;
-    }
-    return true;
-}
-
-/* The stored images of item i, before anything is done to them. */
-static bool read_item(const KdDataset *d, int64_t number, KdSample *s, KdTrouble *t) {
-    int64_t i = item_of(d, number);
-    if (d->layout == KD_LAYOUT_ALIGNED) {
-        return read_pair(d->list[0].path[i], s, t);
-    }
-    for (int k = 0; k < d->images; k++) {
-        int64_t at = i;
-        if (d->layout == KD_LAYOUT_UNPAIRED) {
-            bool by_number = k == 0 || d->o.test || d->o.serial;
-            uint64_t bits = kd_mix(key_of(d, PARTNER), (uint64_t)number);
-            at = by_number ? i % d->list[k].n : (int64_t)(bits % (uint64_t)d->list[k].n);
-        }
-        bool label = d->layout == KD_LAYOUT_LABELS && k != 1;
-        KdImage x;
-        s->name[k] = d->list[k].path[at];
-        if (!kd_image_read(s->name[k], label ? KD_IMAGE_INDEX : KD_IMAGE_RGB8, &x, t)) {
-            return false;
-        }
-        if (d->half && k == 1) {
-            if (!split(&x, s->name[k], &s->image[k], NULL, t)) {
-                kd_image_free(&x);
-                return false;
-            }
-        } else {
-            s->image[k] = x;
-        }
-        if (label && k == 0 && !check_labels(d, &s->image[k], s->name[k], t)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool same_sizes(const KdSample *s, KdTrouble *t) {
-    for (int k = 1; k < s->n; k++) {
-        if (s->image[k].width != s->image[0].width || s->image[k].height != s->image[0].height) {
-            return kd_trouble(t, false, "%s is %d x %d (height x width), %s is %d x %d", s->name[0], s->image[0].height, s->image[0].width,
-                              s->name[k], s->image[k].height, s->image[k].width);
-        }
-    }
-    return true;
-}
-
-static void swap_sides(KdSample *s) {
-    KdImage x = s->image[0];
+static void swap(KdSample *s) {
+    KdImage image = s->image[0];
     const char *name = s->name[0];
-    bool mirrored = s->mirrored[0];
     s->image[0] = s->image[1];
+    s->image[1] = image;
     s->name[0] = s->name[1];
-    s->mirrored[0] = s->mirrored[1];
-    s->image[1] = x;
     s->name[1] = name;
-    s->mirrored[1] = mirrored;
+}
+
+/* Reads the files of item i, as stored. j: of an unpaired set, the item of B. */
+static bool read_item(const KdDataset *d, int64_t i, int64_t j, KdSample *s, KdTrouble *t) {
+    s->n = kd_dataset_images(d);
+    for (int k = 0; k < d->lists; k++) {
+        s->name[k] = d->list[k].path[d->layout == KD_LAYOUT_UNPAIRED && k == 1 ? j : i];
+        if (!kd_image_read(s->name[k], kd_data_is_index(d, k) ? KD_IMAGE_INDEX : KD_IMAGE_RGB8, &s->image[k], t)) {
+            return false;
+        }
+    }
+    if (d->layout == KD_LAYOUT_ALIGNED) {
+        s->name[1] = s->name[0];
+        return split(s->name[0], &s->image[0], &s->image[1], t);
+    }
+    if (d->half && !split(s->name[1], &s->image[1], NULL, t)) {
+        return false;
+    }
+    return d->layout != KD_LAYOUT_LABELS || kd_data_labels_ok(&d->o, s->name[0], &s->image[0], t);
+}
+
+/* Before random crops: images that belong together must be of one size by then. */
+static bool same_size(const KdDataset *d, const KdSample *s, KdTrouble *t) {
+    int w0, h0, w, h;
+    for (int k = 1; k < s->n && d->layout != KD_LAYOUT_UNPAIRED; k++) {
+        const KdImage *a = &s->image[0], *b = &s->image[k];
+        if (!kd_data_resized(&d->o, s->name[0], a->width, a->height, &w0, &h0, t) ||
+            !kd_data_resized(&d->o, s->name[k], b->width, b->height, &w, &h, t)) {
+            return false;
+        }
+        if (w != w0 || h != h0) {
+            return kd_trouble(t, false, "%s: %dx%d (height x width), but %dx%d in %s: images that belong together need one size",
+                              s->name[k], b->height, b->width, a->height, a->width, s->name[0]);
+        }
+    }
+    return true;
+}
+
+static bool make(const KdDataset *d, int64_t number, KdSample *s, KdTrouble *t) {
+    const KdDataOptions *o = &d->o;
+    bool ordered = o->test || o->serial, unpaired = d->layout == KD_LAYOUT_UNPAIRED;
+    int64_t epoch = number / d->count, at = number % d->count;
+    int64_t i = ordered ? at : permuted(draw(o->seed, epoch, DRAW_ORDER), at, d->count), j = 0;
+    if (unpaired) {
+        int64_t n = d->list[1].n;
+        j = ordered ? i % n : below(draw(o->seed, number, DRAW_OTHER), n);
+        i %= d->list[0].n;
+    }
+    if (!read_item(d, i, j, s, t) || !same_size(d, s, t)) {
+        return false;
+    }
+    for (int k = 0; k < s->n; k++) {
+        Place p = place_of(d, number, unpaired && k == 1 ? DRAW_SECOND : 0);
+        if (!preprocess(d, &p, s->name[k], kd_data_is_index(d, k), &s->image[k], t)) {
+            return false;
+        }
+        s->mirrored[k] = p.mirror;
+    }
+    if (o->b_to_a && s->n == 2 && d->layout != KD_LAYOUT_LABELS) {
+        bool mirrored = s->mirrored[0];
+        s->mirrored[0] = s->mirrored[1];
+        s->mirrored[1] = mirrored;
+        swap(s);
+    }
+    return true;
 }
 
 bool kd_dataset_sample(const KdDataset *d, int64_t number, KdSample *s, KdTrouble *t) {
-    *s = (KdSample){.n = d->images};
-    bool together = d->layout != KD_LAYOUT_UNPAIRED;
-    bool ok = read_item(d, number, s, t);
-    ok = ok && (!together || d->o.preprocess == KD_PRE_RESIZE_AND_CROP || same_sizes(s, t));
-    for (int k = 0; ok && k < s->n; k++) {
-        Draw at = draw(d, number, together ? 0 : k);
-        ok = place(d, &s->image[k], s->name[k], &at, &s->mirrored[k], t);
+    *s = (KdSample){0};
+    if (number < 0) {
+        return kd_trouble(t, false, "sample %lld: numbers begin at 0", (long long)number);
     }
-    if (!ok) {
+    if (!make(d, number, s, t)) {
         kd_sample_free(s);
         return false;
-    }
-    if (d->o.b_to_a && s->n == 2 && d->layout != KD_LAYOUT_LABELS) {
-        swap_sides(s);
     }
     return true;
 }
@@ -269,42 +263,39 @@ void kd_sample_free(KdSample *s) {
     for (int k = 0; k < 3; k++) {
         kd_image_free(&s->image[k]);
     }
-    s->n = 0;
+    *s = (KdSample){0};
 }
 
-/* ---- planes ----------------------------------------------------------------------------------------- */
+/* ---- tensors ---------------------------------------------------------------------------------------- */
 
 void kd_image_to_planes(const KdImage *x, float *out) {
-    const uint8_t *in = x->samples;
+    const uint8_t *rgb = x->samples;
     int64_t plane = (int64_t)x->width * x->height;
+    float value[256];
+    for (int v = 0; v < 256; v++) {
+        value[v] = ((float)v / 255 - 0.5f) / 0.5f;
+    }
     for (int64_t i = 0; i < plane; i++) {
         for (int c = 0; c < 3; c++) {
-            out[c * plane + i] = ((float)in[x->channels == 3 ? 3 * i + c : i] / 255 - 0.5f) / 0.5f;
+            out[c * plane + i] = value[rgb[3 * i + c]];
         }
     }
 }
 
-static uint8_t to_byte(float v, bool truncate) {
-    float x = (v + 1) / 2 * 255;
-    if (!(x > 0)) { /* NaN too */
-        return 0;
-    }
-    return x >= 255 ? 255 : (uint8_t)(truncate ? x : x + 0.5f);
-}
-
 bool kd_image_from_planes(const float *x, int channels, int height, int width, bool truncate, KdImage *out, KdTrouble *t) {
-    int stored = channels == 1 ? 1 : 3;
     if (channels != 1 && channels != 3) {
-        *out = (KdImage){0};
-        return kd_trouble(t, false, "%d channels are no picture: expected 1 or 3", channels);
+        return kd_trouble(t, false, "%d channels do not make an image; expected 1 or 3", channels);
     }
-    if (!kd_image_new(width, height, stored, 8, out, t)) {
+    if (!kd_image_new(width, height, channels, 8, out, t)) {
         return false;
     }
+    uint8_t *to = out->samples;
     int64_t plane = (int64_t)width * height;
     for (int64_t i = 0; i < plane; i++) {
-        for (int c = 0; c < stored; c++) {
-            ((uint8_t *)out->samples)[stored * i + c] = to_byte(x[c * plane + i], truncate);
+        for (int c = 0; c < channels; c++) {
+            float v = (x[c * plane + i] + 1) / 2 * 255;
+            v = truncate ? v : floorf(v) + (v - floorf(v) >= 0.5f ? 1 : 0);
+            to[channels * i + c] = v >= 255 ? 255 : v > 0 ? (uint8_t)v : 0; /* NaN becomes 0 */
         }
     }
     return true;
