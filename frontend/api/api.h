@@ -90,7 +90,7 @@ bool kdc_init_tensor(KdContext *cx, KdcTensor *t, uint64_t seed);
 
 /* ---- match.c --------------------------------------------------------------------------------------- */
 
-typedef enum KdcMatchKind { KDC_MATCH_NONE, KDC_MATCH_NAME, KDC_MATCH_ORDER } KdcMatchKind;
+typedef enum KdcMatchKind { KDC_MATCH_NONE, KDC_MATCH_NAME, KDC_MATCH_CONVENTION, KDC_MATCH_ORDER } KdcMatchKind;
 
 /* file tensor of each of n tensors; NULL where there is none. */
 typedef struct KdcMatch {
@@ -99,7 +99,8 @@ typedef struct KdcMatch {
     int unused; /* of the file */
 } KdcMatch;
 
-/* By name (also "a[0].b" = "a.0.b", under a prefix common to the file, and as "NET.a" for net NET, which may be NULL), then, if allowed, by order and shape.
+/* By name (also "a[0].b" = "a.0.b", under a prefix common to the file, and as "NET.a" for net NET, which may be NULL), then, if
+ * allowed, module by module as nn.Sequential numbers them (convention) or in the file's order, then by order and shape.
  * Nothing is written. false after a diagnostic that names the tensors in question. */
 bool kdc_match(KdcProgram *p, const char *net, KdcTensor *const *t, int n, const KdWeights *w, const char *file,
                bool by_order, KdcMatch *m);

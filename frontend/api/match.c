@@ -2,14 +2,27 @@
  *
  * By name first: the same name; or the same after writing a[0].b as a.0.b; or the same once a prefix that all the
  * file's names share ("module.", "netG.") or that all of ours share ("S.") is left out; or, when the network
- * `net` is meant, with its name before ours, so that S finds its weights in what a session wrote. If by that some weights have no tensor and
- * the caller allows it, the weights and file tensors left over are matched by order and shape: in the file's order where
+ * `net` is meant, with its name before ours, so that S finds its weights in what a session wrote.
+ *
+ * What is left is matched module by module, where the caller allows it. A module is all tensors whose names differ in the
+ * last part only (weight, bias, running_mean, running_var); ours come in the order of creation, which is that of execution.
+ * "By convention": if the file's modules are numbered as nn.Sequential numbers them (every step of a path has numbered
+ * children only, or one child), the order of the numbers is the order of execution. So the k-th is our k-th, whatever layers
+ * without tensors (padding, dropout, activations) did to the numbers: that covers CycleGAN's ResNet, the U-Net, whose nested
+ * levels come down from the outside in and up from the inside out, and PatchGAN. "By order": the file's order instead.
+ * Either holds only if all modules agree in the names of their parts and their shapes. Statistics that no module of ours
+ * can take (of an instance norm) are passed over. If all of the file does not fit, what lies under one first part of its
+ * names ("G_A.") may, if only one does.
+ *
+ * Else single weights and file tensors left over are matched by order and shape: in the file's order where
  * the two sequences of shapes are equal; else, for each shape, if there are as many weights as tensors of it. Anything
  * else is an error that names what is missing: a wrong map must never pass silently.
  */
 #include "frontend/api/api.h"
 
+#include <ctype.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* "down[0].conv" -> "down.0.conv" */
@@ -72,6 +85,9 @@ static void match_names(KdContext *cx, const char *net, KdcTensor *const *t, int
             const char *name = pass == 0   ? ours[i]
                                : pass == 1 ? kd_intern_z(cx, ours[i] + prefix)
                                            : kd_intern_z(cx, kd_format(cx, "%s.%s", net, ours[i]));
+            if (isdigit((unsigned char)*name)) { /* conv[2] of ours is no "2" of an nn.Sequential */
+                continue;
+            }
             if (!m->from[i] && kd_map_get(&f.map, (uint64_t)(uintptr_t)name, &k) && !used[k]) {
                 m->from[i] = &w->tensor[k];
                 m->kind[i] = KDC_MATCH_NAME;
@@ -80,6 +96,8 @@ static void match_names(KdContext *cx, const char *net, KdcTensor *const *t, int
         }
     }
 }
+
+/* ---- shapes ----------------------------------------------------------------------------------------- */
 
 static const char *file_shape(KdContext *cx, const KdTensor *x) {
     KdStr s = {.cx = cx};
@@ -107,6 +125,247 @@ static bool same_shape(const KdcTensor *t, const KdTensor *x) {
 static bool trained(const KdcTensor *t) {
     return t->role == KDC_WEIGHT || t->role == KDC_FROZEN;
 }
+
+/* ---- modules ---------------------------------------------------------------------------------------- */
+
+#define MAX_PARTS 8 /* tensors of one module */
+
+typedef struct Part {
+    const char *leaf; /* "weight" */
+    int tensor;
+} Part;
+
+typedef struct Module {
+    const char *path; /* interned; "" at the top */
+    int n;
+    Part part[MAX_PARTS];
+} Module;
+
+typedef KD_VEC(Module) Modules;
+
+static const char *leaf_of(const char *name) {
+    const char *dot = strrchr(name, '.');
+    return dot ? dot + 1 : name;
+}
+
+static bool is_counter(const char *leaf) {
+    return strcmp(leaf, "num_batches_tracked") == 0;
+}
+
+static bool is_statistic(const char *leaf) {
+    return strcmp(leaf, "running_mean") == 0 || strcmp(leaf, "running_var") == 0;
+}
+
+/* Adds tensor number i under its module, in order of first appearance. false: more parts than modules have. */
+static bool add_part(KdContext *cx, Modules *v, KdMap *map, const char *name, int i) {
+    const char *leaf = leaf_of(name), *path = kd_intern(cx, name, leaf > name ? (size_t)(leaf - name) - 1 : 0);
+    uint64_t k;
+    if (!kd_map_get(map, (uint64_t)(uintptr_t)path, &k)) {
+        Module new = {.path = path};
+        k = (uint64_t)v->n;
+        kd_push(cx, v, new);
+        kd_map_put(map, (uint64_t)(uintptr_t)path, k);
+    }
+    Module *m = &v->v[k];
+    if (m->n == MAX_PARTS) {
+        return false;
+    }
+    m->part[m->n++] = (Part){leaf, i};
+    return true;
+}
+
+static bool our_modules(KdContext *cx, KdcTensor *const *t, int n, const KdcMatch *m, Modules *v) {
+    KdMap map = {.cx = cx};
+    bool ok = true;
+    for (int i = 0; i < n; i++) {
+        if (!m->from[i]) {
+            ok = ok && (trained(t[i]) || t[i]->role == KDC_BUFFER) && add_part(cx, v, &map, plain_name(cx, t[i]->name), i);
+        }
+    }
+    return ok;
+}
+
+/* Those whose names begin with `under`. */
+static bool file_modules(KdContext *cx, const KdWeights *w, const bool *used, const char *under, Modules *v) {
+    KdMap map = {.cx = cx};
+    bool ok = true;
+    for (int k = 0; k < w->n; k++) {
+        const char *name = w->tensor[k].name;
+        if (!used[k] && !is_counter(leaf_of(name)) && strncmp(name, under, strlen(under)) == 0) {
+            ok = ok && add_part(cx, v, &map, name, k);
+        }
+    }
+    return ok;
+}
+
+static bool numbered(const char *part, size_t n) {
+    bool digits = n > 0 && n < 10;
+    for (size_t i = 0; i < n; i++) {
+        digits = digits && isdigit((unsigned char)part[i]);
+    }
+    return digits;
+}
+
+/* Where two paths part: their first different components; length 0 where one ends. */
+static void where_different(const char **a, size_t *na, const char **b, size_t *nb) {
+    for (;;) {
+        *na = strcspn(*a, ".");
+        *nb = strcspn(*b, ".");
+        if (*na != *nb || memcmp(*a, *b, *na) != 0 || !*na) {
+            return;
+        }
+        *a += *na + ((*a)[*na] == '.');
+        *b += *nb + ((*b)[*nb] == '.');
+    }
+}
+
+static int by_number(const void *x, const void *y) {
+    const char *a = ((const Module *)x)->path, *b = ((const Module *)y)->path;
+    size_t na, nb;
+    where_different(&a, &na, &b, &nb);
+    if (numbered(a, na) != numbered(b, nb)) {
+        return numbered(a, na) ? -1 : 1;
+    }
+    return numbered(a, na) ? (atoi(a) > atoi(b)) - (atoi(a) < atoi(b)) : strcmp(a, b);
+}
+
+/* Sorts modules that are numbered throughout; false, and nothing is sorted, when they are not. */
+static bool sort_sequential(KdContext *cx, Modules *v) {
+    Modules sorted = *v;
+    sorted.v = KD_NEW_ARRAY(cx, Module, v->n + 1);
+    memcpy(sorted.v, v->v, sizeof *v->v * (size_t)v->n);
+    qsort(sorted.v, (size_t)sorted.n, sizeof *sorted.v, by_number);
+    bool any = false;
+    for (int i = 0; i + 1 < v->n; i++) {
+        const char *a = sorted.v[i].path, *b = sorted.v[i + 1].path;
+        size_t na, nb;
+        where_different(&a, &na, &b, &nb);
+        if (!numbered(a, na) || !numbered(b, nb)) {
+            return false;
+        }
+        any = true;
+    }
+    *v = sorted;
+    return any;
+}
+
+static const Part *part_of(const Module *m, const char *leaf) {
+    for (int i = 0; i < m->n; i++) {
+        if (strcmp(m->part[i].leaf, leaf) == 0) {
+            return &m->part[i];
+        }
+    }
+    return NULL;
+}
+
+static bool module_fits(const Module *our, const Module *their, KdcTensor *const *t, const KdWeights *w) {
+    for (int i = 0; i < our->n; i++) {
+        const Part *p = part_of(their, our->part[i].leaf);
+        if (!p || !same_shape(t[our->part[i].tensor], &w->tensor[p->tensor])) {
+            return false;
+        }
+    }
+    for (int i = 0; i < their->n; i++) {
+        if (!part_of(our, their->part[i].leaf) && !is_statistic(their->part[i].leaf)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool only_statistics(const Module *m) {
+    bool only = true;
+    for (int i = 0; i < m->n; i++) {
+        only = only && is_statistic(m->part[i].leaf);
+    }
+    return only;
+}
+
+/* pair[k]: which of theirs our k-th module is. false: not all of both fit. */
+static bool modules_fit(const Modules *ours, const Modules *theirs, KdcTensor *const *t, const KdWeights *w, int *pair) {
+    int k = 0;
+    for (int i = 0; i < theirs->n; i++) {
+        const Module *their = &theirs->v[i];
+        if (k < ours->n && module_fits(&ours->v[k], their, t, w)) {
+            pair[k++] = i;
+        } else if (!only_statistics(their)) {
+            return false;
+        }
+    }
+    return k == ours->n;
+}
+
+static void take_modules(const Modules *ours, const Modules *theirs, const KdWeights *w, const int *pair, KdcMatchKind kind,
+                         KdcMatch *m, bool *used) {
+    for (int k = 0; k < ours->n; k++) {
+        for (int i = 0; i < ours->v[k].n; i++) {
+            const Part *our = &ours->v[k].part[i], *their = part_of(&theirs->v[pair[k]], our->leaf);
+            m->from[our->tensor] = &w->tensor[their->tensor];
+            m->kind[our->tensor] = kind;
+            used[their->tensor] = true;
+        }
+    }
+}
+
+/* Tries those tensors of the file whose names begin with `under`. */
+static bool try_under(KdContext *cx, const Modules *ours, const char *under, KdcTensor *const *t, const KdWeights *w,
+                      const bool *used, Modules *theirs, int *pair, KdcMatchKind *kind) {
+    *theirs = (Modules){0};
+    if (!file_modules(cx, w, used, under, theirs) || !theirs->n) {
+        return false;
+    }
+    *kind = sort_sequential(cx, theirs) ? KDC_MATCH_CONVENTION : KDC_MATCH_ORDER;
+    return modules_fit(ours, theirs, t, w, pair);
+}
+
+/* false after a diagnostic: two parts of the file fit. Where nothing fits, nothing is matched. */
+static bool match_modules(KdContext *cx, const char *net, KdcTensor *const *t, int n, const KdWeights *w, const char *file,
+                          KdcMatch *m, bool *used) {
+    Modules ours = {0}, theirs, found;
+    KdcMatchKind kind, found_kind = KDC_MATCH_NONE;
+    if (!our_modules(cx, t, n, m, &ours) || !ours.n) {
+        return true;
+    }
+    int *pair = KD_NEW_ARRAY(cx, int, ours.n), *found_pair = KD_NEW_ARRAY(cx, int, ours.n);
+    if (try_under(cx, &ours, "", t, w, used, &theirs, pair, &kind)) {
+        take_modules(&ours, &theirs, w, pair, kind, m, used);
+        return true;
+    }
+    const char *found_under = NULL;
+    KdMap seen = {.cx = cx};
+    for (int k = 0; k < w->n; k++) {
+        const char *name = w->tensor[k].name, *dot = strchr(name, '.');
+        uint64_t before;
+        const char *under = kd_intern(cx, name, dot ? (size_t)(dot - name) + 1 : 0);
+        if (!*under || used[k] || kd_map_get(&seen, (uint64_t)(uintptr_t)under, &before)) {
+            continue;
+        }
+        kd_map_put(&seen, (uint64_t)(uintptr_t)under, 1);
+        if (!try_under(cx, &ours, under, t, w, used, &theirs, pair, &kind)) {
+            continue;
+        }
+        bool named = net && strncmp(under, net, strlen(net)) == 0 && under[strlen(net)] == '.';
+        if (found_under && !named) {
+            kd_error(cx, 0, "%s: what lies under '%.*s' and what lies under '%.*s' both fit", file,
+                     (int)strlen(found_under) - 1, found_under, (int)strlen(under) - 1, under);
+            kd_hint(cx, "kdc import --map FILE with the line '* = %.*s' says which", (int)strlen(under) - 1, under);
+            return false;
+        }
+        found_under = under;
+        found = theirs;
+        found_kind = kind;
+        memcpy(found_pair, pair, sizeof *pair * (size_t)ours.n);
+        if (named) {
+            break;
+        }
+    }
+    if (found_under) {
+        take_modules(&ours, &found, w, found_pair, found_kind, m, used);
+    }
+    return true;
+}
+
+/* ---- single weights --------------------------------------------------------------------------------- */
 
 /* In one pass over both: is the k-th weight without a tensor of the same shape as the k-th unused tensor, for all k? */
 static bool sequences_equal(KdcTensor *const *t, int n, const KdWeights *w, const KdcMatch *m,
@@ -163,6 +422,9 @@ static void list_unused(KdContext *cx, const KdWeights *w, const bool *used, con
 
 static bool match_order(KdContext *cx, KdcTensor *const *t, int n, const KdWeights *w,
                         const char *file, KdcMatch *m, bool *used) {
+    for (int k = 0; k < w->n; k++) { /* never a weight */
+        used[k] = used[k] || is_counter(leaf_of(w->tensor[k].name)) || is_statistic(leaf_of(w->tensor[k].name));
+    }
     bool sequence = sequences_equal(t, n, w, m, used);
     for (int i = 0; i < n && !sequence; i++) {
         int weights, tensors;
@@ -197,7 +459,6 @@ bool kdc_match(KdcProgram *p, const char *net, KdcTensor *const *t, int n, const
     bool *used = KD_NEW_ARRAY(cx, bool, w->n + 1);
     m->from = KD_NEW_ARRAY(cx, const KdTensor *, n + 1);
     m->kind = KD_NEW_ARRAY(cx, KdcMatchKind, n + 1);
-    m->unused = 0;
     match_names(cx, net, t, n, w, m, used);
     bool ok = true;
     for (int i = 0; i < n; i++) { /* a name that fits with a shape that does not is a wrong file */
@@ -206,11 +467,10 @@ bool kdc_match(KdcProgram *p, const char *net, KdcTensor *const *t, int n, const
             ok = false;
         }
     }
-    if (ok && by_order) {
-        ok = match_order(cx, t, n, w, file, m, used);
-    }
-    for (int k = 0; k < w->n; k++) {
-        m->unused += !used[k];
+    ok = ok && (!by_order || (match_modules(cx, net, t, n, w, file, m, used) && match_order(cx, t, n, w, file, m, used)));
+    m->unused = w->n;
+    for (int i = 0; i < n; i++) {
+        m->unused -= m->from[i] != NULL; /* no tensor is taken twice */
     }
     return ok;
 }

@@ -106,7 +106,8 @@ static bool fill_from(KdcProgram *p, const KdcArgs *a, const KdWeights *w, const
         }
     }
     KdcMatch m;
-    if (!kdc_match(p, a->name, missing, count, w, file, by_order, &m)) {
+    const char *name = *net ? kd_intern(p->cx, net, strlen(net) - 1) : a->name;
+    if (!kdc_match(p, name, missing, count, w, file, by_order, &m)) {
         return false;
     }
     for (int i = 0; i < count; i++) {
@@ -120,7 +121,9 @@ static bool fill_from(KdcProgram *p, const KdcArgs *a, const KdWeights *w, const
         taken++;
         in_order += m.kind[i] == KDC_MATCH_ORDER;
         print_map(a, missing[i], file, m.from[i]->name,
-                  m.kind[i] == KDC_MATCH_ORDER ? " (by order and shape)" : "");
+                  m.kind[i] == KDC_MATCH_ORDER        ? " (by order and shape)"
+                  : m.kind[i] == KDC_MATCH_CONVENTION ? " (by convention)"
+                                                      : "");
     }
     bool any = false; /* given already or not */
     for (int i = 0; i < n; i++) {

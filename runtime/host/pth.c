@@ -631,3 +631,207 @@ KdWeights *kd_checkpoint_file_read(const char *path, KdTrouble *t) {
     Form form = form_of(path, &size, t);
     return form == FORM_OTHER ? kd_weights_read(path, t) : read_form(path, form, size, t);
 }
+
+/* ---- writing ---------------------------------------------------------------------------------------- */
+
+/* Bytes that grow; failed: there was no memory. */
+typedef struct Out {
+    unsigned char *p;
+    size_t n, room;
+    bool failed;
+} Out;
+
+static void put(Out *o, const void *p, size_t n) {
+    if (n > o->room - o->n) {
+        size_t room = 2 * (o->n + n) + 256;
+        unsigned char *grown = o->failed ? NULL : realloc(o->p, room);
+        if (!grown) {
+            o->failed = true;
+            return;
+        }
+        o->p = grown;
+        o->room = room;
+    }
+    memcpy(o->p + o->n, p, n);
+    o->n += n;
+}
+
+static void put_text(Out *o, const char *text) {
+    put(o, text, strlen(text));
+}
+
+static void put_little(Out *o, uint64_t v, int n) {
+    unsigned char b[8];
+    for (int i = 0; i < n; i++) {
+        b[i] = (unsigned char)(v >> 8 * i);
+    }
+    put(o, b, (size_t)n);
+}
+
+static void put_unicode(Out *o, const char *text) {
+    put_text(o, "X");
+    put_little(o, strlen(text), 4);
+    put_text(o, text);
+}
+
+static void put_int(Out *o, int64_t v) {
+    if (v <= INT32_MAX) {
+        put_text(o, "J");
+        put_little(o, (uint64_t)v, 4);
+    } else {
+        put(o, "\x8a\x08", 2);
+        put_little(o, (uint64_t)v, 8);
+    }
+}
+
+/* name, _rebuild_tensor_v2(('storage', type, key, 'cpu', count), 0, size, stride, False, OrderedDict()) */
+static void put_tensor(Out *o, const KdTensorOut *x, int key) {
+    char text[32];
+    int64_t count = 1, stride = 1;
+    for (int d = 0; d < x->rank; d++) {
+        count *= x->dim[d];
+    }
+    put_unicode(o, x->name);
+    put_text(o, "ctorch._utils\n_rebuild_tensor_v2\n((");
+    put_unicode(o, "storage");
+    put_text(o, "ctorch\n");
+    put_text(o, kd_pickle_storage_name(x->dtype));
+    put_text(o, "\n");
+    snprintf(text, sizeof text, "%d", key);
+    put_unicode(o, text);
+    put_unicode(o, "cpu");
+    put_int(o, count);
+    put_text(o, "tQ");
+    put_int(o, 0);
+    put_text(o, "(");
+    for (int d = 0; d < x->rank; d++) {
+        put_int(o, x->dim[d]);
+    }
+    put_text(o, "t(");
+    for (int d = 0; d < x->rank; d++) {
+        stride = 1;
+        for (int k = d + 1; k < x->rank; k++) {
+            stride *= x->dim[k] ? x->dim[k] : 1;
+        }
+        put_int(o, stride);
+    }
+    put_text(o, "t\x89" "ccollections\nOrderedDict\n)RtR");
+}
+
+/* The elements little-endian: x's own bytes, or a swapped copy that *copy frees. NULL: no memory. */
+static const void *little_elements(const KdTensorOut *x, size_t n, void **copy) {
+    const uint16_t probe = 1;
+    size_t size = (size_t)kd_stored_size(x->dtype);
+    *copy = NULL;
+    if (size == 1 || *(const unsigned char *)&probe == 1) {
+        return x->data;
+    }
+    unsigned char *out = *copy = malloc(n + 1);
+    for (size_t i = 0; out && i < n; i++) {
+        out[i] = ((const unsigned char *)x->data)[i / size * size + size - 1 - i % size];
+    }
+    return out;
+}
+
+/* An entry "archive/NAME", stored, without a date: the same tensors are the same bytes. Takes `data`, malloc'ed, when owned. */
+static bool add_entry(zip_t *z, const char *name, const void *data, size_t n, bool owned) {
+    char path[64];
+    snprintf(path, sizeof path, "archive/%s", name);
+    zip_source_t *s = zip_source_buffer(z, data, n, owned);
+    if (!s) {
+        if (owned) {
+            free((void *)(uintptr_t)data);
+        }
+        return false;
+    }
+    zip_int64_t i = zip_file_add(z, path, s, ZIP_FL_ENC_UTF_8);
+    if (i < 0) {
+        zip_source_free(s);
+        return false;
+    }
+    return zip_set_file_compression(z, (zip_uint64_t)i, ZIP_CM_STORE, 0) == 0 &&
+           zip_file_set_dostime(z, (zip_uint64_t)i, 0, 0x21, 0) == 0; /* 1980-01-01 */
+}
+
+static bool add_tensors(zip_t *z, const KdTensorOut *x, int n) {
+    Out o = {0};
+    put_text(&o, "\x80\x02" "ccollections\nOrderedDict\n)R(");
+    for (int i = 0; i < n; i++) {
+        put_tensor(&o, &x[i], i);
+    }
+    put_text(&o, "u.");
+    if (o.failed) {
+        free(o.p);
+        return false;
+    }
+    if (!add_entry(z, "data.pkl", o.p, o.n, true) || !add_entry(z, "byteorder", "little", 6, false)) {
+        return false;
+    }
+    for (int i = 0; i < n; i++) {
+        char name[32];
+        void *copy;
+        size_t bytes = (size_t)kd_stored_size(x[i].dtype);
+        for (int d = 0; d < x[i].rank; d++) {
+            bytes *= (size_t)x[i].dim[d];
+        }
+        const void *data = little_elements(&x[i], bytes, &copy);
+        snprintf(name, sizeof name, "data/%d", i);
+        if ((bytes && !data) || !add_entry(z, name, data, bytes, copy != NULL)) {
+            return false;
+        }
+    }
+    return add_entry(z, "version", "3\n", 2, false);
+}
+
+/* The whole zip in memory, in a source that has to be freed. NULL: no memory. */
+static zip_source_t *zip_in_memory(const KdTensorOut *x, int n) {
+    zip_error_t e;
+    zip_error_init(&e);
+    zip_source_t *s = zip_source_buffer_create(NULL, 0, 0, &e);
+    zip_t *z = s ? zip_open_from_source(s, ZIP_TRUNCATE, &e) : NULL;
+    if (z) {
+        zip_source_keep(s); /* beyond the archive */
+        if (add_tensors(z, x, n) && zip_close(z) == 0) {
+            zip_error_fini(&e);
+            return s;
+        }
+        zip_discard(z);
+    }
+    if (s) {
+        zip_source_free(s);
+    }
+    zip_error_fini(&e);
+    return NULL;
+}
+
+bool kd_pth_write(const char *path, const KdTensorOut *x, int n, KdTrouble *t) {
+    for (int i = 0; i < n; i++) {
+        if (!is_name((const unsigned char *)x[i].name, strlen(x[i].name)) || !kd_pickle_storage_name(x[i].dtype)) {
+            return kd_trouble(t, false, "cannot write %s: tensor %d has a name that is not UTF-8, or a type PyTorch has not",
+                              path, i);
+        }
+    }
+    zip_source_t *s = zip_in_memory(x, n);
+    if (!s || zip_source_open(s) != 0) {
+        if (s) {
+            zip_source_free(s);
+        }
+        return kd_trouble(t, true, "%s: out of memory", path);
+    }
+    KdFileOut *f = kd_file_begin(path, t);
+    unsigned char buffer[65536];
+    zip_int64_t k = 0;
+    while (f && (k = zip_source_read(s, buffer, sizeof buffer)) > 0) {
+        kd_file_put(f, buffer, (size_t)k);
+    }
+    zip_source_close(s);
+    zip_source_free(s);
+    if (!f) {
+        return false;
+    }
+    if (k < 0) {
+        kd_file_abandon(f);
+        return kd_trouble(t, true, "%s: out of memory", path);
+    }
+    return kd_file_commit(f, t);
+}
