@@ -83,6 +83,14 @@ void kdc_memory_free(KdcProgram *p, void *m); /* before kdc_close would; NULL is
 int64_t kdc_tensor_bytes(const KdcTensor *t);
 const char *kdc_tensor_shape(KdContext *cx, const KdcTensor *t); /* "[1, 3, 8, 8]" */
 
+/* ---- session.c -------------------------------------------------------------------------------------- */
+
+KdcProgram *kdc_session_program(const KdcSession *s);
+KdMacs kdc_session_macs(const KdcSession *s); /* of a step's forward passes */
+
+/* A host file's trouble as a diagnostic or the machine's fault, into p. Always false. */
+bool kdc_host_trouble(KdcProgram *p, const KdTrouble *t);
+
 /* ---- init.c ---------------------------------------------------------------------------------------- */
 
 /* Fills t as its init says. false after a diagnostic naming t. */

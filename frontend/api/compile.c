@@ -44,6 +44,17 @@ KdcStatus kdc_settle(KdcProgram *p, int errors_before) {
     return p->status;
 }
 
+bool kdc_host_trouble(KdcProgram *p, const KdTrouble *t) {
+    if (t->machine) {
+        p->failure = kd_format(p->cx, "%s", t->text);
+        p->status = KDC_MACHINE;
+    } else {
+        kd_error(p->cx, 0, "%s", t->text);
+        p->status = p->status == KDC_OK ? KDC_INPUT : p->status;
+    }
+    return false;
+}
+
 KdcStatus kdc_status(const KdcProgram *p) {
     return p->status;
 }

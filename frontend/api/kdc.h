@@ -130,6 +130,16 @@ typedef struct KdcFault {
 } KdcFault;
 /* Runs a step like kdc_session_step, looking at everything that is computed. Slow. */
 KdcStatus kdc_session_trace(KdcSession *s, int64_t step, int64_t epoch, uint64_t seed, KdcFault *fault);
+/* Saves all that decides how the session goes on (weights, buffers, states; not frozen networks) as `folder`'s checkpoint
+ * after `step` steps; the two newest are kept. meta: n_meta pairs of strings kept in it. Refuses what is not finite. */
+KdcStatus kdc_session_save(KdcSession *s, const char *folder, int64_t step, const char *const *meta, int n_meta);
+/* Takes the newest good checkpoint of `folder`: *step is its step; 0 when there is none. One that is damaged is passed over
+ * with a warning; one that is of another program is an error. */
+KdcStatus kdc_session_restore(KdcSession *s, const char *folder, int64_t *step);
+/* The same for frozen networks, whose weights never change: one file, written once. */
+KdcStatus kdc_session_save_frozen(KdcSession *s, const char *file);
+KdcStatus kdc_session_restore_frozen(KdcSession *s, const char *file);
+uint32_t kdc_session_hash(const KdcSession *s); /* of the step as elaborated: program, params and shapes */
 const char *kdc_session_from(const KdcSession *s); /* "paired", "unpaired", "labels" or "" */
 int kdc_session_output_count(const KdcSession *s);
 KdcTensor *kdc_session_output(KdcSession *s, int i);

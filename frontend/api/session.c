@@ -6,6 +6,8 @@
  */
 #include "frontend/api/api.h"
 
+#include "runtime/host/checksum.h"
+
 #include <string.h>
 
 typedef struct Variant {
@@ -243,6 +245,20 @@ KdcStatus kdc_session_trace(KdcSession *s, int64_t step, int64_t epoch, uint64_t
     fault->line = place ? place->line : 0;
     fault->column = place ? place->col : 0;
     return status;
+}
+
+uint32_t kdc_session_hash(const KdcSession *s) {
+    KdStr text = {.cx = s->p->cx};
+    kd_print_func(&text, s->whole.func);
+    return kd_crc32c(0, text.s, text.n);
+}
+
+KdcProgram *kdc_session_program(const KdcSession *s) {
+    return s->p;
+}
+
+KdMacs kdc_session_macs(const KdcSession *s) {
+    return kd_lang_macs(s->whole.func);
 }
 
 const char *kdc_session_from(const KdcSession *s) {

@@ -1,6 +1,663 @@
-/* cmd_train.c: not written yet. */
-#include "frontend/cli/options.h"
+/* cmd_train.c: kdc train FILE.kd[:SESSION] --data FOLDER: from a program and a folder of images to a trained student.
+ *
+ * Open, compile every variant of the step, plan (memory by adding up, time by running one step and taking it back), refuse what does
+ * not fit, then step by step: samples, step, logs; now and then a sample grid and a checkpoint. Step t takes samples
+ * (t - 1) * batch ... and the seed; nothing else decides what it does, so a run that goes on from a checkpoint gives the bits
+ * of one that was never stopped.
+ *
+ * A loss that is not finite stops the run: the state of a few steps ago is taken back from memory, the steps since are run
+ * again, and the faulty one is run with every value looked at, which names the first op that made it.
+ */
+#define _GNU_SOURCE /* asprintf */
+#include "frontend/cli/train.h"
 
-int kdc_cmd_train(const KdcArgs *a) {
-    return kdc_usage_error(a, "kdc train is not there yet");
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { RECENT = 16 }; /* steps between snapshots in memory */
+
+typedef struct Train {
+    KdcArgs *a;
+    KdcProgram *p;
+    KdcSession *s;
+    KdcFiles files;
+    const char *session, *folder;
+    KdcFeed feed;
+    KdDataset *data;
+    KdLoader *loader;
+    KdcRunFolder out;
+    KdcProgress progress;
+    int64_t first, total, epoch_samples; /* steps first + 1 .. total are this run's */
+    int64_t save_every, sample_every, saved; /* saved: step of the newest checkpoint; -1: none */
+    double step_seconds;
+    KdcStats stats;
+    /* logs of the latest step, and their running means */
+    int n_logs;
+    const char **log;
+    double *value, *mean;
+    /* the state after step `snapshot_step` */
+    char *snapshot;
+    int64_t snapshot_bytes, snapshot_step;
+    bool failed; /* after a message in p */
+} Train;
+
+static volatile sig_atomic_t interrupted; /* the signal's number */
+
+static void on_signal(int number) {
+    interrupted = number;
+}
+
+static void catch_signals(void) {
+    struct sigaction act = {.sa_handler = on_signal, .sa_flags = SA_RESETHAND}; /* a second one ends it at once */
+    sigemptyset(&act.sa_mask);
+    sigaction(SIGINT, &act, NULL);
+    sigaction(SIGTERM, &act, NULL);
+}
+
+/* ---- snapshots -------------------------------------------------------------------------------------- */
+
+/* Copies all that steps change, out of the session or back. */
+static void copy_state(Train *t, bool back) {
+    char *at = t->snapshot;
+    for (int i = 0; i < kdc_session_count(t->s); i++) {
+        KdcTensor *x = kdc_session_tensor(t->s, i);
+        if (x->role == KDC_DATA || x->role == KDC_FROZEN) {
+            continue;
+        }
+        size_t bytes = (size_t)kdc_tensor_bytes(x);
+        memcpy(back ? x->data : at, back ? at : x->data, bytes);
+        at += bytes;
+    }
+}
+
+static void take_snapshot(Train *t, int64_t step) {
+    copy_state(t, false);
+    t->snapshot_step = step;
+}
+
+/* ---- data ------------------------------------------------------------------------------------------- */
+
+static KdDataOptions data_options(const Train *t, bool *ok) {
+    const KdcArgs *a = t->a;
+    KdDataOptions o = {.root = a->data, .phase = a->phase, .wanted = t->feed.wanted, .b_to_a = a->b_to_a,
+                       .load_h = (int)a->load_h, .load_w = (int)a->load_w,
+                       .crop_h = t->feed.height, .crop_w = t->feed.width, .no_flip = a->no_flip, .serial = a->serial,
+                       .limit = a->limit, .classes = t->feed.classes ? t->feed.classes : (int)a->classes,
+                       .ignore = (int)a->ignore, .seed = a->seed};
+    static const KdLayout layouts[] = {KD_LAYOUT_ALIGNED, KD_LAYOUT_UNPAIRED, KD_LAYOUT_FOLDERS, KD_LAYOUT_LABELS, KD_LAYOUT_PLAIN};
+    *ok = true;
+    if (a->preprocess && !kd_preprocess_named(a->preprocess, &o.preprocess)) {
+        kd_error(t->p->cx, 0, "--preprocess %s: expected resize_and_crop, crop, scale_width, scale_width_and_crop or none", a->preprocess);
+        *ok = false;
+    }
+    for (int i = 0; a->layout && i < KD_COUNT(layouts); i++) {
+        o.layout = strcmp(a->layout, kd_layout_name(layouts[i])) == 0 ? layouts[i] : o.layout;
+    }
+    if (a->layout && o.layout == KD_LAYOUT_AUTO) {
+        kd_error(t->p->cx, 0, "--layout %s: expected aligned, unpaired, folders, labels or plain", a->layout);
+        *ok = false;
+    }
+    if ((a->crop_h && a->crop_h != t->feed.height) || (a->crop_w && a->crop_w != t->feed.width)) {
+        kd_error(t->p->cx, 0, "--crop-size %" PRId64 "x%" PRId64 ": the session takes %dx%d; its params decide (-D size=%" PRId64 ")", a->crop_h,
+                 a->crop_w, t->feed.height, t->feed.width, a->crop_h);
+        *ok = false;
+    }
+    return o;
+}
+
+static bool open_data(Train *t) {
+    KdTrouble trouble;
+    bool ok;
+    KdDataOptions o = data_options(t, &ok);
+    if (!ok) {
+        return false;
+    }
+    t->data = kd_dataset_open(&o, &trouble);
+    if (!t->data) {
+        return kdc_cli_trouble(t->p, &trouble);
+    }
+    t->epoch_samples = kd_dataset_count(t->data);
+    return kdc_feed_fits(t->p, &t->feed, t->data, t->a->data);
+}
+
+static int workers(const Train *t) {
+    return t->a->workers ? (int)t->a->workers : 2;
+}
+
+static int ahead(const Train *t) {
+    return (int)t->feed.batch * 2 + workers(t);
+}
+
+static bool open_loader(Train *t, int64_t first_sample) {
+    KdTrouble trouble;
+    t->loader = kd_loader_new(t->data, first_sample, workers(t), ahead(t), &trouble);
+    return t->loader || kdc_cli_trouble(t->p, &trouble);
+}
+
+static int64_t epoch_of(const Train *t, int64_t step) {
+    return 1 + (step - 1) * t->feed.batch / t->epoch_samples;
+}
+
+/* The batch of `step`: from the loader, which is there already; or, to do a step again, decoded now. */
+static bool feed(Train *t, int64_t step, bool again) {
+    KdSample s;
+    KdTrouble trouble;
+    for (int64_t i = 0; i < t->feed.batch; i++) {
+        bool ok = again ? kd_dataset_sample(t->data, (step - 1) * t->feed.batch + i, &s, &trouble)
+                        : kd_loader_next(t->loader, &s, &trouble);
+        if (!ok) {
+            return kdc_cli_trouble(t->p, &trouble);
+        }
+        kdc_feed_sample(&t->feed, &s, i);
+        kd_sample_free(&s);
+    }
+    return true;
+}
+
+/* ---- the plan --------------------------------------------------------------------------------------- */
+
+static int64_t tensors_bytes(const Train *t, bool data) {
+    int64_t sum = 0;
+    for (int i = 0; i < kdc_session_count(t->s); i++) {
+        const KdcTensor *x = kdc_session_tensor(t->s, i);
+        sum += (x->role == KDC_DATA) == data ? kdc_tensor_bytes(x) : 0;
+    }
+    return sum;
+}
+
+static int64_t changing_bytes(const Train *t) {
+    int64_t sum = 0;
+    for (int i = 0; i < kdc_session_count(t->s); i++) {
+        const KdcTensor *x = kdc_session_tensor(t->s, i);
+        sum += x->role == KDC_DATA || x->role == KDC_FROZEN ? 0 : kdc_tensor_bytes(x);
+    }
+    return sum;
+}
+
+static int64_t machine_memory(void) {
+    return (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+}
+
+typedef struct Plan {
+    int64_t activations, weights, snapshot, images, program, total;
+} Plan;
+
+/* What is there already (program, compiler, weights) and what the steps will touch besides. */
+static Plan memory_plan(const Train *t) {
+    Plan m = {.activations = t->stats.memory, .weights = tensors_bytes(t, false), .snapshot = changing_bytes(t)};
+    int64_t sample = (int64_t)t->feed.height * t->feed.width * 3 * kd_dataset_images(t->data);
+    m.images = tensors_bytes(t, true) + sample * ahead(t) + kd_dataset_decode_bytes(t->data) * workers(t);
+    int64_t now = kdc_resident_bytes(), most = kdc_peak_bytes();
+    m.program = now > m.weights ? now - m.weights : now;
+    m.total = now + m.activations + m.snapshot + m.images;
+    if (m.total < most) { /* compiling took more than training will */
+        m.program += most - m.total;
+        m.total = most;
+    }
+    return m;
+}
+
+static const char *bytes_text(const Train *t, int64_t bytes) {
+    return bytes < 10 << 20 ? kd_format(t->p->cx, "%.1f MiB", (double)bytes / (1 << 20))
+                            : kd_format(t->p->cx, "%" PRId64 " MiB", (bytes + (1 << 19)) >> 20);
+}
+
+/* Refuses before anything large is allocated. */
+static bool fits(Train *t, const Plan *m) {
+    int64_t limit = t->a->memory_limit ? t->a->memory_limit : machine_memory();
+    if (limit <= 0 || m->total <= limit) {
+        return true;
+    }
+    kd_error(t->p->cx, 0, "the plan needs %s, %s: %s activations, %s weights and states, %s program and compiler",
+             bytes_text(t, m->total),
+             kd_format(t->p->cx, t->a->memory_limit ? "--memory-limit allows %s" : "the machine has %s", bytes_text(t, limit)),
+             bytes_text(t, m->activations), bytes_text(t, m->weights), bytes_text(t, m->program));
+    kd_hint(t->p->cx, "a smaller size or batch (-D size=..., -D batch=1) needs less");
+    t->p->status = KDC_INPUT;
+    return false;
+}
+
+static bool run_step(Train *t, int64_t step) {
+    return kdc_session_step(t->s, step, epoch_of(t, step), t->a->seed) == KDC_OK;
+}
+
+/* Runs the first step once or twice, and takes it back: what a step costs on this machine with these images. */
+static bool time_step(Train *t) {
+    double best = INFINITY;
+    take_snapshot(t, t->first);
+    for (int i = 0; i < 2 && (i == 0 || best < 10); i++) {
+        double start = kdc_now();
+        if (!run_step(t, t->first + 1)) {
+            return false;
+        }
+        double seconds = kdc_now() - start;
+        best = seconds < best ? seconds : best;
+        copy_state(t, true);
+    }
+    t->step_seconds = best;
+    return true;
+}
+
+static void add_pair(Train *t, KdcReportPair **list, int *n, const char *key, const char *value) {
+    KdcReportPair *more = KD_NEW_ARRAY(t->p->cx, KdcReportPair, *n + 1);
+    for (int i = 0; i < *n; i++) {
+        more[i] = (*list)[i];
+    }
+    more[(*n)++] = (KdcReportPair){key, value};
+    *list = more;
+}
+
+static void plan_rows(Train *t, const Plan *m) {
+    KdContext *cx = t->p->cx;
+    KdcReportPair *v = NULL;
+    int n = 0;
+    char time[32];
+    kdc_duration(t->step_seconds * (double)(t->total - t->first), time, sizeof time);
+    add_pair(t, &v, &n, "data", kd_format(cx, "%s: %s, %" PRId64 " samples", t->a->data, kd_layout_name(kd_dataset_layout(t->data)),
+                                          t->epoch_samples));
+    add_pair(t, &v, &n, "steps", kd_format(cx, "%" PRId64 "..%" PRId64 ", batch %" PRId64 " of %dx%d, %.3g epochs", t->first + 1, t->total,
+                                           t->feed.batch, t->feed.height, t->feed.width,
+                                           (double)(t->total * t->feed.batch) / (double)t->epoch_samples));
+    add_pair(t, &v, &n, "code", kd_format(cx, "%d kernels, %d calls, compiled in %.2g s%s", t->stats.kernels, t->stats.calls,
+                                          t->stats.seconds, t->stats.from_cache ? " (from the cache)" : ""));
+    add_pair(t, &v, &n, "time", kd_format(cx, "%.3g s a step, %s in all", t->step_seconds, time));
+    add_pair(t, &v, &n, "memory", kd_format(cx, "%s: %s activations (%s unplanned), %s weights and states, %s snapshot, %s images, "
+                                                "%s program and compiler",
+                                            bytes_text(t, m->total), bytes_text(t, m->activations), bytes_text(t, t->stats.memory_naive),
+                                            bytes_text(t, m->weights), bytes_text(t, m->snapshot), bytes_text(t, m->images),
+                                            bytes_text(t, m->program)));
+    t->out.report.plan = v;
+    t->out.report.n_plan = n;
+}
+
+static void network_rows(Train *t) {
+    int n, count = 0;
+    const KdDecl *d = kd_lang_decls(t->p->lang, &n);
+    KdcReportRow *row = KD_NEW_ARRAY(t->p->cx, KdcReportRow, n + 1);
+    for (int i = 0; i < n; i++) {
+        if (d[i].kind != KD_DECL_INSTANCE) {
+            continue;
+        }
+        int64_t parameters = 0;
+        size_t length = strlen(d[i].name);
+        for (int k = 0; k < kdc_session_count(t->s); k++) {
+            const KdcTensor *x = kdc_session_tensor(t->s, k);
+            bool mine = strncmp(x->name, d[i].name, length) == 0 && (x->name[length] == '.' || x->name[length] == '\0');
+            bool buffer = strstr(x->init, "buffer") != NULL;
+            parameters += mine && !buffer && (x->role == KDC_WEIGHT || x->role == KDC_FROZEN) ? x->count : 0;
+        }
+        if (parameters) {
+            row[count++] = (KdcReportRow){d[i].name, d[i].value, d[i].frozen, parameters, -1};
+        }
+    }
+    t->out.report.net = row;
+    t->out.report.n_nets = count;
+}
+
+static void setting_rows(Train *t) {
+    KdContext *cx = t->p->cx;
+    KdcReportPair *v = NULL;
+    int n = 0, decls;
+    const KdDecl *d = kd_lang_decls(t->p->lang, &decls);
+    add_pair(t, &v, &n, "program", kd_format(cx, "%s:%s (%08" PRIx32 ")", t->a->file, t->session, kdc_session_hash(t->s)));
+    add_pair(t, &v, &n, "seed", kd_format(cx, "%" PRIu64, t->a->seed));
+    for (int i = 0; i < decls; i++) {
+        if (d[i].kind == KD_DECL_PARAM && d[i].main) {
+            add_pair(t, &v, &n, d[i].name, d[i].value);
+        }
+    }
+    add_pair(t, &v, &n, "machine", kd_format(cx, "%s, %s", t->p->host.cpu, t->p->host.triple));
+    t->out.report.setting = v;
+    t->out.report.n_settings = n;
+    t->out.report.title = kd_format(cx, "%s: %s", t->a->file, t->session);
+}
+
+static void print_plan(const Train *t) {
+    if (t->a->quiet) {
+        return;
+    }
+    fprintf(stderr, "%s -> %s\n", t->out.report.title, t->folder);
+    for (int i = 0; i < t->out.report.n_nets; i++) {
+        const KdcReportRow *r = &t->out.report.net[i];
+        fprintf(stderr, "  %-9s%s%s, %" PRId64 " parameters\n", r->name, r->frozen ? "frozen " : "", r->what, r->parameters);
+    }
+    for (int i = 0; i < t->out.report.n_plan; i++) {
+        fprintf(stderr, "  %-9s%s\n", t->out.report.plan[i].key, t->out.report.plan[i].value);
+    }
+}
+
+/* ---- steps ------------------------------------------------------------------------------------------ */
+
+/* Values of this step's logs; NaN for those of blocks that did not run. Returns the first that ran and is not finite. */
+static const char *read_logs(Train *t) {
+    const char *bad = NULL;
+    for (int i = 0; i < t->n_logs; i++) {
+        t->value[i] = NAN;
+    }
+    for (int k = 0; k < kdc_session_output_count(t->s); k++) {
+        const KdcTensor *x = kdc_session_output(t->s, k);
+        for (int i = 0; strncmp(x->name, "log.", 4) == 0 && i < t->n_logs; i++) {
+            if (strcmp(t->log[i], x->name + 4) != 0 || x->dtype != KDC_F32 || x->count != 1) {
+                continue;
+            }
+            double v = (double)*(const float *)x->data;
+            t->value[i] = v;
+            t->mean[i] = isnan(t->mean[i]) ? v : t->mean[i] + (v - t->mean[i]) * 0.05;
+            bad = !bad && !isfinite(v) ? t->log[i] : bad;
+        }
+    }
+    return bad;
+}
+
+static bool save(Train *t, int64_t step) {
+    char seed[32], hash[16];
+    snprintf(seed, sizeof seed, "%" PRIu64, t->a->seed);
+    snprintf(hash, sizeof hash, "%08" PRIx32, kdc_session_hash(t->s));
+    const char *const meta[] = {"kdc", KDC_VERSION, "seed", seed, "program", hash, "session", t->session};
+    if (kdc_session_save(t->s, t->folder, step, meta, KD_COUNT(meta) / 2) != KDC_OK) {
+        return false;
+    }
+    t->saved = step;
+    return true;
+}
+
+/* A log of step `bad` is not finite: says which op made it. Always false. */
+static bool fault(Train *t, int64_t bad, const char *log) {
+    KdContext *cx = t->p->cx;
+    KdcFault f = {0};
+    double value = 0;
+    for (int i = 0; i < t->n_logs; i++) {
+        value = strcmp(t->log[i], log) == 0 ? t->value[i] : value;
+    }
+    const char *kept = t->saved >= 0 ? kd_format(cx, "the checkpoint of step %" PRId64 " is intact", t->saved) : "nothing was saved yet";
+    if (bad == t->snapshot_step) { /* before the first snapshot there is nothing to go back to */
+        kd_error(cx, 0, "%s is %g at step %" PRId64 "; %s", log, value, bad, kept);
+        return false;
+    }
+    copy_state(t, true);
+    for (int64_t step = t->snapshot_step + 1; step < bad; step++) {
+        if (!feed(t, step, true) || !run_step(t, step)) {
+            return false;
+        }
+    }
+    if (!feed(t, bad, true) || kdc_session_trace(t->s, bad, epoch_of(t, bad), t->a->seed, &f) != KDC_OK) {
+        return false;
+    }
+    kd_error(cx, 0, "%s is %g at step %" PRId64 " (epoch %" PRId64 "); %s", log, value, bad, epoch_of(t, bad), kept);
+    if (f.found) {
+        kd_note(cx, 0, "the first %s of that step is made by %s%s%s", f.nan ? "NaN" : "infinity", f.what, f.file ? ", at " : "",
+                f.file ? kd_format(cx, "%s:%d:%d", f.file, f.line, f.column) : "");
+    }
+    return false;
+}
+
+static bool due(int64_t step, int64_t every, int64_t total) {
+    return step % every == 0 || step == total;
+}
+
+static bool one_step(Train *t, int64_t step) {
+    if (!feed(t, step, false) || !run_step(t, step)) {
+        return false;
+    }
+    const char *bad = read_logs(t);
+    if (bad) {
+        kdc_progress_end(&t->progress);
+        return fault(t, step, bad);
+    }
+    double took = kdc_now() - t->progress.start;
+    double rate = took > 0 ? (double)((step - t->first) * t->feed.batch) / took : 0;
+    if (!kdc_run_folder_log(&t->out, step, epoch_of(t, step), rate, t->log, t->value, t->n_logs)) {
+        return false;
+    }
+    if (!t->a->quiet) {
+        kdc_progress_step(&t->progress, epoch_of(t, step), step, t->log, t->mean, t->n_logs);
+    }
+    if (due(step, RECENT, t->total)) {
+        take_snapshot(t, step);
+    }
+    bool show = step == 1 || due(step, t->sample_every, t->total);
+    return (!show || (kdc_run_folder_samples(&t->out, t->s, step, t->a->seed) && kdc_run_folder_report(&t->out, "running"))) &&
+           (!due(step, t->save_every, t->total) || save(t, step));
+}
+
+/* true when all steps were run; *last: the latest that was. */
+static bool loop(Train *t, int64_t *last) {
+    kdc_progress_begin(&t->progress, stderr, isatty(2) == 1, t->first, t->total, t->feed.batch);
+    for (*last = t->first; *last < t->total && !interrupted; (*last)++) {
+        if (!one_step(t, *last + 1)) {
+            t->failed = true;
+            break;
+        }
+    }
+    kdc_progress_end(&t->progress);
+    return *last == t->total;
+}
+
+/* ---- beginning and end ------------------------------------------------------------------------------ */
+
+static void prepare_logs(Train *t) {
+    t->n_logs = kdc_session_log_count(t->s);
+    t->log = KD_NEW_ARRAY(t->p->cx, const char *, t->n_logs + 1);
+    t->value = KD_NEW_ARRAY(t->p->cx, double, t->n_logs + 1);
+    t->mean = KD_NEW_ARRAY(t->p->cx, double, t->n_logs + 1);
+    for (int i = 0; i < t->n_logs; i++) {
+        const char *name = kdc_session_log(t->s, i);
+        t->log[i] = strncmp(name, "log.", 4) == 0 ? name + 4 : name;
+        t->mean[i] = NAN;
+    }
+}
+
+static bool has_frozen(const Train *t) {
+    for (int i = 0; i < kdc_session_count(t->s); i++) {
+        if (kdc_session_tensor(t->s, i)->role == KDC_FROZEN) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Weights: from the checkpoint and frozen.safetensors of the folder; or from --weights and the seed. */
+static bool fill(Train *t, uint32_t hash) {
+    const char *frozen = kd_format(t->p->cx, "%s/frozen.safetensors", t->folder);
+    if (t->a->resume) {
+        if (hash != kdc_session_hash(t->s)) {
+            kd_warning(t->p->cx, 0, "the program is not the one that %s was begun with: the run goes on, but not bit for bit", t->folder);
+        }
+        if (kdc_session_restore(t->s, t->folder, &t->first) != KDC_OK) {
+            return false;
+        }
+        t->saved = t->first ? t->first : -1;
+        if (t->first) {
+            return !has_frozen(t) || kdc_session_restore_frozen(t->s, frozen) == KDC_OK;
+        }
+    }
+    int n = kdc_session_count(t->s);
+    KdcTensor **all = KD_NEW_ARRAY(t->p->cx, KdcTensor *, n + 1);
+    for (int i = 0; i < n; i++) {
+        all[i] = kdc_session_tensor(t->s, i);
+    }
+    return kdc_files_read(t->p, t->a, &t->files) && kdc_fill_weights(t->p, t->a, &t->files, false, all, n);
+}
+
+static bool plan_length(Train *t) {
+    const KdcArgs *a = t->a;
+    int64_t steps = (a->epochs * t->epoch_samples + t->feed.batch - 1) / t->feed.batch;
+    t->total = a->steps ? a->steps : steps;
+    if (t->total > t->first) {
+        return true;
+    }
+    if (t->first) {
+        kd_error(t->p->cx, 0, "%s has done %" PRId64 " steps, all that were asked for; --steps N goes on to N", t->folder, t->first);
+    } else {
+        kd_error(t->p->cx, 0, "how long? --epochs N or --steps N (an epoch of %s is %" PRId64 " samples)", a->data, t->epoch_samples);
+    }
+    return false;
+}
+
+static int64_t about(double n) {
+    return n < 1 ? 1 : n > 1e9 ? 1000000000 : (int64_t)n;
+}
+
+static bool start(Train *t, uint32_t hash) {
+    if (!kdc_feed_plan(t->p, t->s, &t->feed) || !open_data(t) || !fill(t, hash) || !plan_length(t) ||
+        kdc_session_prepare(t->s, t->first + 1, t->total, &t->stats) != KDC_OK) {
+        return false;
+    }
+    Plan m = memory_plan(t);
+    if (!fits(t, &m)) {
+        return false;
+    }
+    t->snapshot_bytes = m.snapshot;
+    t->snapshot = malloc((size_t)m.snapshot + 1);
+    if (!t->snapshot) {
+        kd_raise(t->p->cx, KD_FAIL_MACHINE, "out of memory: %s for a snapshot", bytes_text(t, m.snapshot));
+    }
+    prepare_logs(t);
+    if (!feed(t, t->first + 1, true) || !time_step(t)) {
+        return false;
+    }
+    network_rows(t);
+    setting_rows(t);
+    plan_rows(t, &m);
+    print_plan(t);
+    t->save_every = t->a->save_every ? t->a->save_every : about(60 / t->step_seconds);
+    t->sample_every = t->a->sample_every ? t->a->sample_every : about((double)(t->total + 19) / 20);
+    const char *frozen = kd_format(t->p->cx, "%s/frozen.safetensors", t->folder);
+    return kdc_run_folder_open(&t->out, t->p, t->folder, t->first) &&
+           (t->first || !has_frozen(t) || kdc_session_save_frozen(t->s, frozen) == KDC_OK) &&
+           (t->first || kdc_run_args_write(t->p, t->folder, t->a, kdc_session_hash(t->s))) &&
+           open_loader(t, t->first * t->feed.batch);
+}
+
+static bool work(Train *t, uint32_t hash) {
+    int64_t last;
+    t->s = kdc_session(t->p, t->session, &(KdcShapes){.train = true});
+    if (!t->s || !start(t, hash)) {
+        return false;
+    }
+    catch_signals();
+    bool done = loop(t, &last);
+    char state[128];
+    if (!t->failed && last > t->first && t->saved != last) {
+        t->failed = !save(t, last);
+    }
+    snprintf(state, sizeof state, t->failed ? "stopped at step %" PRId64 : done ? "finished: %" PRId64 " steps" : "interrupted after step %" PRId64,
+             t->failed ? last + 1 : last);
+    kdc_run_folder_report(&t->out, state);
+    if (!t->a->quiet) {
+        fprintf(stderr, "%s; peak memory %s, waited %.2g s for images\n%s/report.html\n", state, bytes_text(t, kdc_peak_bytes()),
+                kd_loader_waited(t->loader), t->folder);
+    }
+    return !t->failed;
+}
+
+/* The session meant: the named one, or the only one of the file. */
+static const char *session_name(KdcProgram *p, const KdcArgs *a) {
+    const char *found = NULL;
+    KdStr names = {.cx = p->cx};
+    int n, count = 0;
+    const KdDecl *d = kd_lang_decls(p->lang, &n);
+    for (int i = 0; i < n; i++) {
+        if (d[i].kind != KD_DECL_SESSION || (!d[i].main && !a->name) || (a->name && strcmp(d[i].name, a->name) != 0)) {
+            continue;
+        }
+        kd_str_printf(&names, "%s%s", count++ ? ", " : "", d[i].name);
+        found = d[i].name;
+    }
+    if (count == 1) {
+        return found;
+    }
+    if (count > 1) {
+        kd_error(p->cx, 0, "%s has several sessions: %s; which? name it: %s:NAME", a->file, names.s, a->file);
+    } else {
+        kd_error(p->cx, 0, a->name ? "%s has no session called %s" : "%s has no session to train", a->file, a->name);
+    }
+    return NULL;
+}
+
+/* A run that is there is never overwritten. */
+static bool free_folder(KdcProgram *p, const KdcArgs *a, const char *folder) {
+    struct stat st;
+    if (a->resume || stat(kd_format(p->cx, "%s/kdc.json", folder), &st) != 0) {
+        return true;
+    }
+    kd_error(p->cx, 0, "%s holds a run already: --resume goes on with it, --out FOLDER begins another", folder);
+    return false;
+}
+
+static int train(KdcArgs *a, const char *folder, uint32_t hash) {
+    KdcWatch w;
+    int code;
+    KdcProgram *p = kdc_cli_open(a, &w, &code);
+    if (!p) {
+        return code;
+    }
+    Train t = {.a = a, .p = p, .saved = -1, .snapshot_step = -1};
+    volatile bool ok = false;
+    KdLanding l;
+    if (KD_TRY(p->cx, l)) {
+        t.session = w.unit = session_name(p, a);
+        t.folder = folder ? folder : kd_format(p->cx, "runs/%s", t.session ? t.session : "");
+        ok = t.session && free_folder(p, a, t.folder) && work(&t, hash);
+        kd_landing_pop(p->cx);
+    } else {
+        kdc_failed(p);
+    }
+    if (t.loader) {
+        kd_loader_free(t.loader);
+    }
+    if (t.data) {
+        kd_dataset_free(t.data);
+    }
+    kdc_run_folder_close(&t.out);
+    kdc_files_free(&t.files);
+    free(t.snapshot);
+    kdc_settle(p, 0);
+    code = kdc_cli_close(a, &w, p, ok);
+    return code == 0 && interrupted ? 128 + interrupted : code;
+}
+
+/* runs/SESSION needs the session's name, which needs the program. NULL after messages. */
+static char *default_folder(const KdcArgs *a, int *code) {
+    KdcWatch w;
+    KdcProgram *p = kdc_cli_open(a, &w, code);
+    const char *session = p ? session_name(p, a) : NULL;
+    char *folder = NULL;
+    if (session && asprintf(&folder, "runs/%s", session) < 0) {
+        folder = NULL;
+    }
+    if (p) {
+        kdc_settle(p, 0);
+        *code = kdc_cli_close(a, &w, p, folder != NULL);
+    }
+    return folder;
+}
+
+int kdc_cmd_train(const KdcArgs *given) {
+    KdcArgs a = *given;
+    json_t *owner = NULL;
+    uint32_t hash = 0;
+    KdTrouble trouble;
+    int code = 0;
+    char *folder = a.output ? strdup(a.output) : default_folder(&a, &code);
+    if (!folder) {
+        return code ? code : 3;
+    }
+    if (a.resume && !kdc_run_args_read(folder, &a, &hash, &owner, &trouble)) {
+        fprintf(stderr, "kdc: error: %s: nothing to resume: %s\n", folder, trouble.text);
+        code = trouble.machine ? 3 : 1;
+    } else if (!a.data) {
+        code = kdc_usage_error(&a, "which images? --data FOLDER");
+    } else {
+        code = train(&a, folder, hash);
+    }
+    kdc_run_args_free(&a, given, owner);
+    free(folder);
+    return code;
 }

@@ -152,14 +152,7 @@ int kdc_cli_close(const KdcArgs *a, KdcWatch *w, KdcProgram *p, bool ok) {
 }
 
 bool kdc_cli_trouble(KdcProgram *p, const KdTrouble *t) {
-    if (t->machine) {
-        p->failure = kd_format(p->cx, "%s", t->text);
-        p->status = KDC_MACHINE;
-    } else {
-        kd_error(p->cx, 0, "%s", t->text);
-        p->status = p->status == KDC_OK ? KDC_INPUT : p->status;
-    }
-    return false;
+    return kdc_host_trouble(p, t);
 }
 
 const KdDecl *kdc_cli_find(const KdcProgram *p, const char *name) {

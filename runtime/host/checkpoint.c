@@ -85,7 +85,7 @@ static void drop_old(const char *folder) {
 bool kd_checkpoint_write(const char *folder, int64_t step, const KdTensorOut *x, int n, const char *const *meta, int n_meta,
                          KdTrouble *t) {
     char *path = path_of(folder, step), sum[16], at[32];
-    const char **all = calloc((size_t)n_meta + 4, sizeof *all);
+    const char **all = calloc(2 * (size_t)n_meta + 4, sizeof *all);
     if (!path || !all) {
         free(path);
         free(all);
@@ -101,10 +101,10 @@ bool kd_checkpoint_write(const char *folder, int64_t step, const KdTensorOut *x,
     }
     snprintf(sum, sizeof sum, "%08" PRIx32, crc);
     snprintf(at, sizeof at, "%" PRId64, step);
-    memcpy(all, meta, sizeof *all * (size_t)n_meta);
+    memcpy(all, meta, sizeof *all * 2 * (size_t)n_meta);
     const char *own[] = {"step", at, "checksum", sum};
-    memcpy(all + n_meta, own, sizeof own);
-    bool ok = kd_weights_write(path, x, n, all, n_meta + 4, t);
+    memcpy(all + 2 * n_meta, own, sizeof own);
+    bool ok = kd_weights_write(path, x, n, all, n_meta + 2, t);
     free(path);
     free(all);
     if (ok) {
@@ -114,9 +114,9 @@ bool kd_checkpoint_write(const char *folder, int64_t step, const KdTensorOut *x,
 }
 
 const char *kd_weights_meta(const KdWeights *w, const char *key) {
-    for (int i = 0; i + 1 < w->n_meta; i += 2) {
-        if (strcmp(w->meta[i], key) == 0) {
-            return w->meta[i + 1];
+    for (int i = 0; i < w->n_meta; i++) {
+        if (strcmp(w->meta[2 * i], key) == 0) {
+            return w->meta[2 * i + 1];
         }
     }
     return NULL;

@@ -9,7 +9,7 @@
 
 #include "runtime/host/weights.h"
 
-/* meta: pairs, n_meta strings; "step" and "checksum" are added. */
+/* meta: n_meta pairs of strings; "step" and "checksum" are added. */
 bool kd_checkpoint_write(const char *folder, int64_t step, const KdTensorOut *x, int n, const char *const *meta, int n_meta,
                          KdTrouble *t);
 

@@ -1,0 +1,73 @@
+/* train.h: what the files of `kdc train` share.
+ *
+ * cmd_train.c   the verb: open, plan, loop, faults
+ * train_feed.c  samples of a data set -> a session's inputs
+ * train_folder.c  the run folder: kdc.json, logs, samples, report
+ *
+ * A run is a pure function of its arguments and its seed: sample number and step number decide everything, so what a
+ * checkpoint needs beside the session's tensors is the number of its step.
+ */
+#ifndef KDC_TRAIN_H
+#define KDC_TRAIN_H
+
+#include "frontend/cli/report.h"
+#include "frontend/cli/tensors.h"
+#include "runtime/host/dataset.h"
+#include "runtime/host/log.h"
+
+/* ---- train_feed.c ----------------------------------------------------------------------------------- */
+
+typedef enum KdcInputKind {
+    KDC_IN_RGB,      /* f32 [n, 3, h, w] in [-1, 1] */
+    KDC_IN_GRAY,     /* f32 [n, 1, h, w] in [-1, 1] */
+    KDC_IN_STORED,   /* u8 [n, 3, h, w], 0..255 */
+    KDC_IN_ONE_HOT,  /* f32 [n, classes, h, w], of a label map */
+    KDC_IN_LABEL,    /* i32 [n, h, w] or [n, 1, h, w] */
+    KDC_IN_EDGES,    /* f32 [n, 1, h, w], 1 where an instance id differs from a neighbour's */
+} KdcInputKind;
+
+typedef struct KdcFeedInput {
+    KdcTensor *t;
+    KdcInputKind kind;
+    int image; /* number in a sample */
+} KdcFeedInput;
+
+typedef struct KdcFeed {
+    int n;
+    KdcFeedInput in[4];
+    int64_t batch;
+    int height, width, classes; /* classes: of one-hot maps; 0: none */
+    KdLayout wanted;
+} KdcFeed;
+
+/* Which image goes to which input, by the session's `from`. false after a diagnostic. */
+bool kdc_feed_plan(KdcProgram *p, KdcSession *s, KdcFeed *f);
+/* Do the data set's samples have what f needs? false after a diagnostic. */
+bool kdc_feed_fits(KdcProgram *p, const KdcFeed *f, const KdDataset *d, const char *root);
+/* Writes sample s as element i of the batch. */
+void kdc_feed_sample(const KdcFeed *f, const KdSample *s, int64_t i);
+
+/* ---- train_folder.c --------------------------------------------------------------------------------- */
+
+/* FOLDER/kdc.json: what the run was started with, all that --resume must not be told again. hash: kdc_session_hash. */
+bool kdc_run_args_write(KdcProgram *p, const char *folder, const KdcArgs *a, uint32_t hash);
+/* Fills what `a` was not given from FOLDER/kdc.json; a -D given again wins. *owner keeps the strings: kdc_run_args_free. */
+bool kdc_run_args_read(const char *folder, KdcArgs *a, uint32_t *hash, json_t **owner, KdTrouble *t);
+void kdc_run_args_free(KdcArgs *a, const KdcArgs *given, json_t *owner);
+
+typedef struct KdcRunFolder {
+    KdcProgram *p;
+    const char *path;
+    KdLog *log;
+    KdEvents *events;
+    KdcReport report;
+} KdcRunFolder;
+/* Makes the folder and opens its logs; what they say of steps after `keep` is dropped. */
+bool kdc_run_folder_open(KdcRunFolder *f, KdcProgram *p, const char *path, int64_t keep);
+bool kdc_run_folder_log(KdcRunFolder *f, int64_t step, int64_t epoch, double rate, const char *const *name, const double *value,
+                        int n);
+bool kdc_run_folder_samples(KdcRunFolder *f, KdcSession *s, int64_t step, uint64_t seed);
+bool kdc_run_folder_report(KdcRunFolder *f, const char *state);
+void kdc_run_folder_close(KdcRunFolder *f);
+
+#endif

@@ -1,0 +1,296 @@
+/* train_folder.c: a run's folder: kdc.json, log.jsonl, event files, samples/, report.html. Checkpoints are the session's own
+ * (kdc_session_save). Everything is written whole (file.h) or appended a record at a time (log.h). */
+#include "frontend/cli/train.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- kdc.json --------------------------------------------------------------------------------------- */
+
+typedef enum FieldKind { TEXT, WHOLE, FLAG } FieldKind;
+
+typedef struct Field {
+    const char *name;
+    FieldKind kind;
+    size_t at;
+    int64_t none; /* what a whole number is when it was not given */
+} Field;
+
+#define AT(kind, field, none) {#field, kind, offsetof(KdcArgs, field), none}
+static const Field fields[] = {
+    AT(TEXT, file, 0),        AT(TEXT, name, 0),     AT(TEXT, data, 0),         AT(TEXT, phase, 0),   AT(TEXT, layout, 0),
+    AT(TEXT, preprocess, 0),  AT(FLAG, b_to_a, 0),   AT(FLAG, no_flip, 0),      AT(FLAG, serial, 0),  AT(WHOLE, load_h, 0),
+    AT(WHOLE, load_w, 0),     AT(WHOLE, crop_h, 0),  AT(WHOLE, crop_w, 0),      AT(WHOLE, limit, 0),  AT(WHOLE, classes, 0),
+    AT(WHOLE, ignore, -1),    AT(WHOLE, steps, 0),   AT(WHOLE, epochs, 0),      AT(WHOLE, batch, 0),  AT(WHOLE, height, 0),
+    AT(WHOLE, width, 0),      AT(WHOLE, save_every, 0), AT(WHOLE, sample_every, 0),
+};
+#undef AT
+
+static json_t *field_json(const KdcArgs *a, const Field *f) {
+    const char *at = (const char *)a + f->at;
+    const char *text;
+    switch (f->kind) {
+    case TEXT:
+        text = *(const char *const *)at;
+        return text ? json_string_nocheck(text) : NULL;
+    case WHOLE:
+        return *(const int64_t *)at != f->none ? json_integer(*(const int64_t *)at) : NULL;
+    case FLAG:
+        return *(const bool *)at ? json_true() : NULL;
+    }
+    return NULL;
+}
+
+static json_t *strings(const char *const *v, int n) {
+    json_t *list = json_array();
+    for (int i = 0; i < n; i++) {
+        json_array_append_new(list, json_string_nocheck(v[i]));
+    }
+    return list;
+}
+
+bool kdc_run_args_write(KdcProgram *p, const char *folder, const KdcArgs *a, uint32_t hash) {
+    json_t *root = json_object(), *args = json_object();
+    char word[16];
+    KdTrouble t;
+    for (int i = 0; i < KD_COUNT(fields); i++) {
+        json_t *v = field_json(a, &fields[i]);
+        if (v) {
+            json_object_set_new(args, fields[i].name, v);
+        }
+    }
+    snprintf(word, sizeof word, "%08" PRIx32, hash);
+    json_object_set_new(args, "defines", strings(a->defines, a->n_defines));
+    json_object_set_new(args, "weights", strings(a->weights, a->n_weights));
+    json_object_set_new(args, "seed", json_integer((json_int_t)a->seed));
+    json_object_set_new(root, "kdc", json_string(KDC_VERSION));
+    json_object_set_new(root, "program", json_string(word));
+    json_object_set_new(root, "arguments", args);
+    char *text = json_dumps(root, JSON_INDENT(2) | JSON_ENSURE_ASCII);
+    json_decref(root);
+    if (!text) { /* a name that is not UTF-8 */
+        kd_error(p->cx, 0, "the arguments cannot be written to %s/kdc.json: not UTF-8", folder);
+        return false;
+    }
+    bool ok = kd_file_write(kd_format(p->cx, "%s/kdc.json", folder), text, strlen(text), &t) || kdc_cli_trouble(p, &t);
+    free(text);
+    return ok;
+}
+
+static void take_field(KdcArgs *a, const Field *f, const json_t *v) {
+    char *at = (char *)a + f->at;
+    switch (f->kind) {
+    case TEXT:
+        if (!*(const char **)at && json_is_string(v)) {
+            *(const char **)at = json_string_value(v);
+        }
+        return;
+    case WHOLE:
+        if (*(int64_t *)at == f->none && json_is_integer(v)) {
+            *(int64_t *)at = json_integer_value(v);
+        }
+        return;
+    case FLAG:
+        *(bool *)at = *(bool *)at || json_is_true(v);
+        return;
+    }
+}
+
+/* A list of JSON strings as a block of its own. */
+static const char **stored_list(const json_t *list, int *n) {
+    size_t count = json_array_size(list);
+    const char **v = calloc(count + 1, sizeof *v);
+    *n = 0;
+    for (size_t i = 0; v && i < count; i++) {
+        const char *text = json_string_value(json_array_get(list, i));
+        if (text) {
+            v[(*n)++] = text;
+        }
+    }
+    return v;
+}
+
+/* The stored -D whose name is not given again, then the given ones. */
+static bool merge_defines(KdcArgs *a, const json_t *list) {
+    size_t n = json_array_size(list);
+    const char **all = calloc(n + (size_t)a->n_defines + 1, sizeof *all);
+    int count = 0;
+    if (!all) {
+        return false;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const char *text = json_string_value(json_array_get(list, i));
+        size_t name = text ? strcspn(text, "=") + 1 : 0;
+        bool again = !text || !strchr(text, '=');
+        for (int k = 0; k < a->n_defines; k++) {
+            again = again || strncmp(a->defines[k], text, name) == 0;
+        }
+        if (!again) {
+            all[count++] = text;
+        }
+    }
+    for (int k = 0; k < a->n_defines; k++) {
+        all[count++] = a->defines[k];
+    }
+    a->defines = all;
+    a->n_defines = count;
+    return true;
+}
+
+bool kdc_run_args_read(const char *folder, KdcArgs *a, uint32_t *hash, json_t **owner, KdTrouble *t) {
+    char path[4096];
+    size_t n;
+    json_error_t why;
+    *owner = NULL;
+    snprintf(path, sizeof path, "%s/kdc.json", folder);
+    char *text = kd_file_read(path, &n, t);
+    if (!text) {
+        return false;
+    }
+    json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
+    free(text);
+    const json_t *args = json_object_get(root, "arguments");
+    const char *word = json_string_value(json_object_get(root, "program"));
+    if (!json_is_object(args) || !word) {
+        json_decref(root);
+        return kd_trouble(t, false, "%s: expected what kdc train writes there (%s)", path, root ? "no \"arguments\"" : why.text);
+    }
+    if (a->steps || a->epochs) { /* how long is one question */
+        json_object_del(json_object_get(root, "arguments"), "steps");
+        json_object_del(json_object_get(root, "arguments"), "epochs");
+    }
+    for (int i = 0; i < KD_COUNT(fields); i++) {
+        take_field(a, &fields[i], json_object_get(args, fields[i].name));
+    }
+    const json_t *seed = json_object_get(args, "seed");
+    a->seed = a->has_seed ? a->seed : (uint64_t)json_integer_value(seed);
+    *hash = (uint32_t)strtoul(word, NULL, 16);
+    *owner = root;
+    const char **weights = a->n_weights ? NULL : stored_list(json_object_get(args, "weights"), &a->n_weights);
+    a->weights = weights ? weights : a->weights;
+    return merge_defines(a, json_object_get(args, "defines")) || kd_trouble(t, true, "out of memory");
+}
+
+void kdc_run_args_free(KdcArgs *a, const KdcArgs *given, json_t *owner) {
+    if (a->defines != given->defines) {
+        free(a->defines);
+    }
+    if (a->weights != given->weights) {
+        free(a->weights);
+    }
+    json_decref(owner);
+}
+
+/* ---- the folder ------------------------------------------------------------------------------------- */
+
+static bool make_folders(KdcProgram *p, const char *path) {
+    char *copy = strdup(path);
+    KdTrouble t;
+    bool ok = copy != NULL;
+    for (char *q = copy + (ok && *copy == '/'); ok && q; ) {
+        q = strchr(q, '/');
+        if (q) {
+            *q = '\0';
+        }
+        ok = !*copy || mkdir(copy, 0777) == 0 || errno == EEXIST;
+        if (q) {
+            *q++ = '/';
+        }
+    }
+    if (!ok) {
+        kd_trouble(&t, true, "cannot make the folder %s: %s", path, copy ? strerror(errno) : "out of memory");
+        kdc_cli_trouble(p, &t);
+    }
+    free(copy);
+    return ok;
+}
+
+bool kdc_run_folder_open(KdcRunFolder *f, KdcProgram *p, const char *path, int64_t keep) {
+    KdTrouble t;
+    f->p = p;
+    f->path = path;
+    if (!make_folders(p, kd_format(p->cx, "%s/samples", path))) {
+        return false;
+    }
+    f->log = kd_log_open(kd_format(p->cx, "%s/log.jsonl", path), keep, &t);
+    f->events = f->log ? kd_events_open(path, keep, &t) : NULL;
+    return f->events || kdc_cli_trouble(p, &t);
+}
+
+static double unix_time(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+bool kdc_run_folder_log(KdcRunFolder *f, int64_t step, int64_t epoch, double rate, const char *const *name, const double *value,
+                        int n) {
+    KdTrouble t;
+    double now = unix_time();
+    bool ok = kd_log_step(f->log, now, step, epoch, rate, name, value, n, &t);
+    for (int i = 0; i < n && ok; i++) {
+        char tag[256];
+        snprintf(tag, sizeof tag, "loss/%s", name[i]);
+        ok = isnan(value[i]) || kd_events_scalar(f->events, now, step, tag, value[i], &t); /* NaN: its block did not run */
+    }
+    return ok || kdc_cli_trouble(f->p, &t);
+}
+
+static bool write_grid(KdcRunFolder *f, const KdImage *grid, int64_t step, uint64_t seed, KdTrouble *t) {
+    char path[4096], at[32], seeds[32];
+    void *png;
+    size_t n;
+    snprintf(path, sizeof path, "%s/samples/%06" PRId64 ".png", f->path, step);
+    snprintf(at, sizeof at, "%" PRId64, step);
+    snprintf(seeds, sizeof seeds, "%" PRIu64, seed);
+    const char *const text[] = {"Software", "kdc " KDC_VERSION, "step", at, "seed", seeds};
+    if (!kd_png_encode(grid, text, KD_COUNT(text), &png, &n, t)) {
+        return false;
+    }
+    bool ok = kd_file_write(path, png, n, t) &&
+              kd_events_image(f->events, unix_time(), step, "samples", png, n, grid->width, grid->height, t);
+    free(png);
+    return ok;
+}
+
+bool kdc_run_folder_samples(KdcRunFolder *f, KdcSession *s, int64_t step, uint64_t seed) {
+    KdcShown shown[16];
+    int n = 0;
+    KdImage grid = {0};
+    KdTrouble t;
+    for (int i = 0; i < kdc_session_output_count(s) && n < KD_COUNT(shown); i++) {
+        const KdcTensor *x = kdc_session_output(s, i);
+        if (strncmp(x->name, "show.", 5) == 0 && x->rank == 4 && x->dtype == KDC_F32) {
+            shown[n++] = (KdcShown){x->name + 5, (int)x->dim[0], (int)x->dim[1], (int)x->dim[2], (int)x->dim[3], x->data};
+        }
+    }
+    if (n == 0) {
+        return true;
+    }
+    bool ok = kdc_sample_grid(shown, n, 4, &grid, &t) && write_grid(f, &grid, step, seed, &t);
+    kd_image_free(&grid);
+    return ok || kdc_cli_trouble(f->p, &t);
+}
+
+bool kdc_run_folder_report(KdcRunFolder *f, const char *state) {
+    KdTrouble t;
+    f->report.folder = f->path;
+    f->report.state = state;
+    return kdc_report_write(&f->report, &t) || kdc_cli_trouble(f->p, &t);
+}
+
+void kdc_run_folder_close(KdcRunFolder *f) {
+    if (f->events) {
+        kd_events_close(f->events);
+    }
+    if (f->log) {
+        kd_log_close(f->log);
+    }
+}

@@ -1,0 +1,427 @@
+/* test_train.c: kdc train as a person uses it: runs, stops, goes on bit for bit, refuses, and says why.
+ *
+ * One small session has everything that a resumed run must carry: batch norm, dropout, an image pool, Adam's moments, a
+ * schedule by epochs, a block that runs every third step, random crops and flips, unpaired order. Skipped when the
+ * command is not there.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "runtime/host/image.h"
+#include "runtime/host/weights.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+extern char **environ;
+
+static const char everything_kd[] =
+    "param size = 16\n"
+    "net Gen[](x: [n, 3, h, w]) {\n"
+    "    let y = relu(batch_norm[](conv2d[6, 3, padding = 1](x)))\n"
+    "    return tanh(conv2d[3, 3, padding = 1](dropout(y, 0.3)))\n"
+    "}\n"
+    "net Judge[](x: [n, 3, h, w]) { return conv2d[1, 4, stride = 2](leaky_relu(conv2d[4, 4, stride = 2](x), 0.2)) }\n"
+    "let T = frozen Gen[]\n"
+    "let G = Gen[]\n"
+    "let D = Judge[]\n"
+    "session all(a: [2, 3, size, size], b: [2, 3, size, size]) from unpaired {\n"
+    "    let fake = G(a)\n"
+    "    let rate = linear_decay(1e-3, keep = 1, decay = 4)\n"
+    "    let d = mean(square(D(b) - 1)) + mean(square(D(history(fake, 4))))\n"
+    "    let g = mean(square(D(fake) - 1)) + mean(abs(fake - T(a)))\n"
+    "    minimize g over G with adam(rate, 0.5, 0.999)\n"
+    "    minimize d over D with adam(rate, 0.5, 0.999)\n"
+    "    log g, d\n"
+    "    every 3 {\n"
+    "        let far = mean(abs(fake - a))\n"
+    "        log far\n"
+    "    }\n"
+    "    show a, fake, b\n"
+    "}\n";
+
+static const char faulty_kd[] = "net Gen[](x: [n, 3, h, w]) { return conv2d[3, 3, padding = 1](x) }\n"
+                                "let G = Gen[]\n"
+                                "session bad(x: [1, 3, 16, 16]) {\n"
+                                "    let y = G(x)\n"
+                                "    let left = 5.5 - step\n"
+                                "    let loss = mean(abs(y - x)) + 0.0 * log(left)\n"
+                                "    minimize loss over G with adam(1e-3)\n"
+                                "    log loss\n"
+                                "}\n";
+
+typedef struct Setup {
+    char binary[512], folder[64];
+    bool ready;
+} Setup;
+
+static const char *in(const Setup *s, const char *name) {
+    static char path[8][512];
+    static int next;
+    char *p = path[next++ % 8];
+    snprintf(p, sizeof path[0], "%s/%s", s->folder, name);
+    return p;
+}
+
+static void write_text(const Setup *s, const char *name, const char *text, size_t n) {
+    KdTrouble t;
+    assert_true(kd_file_write(in(s, name), text, n, &t));
+}
+
+static char *read_text(const Setup *s, const char *name, size_t *n) {
+    KdTrouble t = {0};
+    size_t size;
+    char *text = kd_file_read(in(s, name), &size, &t);
+    if (!text) {
+        fail_msg("%s", t.text);
+    }
+    if (n) {
+        *n = size;
+    }
+    return text;
+}
+
+static bool there(const Setup *s, const char *name) {
+    struct stat st;
+    return stat(in(s, name), &st) == 0;
+}
+
+/* Starts `kdc LINE` (words separated by blanks) in the folder; stderr goes to the file "stderr". */
+static pid_t start(const Setup *s, const char *line) {
+    char copy[1024], *argv[64] = {(char *)(uintptr_t)"kdc"};
+    int argc = 1;
+    snprintf(copy, sizeof copy, "%s", line);
+    for (char *w = strtok(copy, " "); w; w = strtok(NULL, " ")) {
+        argv[argc++] = w;
+    }
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        int e;
+        if (chdir(s->folder) != 0 || (e = open("stderr", O_WRONLY | O_CREAT | O_TRUNC, 0666)) < 0) {
+            _exit(99);
+        }
+        dup2(e, 1);
+        dup2(e, 2);
+        execve(s->binary, argv, environ);
+        _exit(98);
+    }
+    return pid;
+}
+
+static int finish(pid_t pid) {
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+static int run(const Setup *s, const char *line) {
+    return finish(start(s, line));
+}
+
+static void expect_run(const Setup *s, const char *line, int code) {
+    int got = run(s, line);
+    if (got != code) {
+        char *err = read_text(s, "stderr", NULL);
+        fail_msg("kdc %s: exit %d, expected %d\n%s", line, got, code, err);
+    }
+}
+
+static void expect_message(const Setup *s, const char *part) {
+    char *err = read_text(s, "stderr", NULL);
+    if (!strstr(err, part)) {
+        fail_msg("expected '%s' in\n%s", part, err);
+    }
+    free(err);
+}
+
+static void make_image(const Setup *s, const char *name, int w, int h, unsigned seed) {
+    KdImage x;
+    KdTrouble t;
+    assert_true(kd_image_new(w, h, 3, 8, &x, &t));
+    for (int i = 0; i < w * h * 3; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        ((uint8_t *)x.samples)[i] = (uint8_t)(seed >> 24);
+    }
+    assert_true(kd_png_write(in(s, name), &x, NULL, 0, &t));
+    kd_image_free(&x);
+}
+
+static int setup(void **state) {
+    Setup *s = calloc(1, sizeof *s);
+    const char *bin = getenv("KDC_BIN");
+    char self[400], name[64];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    self[n > 0 ? n : 0] = '\0';
+    char *slash = strrchr(self, '/');
+    if (slash) {
+        *slash = '\0';
+    }
+    snprintf(s->binary, sizeof s->binary, bin ? "%s" : "%s/../kdc", bin ? bin : self);
+    strcpy(s->folder, "/tmp/kdc-train-XXXXXX");
+    s->ready = access(s->binary, X_OK) == 0 && mkdtemp(s->folder);
+    *state = s;
+    if (!s->ready) {
+        return 0;
+    }
+    write_text(s, "all.kd", everything_kd, sizeof everything_kd - 1);
+    write_text(s, "faulty.kd", faulty_kd, sizeof faulty_kd - 1);
+    mkdir(in(s, "set"), 0777);
+    mkdir(in(s, "set/trainA"), 0777);
+    mkdir(in(s, "set/trainB"), 0777);
+    mkdir(in(s, "plain"), 0777);
+    for (int i = 0; i < 7; i++) {
+        snprintf(name, sizeof name, "set/trainA/a%d.png", i);
+        make_image(s, name, 20 + i, 22, 7u + (unsigned)i);
+        snprintf(name, sizeof name, "set/trainB/b%d.png", i);
+        make_image(s, name, 22, 20 + i, 70u + (unsigned)i);
+        snprintf(name, sizeof name, "plain/p%d.png", i);
+        make_image(s, name, 24, 24, 700u + (unsigned)i);
+    }
+    return 0;
+}
+
+static void remove_tree(const char *path) {
+    DIR *d = opendir(path);
+    char inner[1024];
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) {
+            snprintf(inner, sizeof inner, "%s/%s", path, e->d_name);
+            remove_tree(inner);
+        }
+    }
+    if (d) {
+        closedir(d);
+    }
+    remove(path);
+}
+
+static int teardown(void **state) {
+    Setup *s = *state;
+    if (s->ready) {
+        remove_tree(s->folder);
+    }
+    free(s);
+    return 0;
+}
+
+static Setup *ready(void **state) {
+    Setup *s = *state;
+    if (!s->ready) {
+        skip();
+    }
+    return s;
+}
+
+static void same_tensors(const Setup *s, const char *one, const char *two) {
+    KdTrouble t = {0};
+    KdWeights *a = kd_weights_read(in(s, one), &t), *b = a ? kd_weights_read(in(s, two), &t) : NULL;
+    if (!b) {
+        fail_msg("%s", t.text);
+    }
+    assert_int_equal(a->n, b->n);
+    for (int i = 0; i < a->n; i++) {
+        const KdTensor *x = &a->tensor[i], *y = kd_weights_find(b, x->name);
+        assert_non_null(y);
+        assert_int_equal(x->count, y->count);
+        if (memcmp(x->data, y->data, (size_t)(x->count * kd_stored_size(x->dtype))) != 0) {
+            fail_msg("%s differs between %s and %s", x->name, one, two);
+        }
+    }
+    kd_weights_free(a);
+    kd_weights_free(b);
+}
+
+#define TRAIN "train all.kd --data set --load-size 18 --seed 3 "
+
+static int count_lines(const Setup *s, const char *name) {
+    char *text = read_text(s, name, NULL);
+    int n = 0;
+    for (char *p = text; (p = strchr(p, '\n')); p++) {
+        n++;
+    }
+    free(text);
+    return n;
+}
+
+static void test_run_folder(void **state) {
+    const Setup *s = ready(state);
+    expect_run(s, TRAIN "--steps 14 --out whole --save-every 5 --sample-every 7", 0);
+    expect_message(s, "finished: 14 steps");
+    assert_true(there(s, "whole/checkpoint-000014.safetensors"));
+    assert_true(there(s, "whole/checkpoint-000010.safetensors"));
+    assert_false(there(s, "whole/checkpoint-000005.safetensors")); /* two generations */
+    assert_true(there(s, "whole/samples/000001.png"));
+    assert_true(there(s, "whole/samples/000014.png"));
+    assert_int_equal(count_lines(s, "whole/log.jsonl"), 14);
+    char *page = read_text(s, "whole/report.html", NULL);
+    assert_non_null(strstr(page, "<svg"));
+    assert_non_null(strstr(page, "data:image/png;base64,"));
+    assert_null(strstr(page, "src=\"http"));
+    free(page);
+    KdImage grid;
+    KdTrouble t;
+    assert_true(kd_image_read(in(s, "whole/samples/000014.png"), KD_IMAGE_RGB8, &grid, &t));
+    assert_true(grid.width >= 48 && grid.height >= 32);
+    kd_image_free(&grid);
+}
+
+/* Weights must have moved: else everything below would compare nothing. */
+static void test_it_trains(void **state) {
+    const Setup *s = ready(state);
+    KdTrouble t;
+    KdWeights *a = kd_weights_read(in(s, "whole/checkpoint-000010.safetensors"), &t);
+    KdWeights *b = kd_weights_read(in(s, "whole/checkpoint-000014.safetensors"), &t);
+    int moved = 0;
+    assert_non_null(a);
+    assert_non_null(b);
+    for (int i = 0; i < a->n; i++) {
+        const KdTensor *y = kd_weights_find(b, a->tensor[i].name);
+        moved += memcmp(a->tensor[i].data, y->data, (size_t)(y->count * kd_stored_size(y->dtype))) != 0;
+    }
+    assert_true(moved > a->n / 2);
+    kd_weights_free(a);
+    kd_weights_free(b);
+}
+
+static void test_threads(void **state) {
+    const Setup *s = ready(state);
+    expect_run(s, TRAIN "--steps 14 --out one --threads 1 --workers 1 -q", 0);
+    expect_run(s, TRAIN "--steps 14 --out four --threads 4 --workers 3 -q", 0);
+    same_tensors(s, "whole/checkpoint-000014.safetensors", "one/checkpoint-000014.safetensors");
+    same_tensors(s, "whole/checkpoint-000014.safetensors", "four/checkpoint-000014.safetensors");
+}
+
+static void test_resume(void **state) {
+    const Setup *s = ready(state);
+    expect_run(s, TRAIN "--steps 6 --out parts", 0);
+    expect_run(s, TRAIN "--steps 9 --out parts", 1); /* never over a run that is there */
+    expect_message(s, "--resume goes on with it");
+    expect_run(s, "train all.kd --out parts --resume", 1);
+    expect_message(s, "has done 6 steps");
+    expect_run(s, "train all.kd --out parts --resume --steps 14", 0);
+    same_tensors(s, "whole/checkpoint-000014.safetensors", "parts/checkpoint-000014.safetensors");
+    assert_int_equal(count_lines(s, "parts/log.jsonl"), 14);
+    expect_run(s, "train all.kd --out nowhere --resume", 1);
+    expect_message(s, "nothing to resume");
+}
+
+/* Ends the run by a signal a while after it began, then lets it go on to the end. */
+static void stop_and_go(const Setup *s, const char *out, int number, int code) {
+    char line[256], log[64], last[64];
+    snprintf(line, sizeof line, TRAIN "--steps 400 --out %s --save-every 7", out);
+    snprintf(log, sizeof log, "%s/log.jsonl", out);
+    snprintf(last, sizeof last, "%s/checkpoint-000400.safetensors", out);
+    pid_t pid = start(s, line);
+    for (int i = 0; i < 2000 && !(there(s, log) && count_lines(s, log) > 20); i++) {
+        nanosleep(&(struct timespec){0, 10000000}, NULL);
+    }
+    kill(pid, number);
+    int got = finish(pid);
+    if (there(s, last)) {
+        return; /* it was faster than the signal: nothing to see */
+    }
+    assert_int_equal(got, code);
+    snprintf(line, sizeof line, "train all.kd --out %s --resume -q", out);
+    expect_run(s, line, 0);
+}
+
+static void test_signals(void **state) {
+    const Setup *s = ready(state);
+    expect_run(s, TRAIN "--steps 400 --out long -q", 0);
+    stop_and_go(s, "killed", SIGKILL, 1000 + SIGKILL);
+    stop_and_go(s, "interrupted", SIGINT, 130);
+    stop_and_go(s, "ended", SIGTERM, 143);
+    same_tensors(s, "long/checkpoint-000400.safetensors", "killed/checkpoint-000400.safetensors");
+    same_tensors(s, "long/checkpoint-000400.safetensors", "interrupted/checkpoint-000400.safetensors");
+    same_tensors(s, "long/checkpoint-000400.safetensors", "ended/checkpoint-000400.safetensors");
+}
+
+static void flip_byte(const Setup *s, const char *name) {
+    size_t n;
+    char *bytes = read_text(s, name, &n);
+    bytes[n - 9] ^= 4;
+    write_text(s, name, bytes, n);
+    free(bytes);
+}
+
+static void test_damaged_checkpoint(void **state) {
+    const Setup *s = ready(state);
+    expect_run(s, TRAIN "--steps 12 --out hurt --save-every 4 -q", 0);
+    flip_byte(s, "hurt/checkpoint-000012.safetensors");
+    expect_run(s, "train all.kd --out hurt --resume --steps 14", 0); /* from step 8 */
+    expect_message(s, "checkpoint-000012.safetensors");
+    same_tensors(s, "whole/checkpoint-000014.safetensors", "hurt/checkpoint-000014.safetensors");
+    assert_int_equal(count_lines(s, "hurt/log.jsonl"), 14);
+}
+
+static void test_other_program(void **state) {
+    const Setup *s = ready(state);
+    char *text = strdup(everything_kd), *at = strstr(text, "conv2d[6");
+    at[7] = '5';
+    write_text(s, "other.kd", text, strlen(text));
+    free(text);
+    expect_run(s, "train other.kd --out whole --resume --steps 16", 1);
+    expect_message(s, "checkpoint of another program");
+}
+
+static void test_nan(void **state) {
+    const Setup *s = ready(state);
+    expect_run(s, "train faulty.kd --data plain --steps 20 --out nan --save-every 2", 1);
+    expect_message(s, "loss is nan at step 6");
+    expect_message(s, "log");
+    expect_message(s, "faulty.kd:6:");
+    expect_message(s, "the checkpoint of step 4 is intact");
+    assert_true(there(s, "nan/checkpoint-000004.safetensors"));
+}
+
+static void test_memory_limit(void **state) {
+    const Setup *s = ready(state);
+    expect_run(s, TRAIN "--steps 3 --out small --memory-limit 20M", 1);
+    expect_message(s, "--memory-limit allows 20 MiB");
+    assert_false(there(s, "small"));
+}
+
+static void test_bad_image(void **state) {
+    const Setup *s = ready(state);
+    write_text(s, "plain/p2x.png", "\x89PNG\r\n\x1a\nnothing", 15);
+    expect_run(s, "train faulty.kd:bad --data plain --steps 4 --serial-batches --out torn", 1);
+    expect_message(s, "p2x.png");
+    unlink(in(s, "plain/p2x.png"));
+}
+
+static void test_usage(void **state) {
+    const Setup *s = ready(state);
+    expect_run(s, "train all.kd", 2);
+    expect_message(s, "--data");
+    expect_run(s, "train all.kd --data nowhere --steps 2", 1);
+    expect_message(s, "nowhere");
+    expect_run(s, "train all.kd --data set", 1);
+    expect_message(s, "how long?");
+    expect_run(s, "train all.kd:none --data set --steps 2", 1);
+    expect_message(s, "no session called none");
+    expect_run(s, "train all.kd --data set --steps 2 --crop-size 32", 1);
+    expect_message(s, "the session takes 16x16");
+    expect_run(s, "train all.kd --data plain --steps 2", 1);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_run_folder),  cmocka_unit_test(test_it_trains), cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_resume),      cmocka_unit_test(test_signals),   cmocka_unit_test(test_damaged_checkpoint),
+        cmocka_unit_test(test_other_program), cmocka_unit_test(test_nan),     cmocka_unit_test(test_memory_limit),
+        cmocka_unit_test(test_bad_image),   cmocka_unit_test(test_usage),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
