@@ -1,5 +1,6 @@
 /* image_jpeg.c: JPEG through libjpeg-turbo, with the decoder settings that Pillow uses (islow DCT, fancy upsampling), so that
- * pixels agree. A warning of the decoder (a truncated file decodes to a gray rest) is an error here. */
+ * pixels agree. A warning of the decoder (a truncated file decodes to a gray rest) is an error here.
+ * Errors arrive by longjmp: setjmp stands in a function of its own (guarded_*), what must be freed in its caller's struct. */
 #include "runtime/host/image_codec.h"
 
 #include <setjmp.h>
@@ -8,6 +9,8 @@
 #include <string.h>
 
 #include <jpeglib.h> /* needs stdio.h before it */
+
+#include <jerror.h>
 
 enum { MAX_SCANS = 100 }; /* a few kilobytes of progressive scans could cost minutes */
 
@@ -24,7 +27,9 @@ typedef struct Jpeg {
 static void say(Jpeg *s, j_common_ptr jpeg) {
     char why[JMSG_LENGTH_MAX];
     jpeg->err->format_message(jpeg, why);
-    kd_trouble(s->t, false, "%s: broken JPEG: %s", s->from, why);
+    int code = jpeg->err->msg_code;
+    bool cut = code == JWRN_JPEG_EOF || code == JERR_INPUT_EOF;
+    kd_trouble(s->t, code == JERR_OUT_OF_MEMORY, "%s: %s JPEG: %s", s->from, cut ? "truncated" : "broken", why);
 }
 
 static void on_error(j_common_ptr jpeg) {
@@ -58,13 +63,11 @@ static void begin(Jpeg *s, const void *data, size_t n) {
     jpeg_read_header(&s->jpeg, TRUE);
 }
 
-/* Pillow's CMYK to RGB: inverted samples of Adobe files are turned round first. */
-static void rgb_of_cmyk(const unsigned char *in, int width, bool inverted, unsigned char *out) {
+/* Pillow takes every CMYK JPEG for one with Adobe's inverted samples, and so c, m, y and k here are 255 - ink. */
+static void rgb_of_cmyk(const unsigned char *in, int width, unsigned char *out) {
     for (int i = 0; i < width; i++) {
-        unsigned k = inverted ? 255u - in[4 * i + 3] : in[4 * i + 3];
         for (int c = 0; c < 3; c++) {
-            unsigned ink = inverted ? 255u - in[4 * i + c] : in[4 * i + c];
-            unsigned v = (255u - ink) * (255u - k) + 128u; /* MULDIV255 */
+            unsigned v = (unsigned)in[4 * i + c] * in[4 * i + 3] + 128u; /* divided by 255, rounded */
             out[3 * i + c] = (unsigned char)(((v >> 8) + v) >> 8);
         }
     }
@@ -89,7 +92,7 @@ static bool read_rows(Jpeg *s, KdImageWant want, KdImage *out) {
         JSAMPROW to = cmyk ? s->cmyk : row;
         jpeg_read_scanlines(d, &to, 1);
         if (cmyk) {
-            rgb_of_cmyk(s->cmyk, out->width, d->saw_Adobe_marker, row);
+            rgb_of_cmyk(s->cmyk, out->width, row);
         }
     }
     jpeg_finish_decompress(d);
@@ -106,19 +109,21 @@ static void prepare(Jpeg *s) {
     s->errors.emit_message = on_message;
 }
 
+static bool guarded_read(Jpeg *s, const void *data, size_t n, KdImageWant want, KdImage *out) {
+    if (setjmp(s->landing) != 0) {
+        return false;
+    }
+    begin(s, data, n);
+    return read_rows(s, want, out);
+}
+
 bool kd_jpeg_decode(const char *from, const void *data, size_t n, KdImageWant want, KdImage *out, KdTrouble *t) {
     Jpeg s = {.from = from, .t = t};
-    volatile bool ok = false;
     if (want == KD_IMAGE_INDEX) {
         return kd_trouble(t, false, "%s is a JPEG, whose samples are not exact; a label map is a palette or gray PNG", from);
     }
     prepare(&s);
-    if (setjmp(s.landing) == 0) {
-        begin(&s, data, n);
-        ok = read_rows(&s, want, out);
-    } else {
-        ok = false;
-    }
+    bool ok = guarded_read(&s, data, n, want, out);
     jpeg_destroy_decompress(&s.jpeg);
     free(s.cmyk);
     if (!ok) {
@@ -127,18 +132,24 @@ bool kd_jpeg_decode(const char *from, const void *data, size_t n, KdImageWant wa
     return ok;
 }
 
+static bool guarded_head(Jpeg *s, const void *data, size_t n) {
+    if (setjmp(s->landing) != 0) {
+        return false;
+    }
+    begin(s, data, n);
+    return true;
+}
+
 bool kd_jpeg_probe(const char *from, const void *data, size_t n, KdImageInfo *info, KdTrouble *t) {
     Jpeg s = {.from = from, .t = t};
-    volatile bool ok = false;
     prepare(&s);
-    if (setjmp(s.landing) == 0) {
-        begin(&s, data, n);
+    bool ok = guarded_head(&s, data, n) && kd_image_size_ok(from, s.jpeg.image_width, s.jpeg.image_height, t);
+    if (ok) {
         *info = (KdImageInfo){.width = (int)s.jpeg.image_width,
                               .height = (int)s.jpeg.image_height,
                               .channels = s.jpeg.num_components,
                               .bits = 8,
                               .jpeg = true};
-        ok = kd_image_size_ok(from, s.jpeg.image_width, s.jpeg.image_height, t);
     }
     jpeg_destroy_decompress(&s.jpeg);
     return ok;

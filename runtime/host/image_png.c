@@ -1,12 +1,16 @@
 /* image_png.c: PNG through libpng's row API. Transformations bring every colour type and depth to what is wanted; the file is
- * in memory, so that reading needs no I/O inside libpng. libpng reports errors by longjmp: everything that must be freed
- * afterwards lives in a struct that the jump does not touch. */
+ * in memory, so that reading needs no I/O inside libpng. libpng reports errors by longjmp: setjmp stands in a function of
+ * its own (guarded_*), and everything that must be freed afterwards lives in its caller's struct, which the jump leaves as it
+ * is. Hostile heads: sizes are checked, also against what deflate could hold at most, before rows are asked for; ancillary
+ * chunks but tRNS are skipped unread. */
 #include "runtime/host/image_codec.h"
 
 #include <png.h>
 #include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { DEFLATE_MOST = 1032 }; /* bytes out of one byte in, at most: 258 from two bits, RFC 1951 */
 
 typedef struct Png {
     const char *from;
@@ -19,7 +23,6 @@ typedef struct Png {
     png_bytep *rows;
     unsigned char *out; /* writing: the bytes so far */
     size_t out_n, out_room;
-    bool bad;
     int width, height;
 } Png;
 
@@ -29,7 +32,7 @@ static void on_error(png_structp png, png_const_charp why) {
     longjmp(png_jmpbuf(png), 1);
 }
 
-/* libpng warns of what it mends; but data that end early are errors for us too, and those it raises itself. */
+/* libpng warns of what it mends or skips; missing or damaged samples it raises as errors. */
 static void on_warning(png_structp png, png_const_charp why) {
     (void)png, (void)why;
 }
@@ -50,7 +53,8 @@ static bool open_reader(Png *s) {
         return kd_trouble(s->t, true, "%s: out of memory", s->from);
     }
     png_set_read_fn(s->png, s, on_read);
-    png_set_user_limits(s->png, 0x7fffff, 0x7fffff);
+    png_set_user_limits(s->png, PNG_UINT_31_MAX, PNG_UINT_31_MAX); /* kd_image_size_ok has the tighter limit, with a sentence */
+    png_set_keep_unknown_chunks(s->png, PNG_HANDLE_CHUNK_NEVER, NULL, -1); /* all but IHDR PLTE tRNS IDAT IEND */
     png_set_chunk_cache_max(s->png, 64);
     png_set_chunk_malloc_max(s->png, 8u << 20);
     return true;
@@ -93,6 +97,11 @@ static bool read_rows(Png *s, KdImageWant want, KdImage *out) {
     if (want == KD_IMAGE_INDEX && (type & PNG_COLOR_MASK_COLOR) && type != PNG_COLOR_TYPE_PALETTE) {
         return kd_trouble(s->t, false, "%s is an RGB image; a label map is a palette or gray PNG whose samples are the classes", s->from);
     }
+    uint64_t stored = ((uint64_t)s->width * png_get_channels(s->png, s->info) * png_get_bit_depth(s->png, s->info) + 7) / 8;
+    if (stored * (uint64_t)s->height / DEFLATE_MOST > s->n) {
+        return kd_trouble(s->t, false, "%s: broken PNG: %zu bytes cannot hold the %d x %d samples it claims", s->from, s->n, s->width,
+                          s->height);
+    }
     set_transforms(s, want);
     bool index = want == KD_IMAGE_INDEX;
     int bits = index && png_get_bit_depth(s->png, s->info) == 16 ? 16 : 8;
@@ -126,18 +135,16 @@ static bool read_head(Png *s) {
     return true;
 }
 
-bool kd_png_decode(const char *from, const void *data, size_t n, KdImageWant want, KdImage *out, KdTrouble *t) {
-    Png s = {.from = from, .p = data, .n = n, .t = t};
-    volatile bool ok = false;
-    if (!open_reader(&s)) {
-        close_reader(&s);
+static bool guarded_read(Png *s, KdImageWant want, KdImage *out) {
+    if (setjmp(png_jmpbuf(s->png)) != 0) {
         return false;
     }
-    if (setjmp(png_jmpbuf(s.png)) == 0) {
-        ok = read_head(&s) && read_rows(&s, want, out);
-    } else {
-        ok = false;
-    }
+    return read_head(s) && read_rows(s, want, out);
+}
+
+bool kd_png_decode(const char *from, const void *data, size_t n, KdImageWant want, KdImage *out, KdTrouble *t) {
+    Png s = {.from = from, .p = data, .n = n, .t = t};
+    bool ok = open_reader(&s) && guarded_read(&s, want, out);
     close_reader(&s);
     if (!ok) {
         kd_image_free(out);
@@ -148,18 +155,24 @@ bool kd_png_decode(const char *from, const void *data, size_t n, KdImageWant wan
     return ok;
 }
 
+static bool guarded_head(Png *s) {
+    if (setjmp(png_jmpbuf(s->png)) != 0) {
+        return false;
+    }
+    return read_head(s);
+}
+
 bool kd_png_probe(const char *from, const void *data, size_t n, KdImageInfo *info, KdTrouble *t) {
     Png s = {.from = from, .p = data, .n = n, .t = t};
-    volatile bool ok = false;
-    if (open_reader(&s) && setjmp(png_jmpbuf(s.png)) == 0 && read_head(&s)) {
+    bool ok = open_reader(&s) && guarded_head(&s);
+    if (ok) {
         int type = png_get_color_type(s.png, s.info);
-        info->width = s.width;
-        info->height = s.height;
-        info->channels = png_get_channels(s.png, s.info);
-        info->bits = png_get_bit_depth(s.png, s.info);
-        info->palette = type == PNG_COLOR_TYPE_PALETTE;
-        info->alpha = type & PNG_COLOR_MASK_ALPHA || png_get_valid(s.png, s.info, PNG_INFO_tRNS);
-        ok = true;
+        *info = (KdImageInfo){.width = s.width,
+                              .height = s.height,
+                              .channels = png_get_channels(s.png, s.info),
+                              .bits = png_get_bit_depth(s.png, s.info),
+                              .palette = type == PNG_COLOR_TYPE_PALETTE,
+                              .alpha = type & PNG_COLOR_MASK_ALPHA || png_get_valid(s.png, s.info, PNG_INFO_tRNS)};
     }
     close_reader(&s);
     return ok;
@@ -186,21 +199,28 @@ static void on_flush(png_structp png) {
     (void)png;
 }
 
-/* tEXt is Latin-1: what is not printable ASCII becomes '?'; keys have 1 to 79 characters. */
+/* Keys as the standard has them: 1 to 79 printable characters, no space at either end. */
+static bool key_ok(const char *key) {
+    size_t n = strlen(key);
+    bool ok = n >= 1 && n <= 79 && key[0] != ' ' && key[n - 1] != ' ';
+    for (size_t i = 0; ok && i < n; i++) {
+        ok = key[i] >= 32 && key[i] < 127;
+    }
+    return ok;
+}
+
+/* ASCII goes into tEXt; tEXt is Latin-1, so that any other UTF-8 text goes into iTXt. */
 static void put_text(Png *s, const char *key, const char *value) {
-    char clean_key[80], clean[1024];
-    size_t k = 0, v = 0;
-    for (const char *p = key; *p && k < sizeof clean_key - 1; p++) {
-        clean_key[k++] = *p >= 32 && *p < 127 ? *p : '?';
+    bool ascii = true;
+    for (const char *p = value; *p; p++) {
+        ascii = ascii && !(*p & 0x80);
     }
-    for (const char *p = value; *p && v < sizeof clean - 1; p++) {
-        clean[v++] = *p >= 32 && *p < 127 ? *p : '?';
-    }
-    clean_key[k] = clean[v] = '\0';
-    png_text text = {.compression = PNG_TEXT_COMPRESSION_NONE, .key = clean_key, .text = clean, .text_length = v};
-    if (k) {
-        png_set_text(s->png, s->info, &text, 1);
-    }
+    png_text text = {.compression = ascii ? PNG_TEXT_COMPRESSION_NONE : PNG_ITXT_COMPRESSION_NONE,
+                     .key = (char *)key,
+                     .text = (char *)value,
+                     .text_length = ascii ? strlen(value) : 0,
+                     .itxt_length = ascii ? 0 : strlen(value)};
+    png_set_text(s->png, s->info, &text, 1);
 }
 
 static void write_rows(Png *s, const KdImage *x, const char *const *text, int n_text) {
@@ -223,25 +243,34 @@ static void write_rows(Png *s, const KdImage *x, const char *const *text, int n_
     png_write_end(s->png, s->info);
 }
 
+static bool guarded_write(Png *s, const KdImage *x, const char *const *text, int n_text) {
+    if (setjmp(png_jmpbuf(s->png)) != 0) {
+        return false;
+    }
+    write_rows(s, x, text, n_text);
+    return true;
+}
+
 bool kd_png_encode(const KdImage *x, const char *const *text, int n_text, void **out, size_t *n, KdTrouble *t) {
     Png s = {.from = "image", .t = t, .writing = true};
-    volatile bool ok = false;
+    *out = NULL;
+    *n = 0;
+    for (int i = 0; i + 1 < n_text; i += 2) {
+        if (!key_ok(text[i])) {
+            return kd_trouble(t, false, "\"%.100s\" cannot name a text in a PNG: 1 to 79 ASCII characters, no space at an end", text[i]);
+        }
+    }
     s.png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &s, on_error, on_warning);
     s.info = s.png ? png_create_info_struct(s.png) : NULL;
-    if (!s.info) {
-        kd_trouble(t, true, "out of memory while writing a PNG");
-    } else if (setjmp(png_jmpbuf(s.png)) == 0) {
-        write_rows(&s, x, text, n_text);
-        ok = true;
-    }
+    bool ok = s.info ? guarded_write(&s, x, text, n_text) : kd_trouble(t, true, "out of memory while writing a PNG");
     png_destroy_write_struct(s.png ? &s.png : NULL, s.info ? &s.info : NULL);
     if (!ok) {
         free(s.out);
-        s.out = NULL;
+        return false;
     }
     *out = s.out;
     *n = s.out_n;
-    return ok;
+    return true;
 }
 
 bool kd_png_write(const char *path, const KdImage *x, const char *const *text, int n_text, KdTrouble *t) {
