@@ -40,7 +40,7 @@ for ((r = 1; r <= rounds; r++)); do
             moments+=("${moment}ms:$(basename "$(newest "$folder")" .safetensors)")
         fi
         wait $child 2>/dev/null
-        [ -e "$folder/checkpoint-$(printf '%04d' "$steps").safetensors" ] && break
+        [ "$(basename "$(newest "$folder")")" = "$(basename "$(newest "$work/whole")")" ] && break
     done
     if [ "$(basename "$(newest "$folder")")" != "$(basename "$(newest "$work/whole")")" ]; then
         (go_on "$folder") >>"$work/log" 2>&1 || { echo "round $r: resume failed"; tail -n 5 "$work/log"; bad=$((bad + 1)); continue; }
