@@ -292,9 +292,9 @@ static bool read_entry(const char *path, zip_t *z, zip_uint64_t i, KdArray *x, K
     char *name = array_name(st.name);
     unsigned char *p = name ? malloc((size_t)st.size + 1) : NULL;
     zip_file_t *f = p ? zip_fopen_index(z, i, 0) : NULL;
-    /* One byte more than there should be: only at the end does libzip look at the CRC. */
-    zip_int64_t got = f ? zip_fread(f, p, st.size + 1) : -1;
-    bool ok = got == (zip_int64_t)st.size && zip_file_get_error(f)->zip_err == 0;
+    /* A second call, which must find the end: only there does libzip look at the CRC. */
+    char more;
+    bool ok = f && zip_fread(f, p, st.size) == (zip_int64_t)st.size && zip_fread(f, &more, 1) == 0;
     if (!name) {
         kd_trouble(t, false, "%s: entry %.100s is no array: its name does not end in .npy", path, st.name);
     } else if (!p) {
