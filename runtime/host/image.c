@@ -6,7 +6,8 @@
 #include <strings.h>
 
 bool kd_image_size_ok(const char *from, int64_t width, int64_t height, KdTrouble *t) {
-    if (width < 1 || height < 1 || width > INT32_MAX / 8 || height > INT32_MAX / 8 || width > KD_IMAGE_MAX_PIXELS / height) {
+    if (width < 1 || height < 1 || width > INT32_MAX / 8 || height > INT32_MAX / 8 ||
+        width > KD_IMAGE_MAX_PIXELS / height) {
         return kd_trouble(t, false, "%s: an image of %lld x %lld; at most %lld pixels are read", from, (long long)width,
                           (long long)height, (long long)KD_IMAGE_MAX_PIXELS);
     }
@@ -102,8 +103,8 @@ void kd_gray_from_rgb(const uint8_t *rgb, int64_t pixels, uint8_t *gray) {
 bool kd_image_crop(const KdImage *x, int left, int top, int width, int height, KdImage *out, KdTrouble *t) {
     *out = (KdImage){0};
     if (left < 0 || top < 0 || width < 1 || height < 1 || left > x->width - width || top > x->height - height) {
-        return kd_trouble(t, false, "a crop of %d x %d at (%d, %d) does not lie inside %d x %d", width, height, left, top, x->width,
-                          x->height);
+        return kd_trouble(t, false, "a crop of %d x %d at (%d, %d) does not lie inside %d x %d", width, height, left,
+                          top, x->width, x->height);
     }
     if (!kd_image_new(width, height, x->channels, x->bits, out, t)) {
         return false;

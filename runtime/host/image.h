@@ -4,7 +4,8 @@
  * lost on the way is fixed here: palettes are looked up; gray is repeated to R = G = B; alpha is dropped (not blended);
  * 16-bit samples are scaled to 8 as libpng's png_set_scale_16 does; CMYK and YCCK become RGB as Pillow makes them;
  * neither gamma nor colour profiles nor EXIF orientation change a sample. A truncated or corrupt file is an error that
- * names it; none is ever returned in part. Width times height is limited to KD_IMAGE_MAX_PIXELS before memory is asked for.
+ * names it; none is ever returned in part. Width times height is limited to KD_IMAGE_MAX_PIXELS before memory is asked
+ * for, and a PNG too short for the samples it claims is refused then too.
  */
 #ifndef KD_HOST_IMAGE_H
 #define KD_HOST_IMAGE_H
@@ -48,7 +49,8 @@ bool kd_image_name(const char *path);
 /* A fresh image of channels x bits, samples not set. false when there is no memory or it is too large. */
 bool kd_image_new(int width, int height, int channels, int bits, KdImage *out, KdTrouble *t);
 
-/* PNG. text: pairs (key, value) for tEXt, n_text strings. To memory: *out is malloc'ed, n its size. */
+/* PNG. text: n_text strings, pairs of a key (1 to 79 ASCII characters, no space at either end; others are refused) and
+ * a value in UTF-8: tEXt when it is ASCII, iTXt else. To memory: *out is malloc'ed, n its size. */
 bool kd_png_encode(const KdImage *x, const char *const *text, int n_text, void **out, size_t *n, KdTrouble *t);
 bool kd_png_write(const char *path, const KdImage *x, const char *const *text, int n_text, KdTrouble *t); /* atomic */
 

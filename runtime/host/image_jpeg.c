@@ -1,6 +1,7 @@
-/* image_jpeg.c: JPEG through libjpeg-turbo, with the decoder settings that Pillow uses (islow DCT, fancy upsampling), so that
- * pixels agree. A warning of the decoder (a truncated file decodes to a gray rest) is an error here.
- * Errors arrive by longjmp: setjmp stands in a function of its own (guarded_*), what must be freed in its caller's struct. */
+/* image_jpeg.c: JPEG through libjpeg-turbo, with the decoder settings that Pillow uses (islow DCT, fancy upsampling),
+ * so that pixels agree. A warning of the decoder (a truncated file decodes to a gray rest) is an error here. Errors
+ * arrive by longjmp: setjmp stands in a function of its own (guarded_*), what must be freed in its caller's struct.
+ * */
 #include "runtime/host/image_codec.h"
 
 #include <setjmp.h>
@@ -88,7 +89,8 @@ static bool read_rows(Jpeg *s, KdImageWant want, KdImage *out) {
         return kd_trouble(s->t, true, "%s: out of memory", s->from);
     }
     while (d->output_scanline < d->output_height) {
-        unsigned char *row = (unsigned char *)out->samples + (size_t)d->output_scanline * (size_t)out->width * (size_t)out->channels;
+        size_t row_bytes = (size_t)out->width * (size_t)out->channels;
+        unsigned char *row = (unsigned char *)out->samples + d->output_scanline * row_bytes;
         JSAMPROW to = cmyk ? s->cmyk : row;
         jpeg_read_scanlines(d, &to, 1);
         if (cmyk) {
@@ -120,7 +122,8 @@ static bool guarded_read(Jpeg *s, const void *data, size_t n, KdImageWant want, 
 bool kd_jpeg_decode(const char *from, const void *data, size_t n, KdImageWant want, KdImage *out, KdTrouble *t) {
     Jpeg s = {.from = from, .t = t};
     if (want == KD_IMAGE_INDEX) {
-        return kd_trouble(t, false, "%s is a JPEG, whose samples are not exact; a label map is a palette or gray PNG", from);
+        return kd_trouble(t, false, "%s is a JPEG, whose samples are not exact; a label map is a palette or gray PNG",
+                          from);
     }
     prepare(&s);
     bool ok = guarded_read(&s, data, n, want, out);

@@ -1,8 +1,8 @@
-/* image_png.c: PNG through libpng's row API. Transformations bring every colour type and depth to what is wanted; the file is
- * in memory, so that reading needs no I/O inside libpng. libpng reports errors by longjmp: setjmp stands in a function of
- * its own (guarded_*), and everything that must be freed afterwards lives in its caller's struct, which the jump leaves as it
- * is. Hostile heads: sizes are checked, also against what deflate could hold at most, before rows are asked for; ancillary
- * chunks but tRNS are skipped unread. */
+/* image_png.c: PNG through libpng's row API. Transformations bring every colour type and depth to what is wanted; the
+ * file is in memory, so that reading needs no I/O inside libpng. libpng reports errors by longjmp: setjmp stands in
+ * a function of its own (guarded_*), and everything that must be freed afterwards lives in its caller's struct,
+ * which the jump leaves as it is. Hostile heads: sizes are checked, also against what deflate could hold at most,
+ * before rows are asked for; ancillary chunks but tRNS are skipped unread. */
 #include "runtime/host/image_codec.h"
 
 #include <png.h>
@@ -53,7 +53,7 @@ static bool open_reader(Png *s) {
         return kd_trouble(s->t, true, "%s: out of memory", s->from);
     }
     png_set_read_fn(s->png, s, on_read);
-    png_set_user_limits(s->png, PNG_UINT_31_MAX, PNG_UINT_31_MAX); /* kd_image_size_ok has the tighter limit, with a sentence */
+    png_set_user_limits(s->png, PNG_UINT_31_MAX, PNG_UINT_31_MAX); /* kd_image_size_ok is stricter, with a sentence */
     png_set_keep_unknown_chunks(s->png, PNG_HANDLE_CHUNK_NEVER, NULL, -1); /* all but IHDR PLTE tRNS IDAT IEND */
     png_set_chunk_cache_max(s->png, 64);
     png_set_chunk_malloc_max(s->png, 8u << 20);
@@ -95,12 +95,15 @@ static void set_transforms(Png *s, KdImageWant want) {
 static bool read_rows(Png *s, KdImageWant want, KdImage *out) {
     int type = png_get_color_type(s->png, s->info);
     if (want == KD_IMAGE_INDEX && (type & PNG_COLOR_MASK_COLOR) && type != PNG_COLOR_TYPE_PALETTE) {
-        return kd_trouble(s->t, false, "%s is an RGB image; a label map is a palette or gray PNG whose samples are the classes", s->from);
+        return kd_trouble(s->t, false,
+                          "%s is an RGB image; a label map is a palette or gray PNG whose samples are the classes",
+                          s->from);
     }
-    uint64_t stored = ((uint64_t)s->width * png_get_channels(s->png, s->info) * png_get_bit_depth(s->png, s->info) + 7) / 8;
-    if (stored * (uint64_t)s->height / DEFLATE_MOST > s->n) {
-        return kd_trouble(s->t, false, "%s: broken PNG: %zu bytes cannot hold the %d x %d samples it claims", s->from, s->n, s->width,
-                          s->height);
+    uint64_t pixel_bits = (uint64_t)png_get_channels(s->png, s->info) * png_get_bit_depth(s->png, s->info);
+    uint64_t stored = ((uint64_t)s->width * pixel_bits + 7) / 8 * (uint64_t)s->height;
+    if (stored / DEFLATE_MOST > s->n) {
+        return kd_trouble(s->t, false, "%s: broken PNG: %zu bytes cannot hold the %d x %d samples it claims", s->from,
+                          s->n, s->width, s->height);
     }
     set_transforms(s, want);
     bool index = want == KD_IMAGE_INDEX;
@@ -226,8 +229,8 @@ static void put_text(Png *s, const char *key, const char *value) {
 static void write_rows(Png *s, const KdImage *x, const char *const *text, int n_text) {
     png_set_write_fn(s->png, s, on_write, on_flush);
     png_set_IHDR(s->png, s->info, (png_uint_32)x->width, (png_uint_32)x->height, x->bits,
-                 x->channels == 3 ? PNG_COLOR_TYPE_RGB : PNG_COLOR_TYPE_GRAY, PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT,
-                 PNG_FILTER_TYPE_DEFAULT);
+                 x->channels == 3 ? PNG_COLOR_TYPE_RGB : PNG_COLOR_TYPE_GRAY, PNG_INTERLACE_NONE,
+                 PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
     png_set_compression_level(s->png, 6);
     for (int i = 0; i + 1 < n_text; i += 2) {
         put_text(s, text[i], text[i + 1]);
@@ -257,7 +260,9 @@ bool kd_png_encode(const KdImage *x, const char *const *text, int n_text, void *
     *n = 0;
     for (int i = 0; i + 1 < n_text; i += 2) {
         if (!key_ok(text[i])) {
-            return kd_trouble(t, false, "\"%.100s\" cannot name a text in a PNG: 1 to 79 ASCII characters, no space at an end", text[i]);
+            return kd_trouble(t, false,
+                              "\"%.100s\" cannot name a text in a PNG: 1 to 79 ASCII characters, no space at an end",
+                              text[i]);
         }
     }
     s.png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &s, on_error, on_warning);

@@ -1,10 +1,9 @@
 /* resize.c: Pillow's resampling, to the bit for 8-bit samples.
  *
- * An output sample is a sum of input samples around centre (i + 0.5) * scale, weighted by a filter whose support grows with
- * the scale when shrinking. Weights are normalised in double, then rounded to 22 bits after the point; a sum begins at one
- * half and is clipped to 0..255. The horizontal pass comes first and is rounded to 8 bits before the vertical one; a
- * pass along a side that does not change is left out.
- */
+ * * An output sample is a sum of input samples around centre (i + 0.5) * scale, weighted by a filter whose support
+ * grows with the scale when shrinking. Weights are normalised in double, then rounded to 22 bits after the point; a
+ * sum begins at one half and is clipped to 0..255. The horizontal pass comes first and is rounded to 8 bits before
+ * the vertical one; a pass along a side that does not change is left out. */
 #include "runtime/host/image_codec.h"
 
 #include <math.h>
@@ -113,7 +112,7 @@ static void across(const KdImage *x, const Weights *w, KdImage *out) {
     }
 }
 
-/* A block of columns at a time: its sums stay in registers or the first cache, and its fixed length lets -O2 vectorise. */
+/* A block of columns at a time: its sums stay in the first cache, and its fixed length lets -O2 vectorise. */
 static void down(const uint8_t *in, size_t row, const Weights *w, int out_height, uint8_t *out) {
     for (int i = 0; i < out_height; i++, out += row) {
         const int32_t *k = w->k + (size_t)i * (size_t)w->size;
@@ -156,12 +155,12 @@ static bool nearest(const KdImage *x, int width, int height, KdImage *out, KdTro
     size_t pixel = (size_t)x->channels * (x->bits == 16 ? 2 : 1);
     double down_scale = (double)x->height / height, across_scale = (double)x->width / width;
     double from_row = down_scale * 0.5;
-    for (int r = 0; r < height; r++, from_row += down_scale) { /* added up, as Pillow does: exact halves fall as there */
+    for (int r = 0; r < height; r++, from_row += down_scale) { /* added up as Pillow does: exact halves fall as there */
+        const char *line = (const char *)x->samples + (size_t)at(from_row, x->height) * (size_t)x->width * pixel;
         double from = across_scale * 0.5;
         for (int c = 0; c < width; c++, from += across_scale) {
             memcpy((char *)out->samples + ((size_t)r * (size_t)width + (size_t)c) * pixel,
-                   (const char *)x->samples + ((size_t)at(from_row, x->height) * (size_t)x->width + (size_t)at(from, x->width)) * pixel,
-                   pixel);
+                   line + (size_t)at(from, x->width) * pixel, pixel);
         }
     }
     return true;

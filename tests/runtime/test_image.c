@@ -1,5 +1,6 @@
-/* test_image.c: every PNG colour type, depth and interlacing, JPEG's kinds, against what Pillow decodes or the samples the
- * fixtures were made of (images/expected.txt, by images/make_images.py); hostile heads, every prefix, random damage; writing. */
+/* test_image.c: every PNG colour type, depth and interlacing, JPEG's kinds, against what Pillow decodes or the samples
+ * the fixtures were made of (images/expected.txt, by images/make_images.py); hostile heads, every prefix, random
+ * damage; writing. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -61,7 +62,8 @@ static bool as_expected(const char *path, const char *name, const char *want, co
         return true;
     }
     assert_int_equal(sscanf(rest, "%d %d %d %d %" SCNx64, &w, &h, &channels, &bits, &hash), 5);
-    bool same = ok && x.width == w && x.height == h && x.channels == channels && x.bits == bits && fnv(x.samples, bytes(&x)) == hash;
+    bool same = ok && x.width == w && x.height == h && x.channels == channels && x.bits == bits &&
+                fnv(x.samples, bytes(&x)) == hash;
     if (!same) {
         print_error("%s as %s: %s\n", name, want, ok ? "other samples" : t.text);
     }
@@ -214,9 +216,14 @@ static void test_probe(void **unused) {
         const char *name;
         KdImageInfo info;
     } cases[] = {
-        {"gray1i.png", {13, 9, 1, 1}},          {"palette4t.png", {13, 9, 1, 4, true, true}}, {"rgb16.png", {13, 9, 3, 16}},
-        {"ga8.png", {13, 9, 2, 8, false, true}}, {"rgba16i.png", {13, 9, 4, 16, false, true}}, {"rgb8t.png", {13, 9, 3, 8, false, true}},
-        {"gray.jpg", {37, 29, 1, 8, .jpeg = true}}, {"cmyk.jpg", {37, 29, 4, 8, .jpeg = true}},
+        {"gray1i.png", {13, 9, 1, 1}},
+        {"palette4t.png", {13, 9, 1, 4, true, true}},
+        {"rgb16.png", {13, 9, 3, 16}},
+        {"ga8.png", {13, 9, 2, 8, false, true}},
+        {"rgba16i.png", {13, 9, 4, 16, false, true}},
+        {"rgb8t.png", {13, 9, 3, 8, false, true}},
+        {"gray.jpg", {37, 29, 1, 8, .jpeg = true}},
+        {"cmyk.jpg", {37, 29, 4, 8, .jpeg = true}},
     };
     KdTrouble t;
     KdImageInfo got;
@@ -227,7 +234,8 @@ static void test_probe(void **unused) {
         const KdImageInfo *e = &cases[i].info;
         if (got.width != e->width || got.height != e->height || got.channels != e->channels || got.bits != e->bits ||
             got.palette != e->palette || got.alpha != e->alpha || got.jpeg != e->jpeg) {
-            fail_msg("%s: probed as %d x %d, %d channels of %d bits", cases[i].name, got.width, got.height, got.channels, got.bits);
+            fail_msg("%s: probed as %d x %d, %d channels of %d bits", cases[i].name, got.width, got.height,
+                     got.channels, got.bits);
         }
     }
     assert_false(kd_image_probe(IMAGES "expected.txt", &got, &t));

@@ -1,5 +1,5 @@
-/* test_resize.c: resampling against Pillow's, bit for bit (images/resize.txt, made by images/make_images.py from the same
- * random samples), nearest on 16 bits, crop, mirror, and what is refused. */
+/* test_resize.c: resampling against Pillow's, bit for bit (images/resize.txt, made by images/make_images.py from the
+ * same random samples), nearest on 16 bits, crop, mirror, and what is refused. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -40,7 +40,9 @@ static KdImage noise(int width, int height, int channels) {
 }
 
 static KdFilter filter_of(const char *name) {
-    return strcmp(name, "nearest") == 0 ? KD_FILTER_NEAREST : strcmp(name, "bilinear") == 0 ? KD_FILTER_BILINEAR : KD_FILTER_BICUBIC;
+    return strcmp(name, "nearest") == 0    ? KD_FILTER_NEAREST
+           : strcmp(name, "bilinear") == 0 ? KD_FILTER_BILINEAR
+                                           : KD_FILTER_BICUBIC;
 }
 
 static void test_as_pillow(void **unused) {
@@ -115,7 +117,8 @@ static void test_crop(void **unused) {
         assert_memory_equal((uint8_t *)y.samples + r * 15, (uint8_t *)x.samples + ((r + 3) * 9 + 2) * 3, 15);
     }
     kd_image_free(&y);
-    static const int outside[][4] = {{-1, 0, 2, 2}, {0, -1, 2, 2}, {5, 0, 5, 7}, {0, 4, 9, 4}, {0, 0, 0, 1}, {INT32_MAX, 0, 2, 2}};
+    static const int outside[][4] = {{-1, 0, 2, 2}, {0, -1, 2, 2}, {5, 0, 5, 7},
+                                     {0, 4, 9, 4},  {0, 0, 0, 1},  {INT32_MAX, 0, 2, 2}};
     for (int i = 0; i < 6; i++) {
         const int *o = outside[i];
         assert_false(kd_image_crop(&x, o[0], o[1], o[2], o[3], &y, &t));

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """Makes the fixtures of this folder and what must come out of them: expected.txt for test_image.c, resize.txt for
-test_resize.c. Needs PIL (Pillow 9.4 was used). PNGs are written here by hand with zlib, because PIL cannot write every colour
-type and depth, nor interlaced files; their samples are therefore known, and PIL is asked to agree wherever it reads
-them the same way (not for 16 bits: PIL cuts the low byte off or clips)."""
+test_resize.c. Needs PIL (Pillow 9.4 was used). PNGs are written here by hand with zlib, because PIL cannot write every
+colour type and depth, nor interlaced files; their samples are therefore known, and PIL is asked to agree wherever it
+reads them the same way (not for 16 bits: PIL cuts the low byte off or clips)."""
 import io
 import os
 import struct
@@ -53,7 +53,8 @@ def png(px, ctype, depth, interlaced, extra=b"", size=None):
     else:
         raw = rows_of(px, range(w), range(h), depth)
     head = struct.pack(">IIBBBBB", *(size or (w, h)), depth, ctype, 0, 0, interlaced)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + extra + chunk(b"IDAT", zlib.compress(raw, 9)) + chunk(b"IEND", b""))
+    idat = chunk(b"IDAT", zlib.compress(raw, 9))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + extra + idat + chunk(b"IEND", b"")
 
 
 def to8(v, depth):
@@ -145,7 +146,8 @@ def many_scans():
 
 def hostile():
     px = [[[1, 2, 3]] * 4] * 4
-    for name, size in (("30000", (30000, 30000)), ("16384", (16384, 16384)), ("wide", (0x7FFFFFFF, 1)), ("zero", (0, 4))):
+    sizes = {"30000": (30000, 30000), "16384": (16384, 16384), "wide": (0x7FFFFFFF, 1), "zero": (0, 4)}
+    for name, size in sizes.items():
         save("hostile_%s.png" % name, png(px, 2, 8, 0, size=size))
         for want in ("rgb", "gray"):
             lines.append("hostile_%s.png %s refused" % (name, want))
@@ -177,7 +179,8 @@ def resize():
         for w, h, ow, oh in pairs:
             im = Image.frombytes(mode, (w, h), bytes(rnd() for _ in range(w * h * channels)))
             for name, f in filters:
-                out.append("%s %d %d %d %d %d %s" % (name, channels, w, h, ow, oh, fnv(im.resize((ow, oh), f).tobytes())))
+                made = fnv(im.resize((ow, oh), f).tobytes())
+                out.append("%s %d %d %d %d %d %s" % (name, channels, w, h, ow, oh, made))
     with open(os.path.join(HERE, "resize.txt"), "w") as f:
         f.write("\n".join(out) + "\n")
 
