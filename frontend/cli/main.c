@@ -39,7 +39,15 @@ static const Verb verbs[KDC_VERB_COUNT] = {
                          "By name, by the key names of the official checkpoints, by --map, or by order and shape; the map\n"
                          "that was used is printed.\n",
                          kdc_cmd_import},
-    [KDC_VERB_DATA] = {"data", "FOLDER [options]", "look a data set over: counts, sizes, names, labels, broken files", "",
+    [KDC_VERB_DATA] = {"data", "FOLDER [options]", "look a data set over: counts, sizes, names, labels, broken files",
+                       "Layouts (PHASE is train, val, test, or another name; .png, .jpg and .jpeg):\n"
+                       "  aligned   FOLDER/PHASE/X         two images side by side: A left, B right\n"
+                       "  unpaired  FOLDER/PHASEA/X        and FOLDER/PHASEB/Y: trainA, trainB\n"
+                       "  folders   FOLDER/A/PHASE/X       and FOLDER/B/PHASE/X with the same name\n"
+                       "  labels    FOLDER/PHASE_label/X   class indices (PNG); images in PHASE_img, aligned/PHASE (left half) or\n"
+                       "                                   PHASE; instance ids in PHASE_inst if there are any\n"
+                       "  plain     FOLDER/PHASE/X         or FOLDER/X: single images\n"
+                       "Every file is decoded; exit code 1 when one cannot be read or holds a label outside --classes.\n",
                        kdc_cmd_data},
     [KDC_VERB_CALL] = {"call", "FILE.kd:NAME --in IN.safetensors --out OUT.safetensors [options]",
                        "evaluate a fn, a net or steps of a session on given tensors",

@@ -226,7 +226,7 @@ static bool looks_aligned(const char *root, const char *phase) {
     KdImageInfo info;
     char *folder = join(root, phase);
     int wide = 0, others = 0;
-    if (folder && *phase && list_folder(folder, false, INT64_MAX, &l, &t)) {
+    if (folder && list_folder(folder, false, INT64_MAX, &l, &t)) {
         for (int64_t i = 0; i < l.n && i < MAX_PROBED; i++) {
             if (kd_image_probe(l.path[i], &info, &t)) {
                 *(info.width == 2 * (int64_t)info.height ? &wide : &others) += 1;
@@ -281,6 +281,18 @@ static bool push_new(KdDataList *l, const char *name, size_t n) {
     return kd_data_push(l, s);
 }
 
+/* Does the folder only make a phase together with others: A and B, trainB, train_img, train_inst? */
+static bool is_part(const KdDataList *dirs, const char *name) {
+    char *a = strdup(name);
+    bool yes = !a || strcmp(name, "A") == 0 || strcmp(name, "B") == 0 || ends(name, "_img") || ends(name, "_inst");
+    if (a && ends(name, "B")) {
+        a[strlen(a) - 1] = 'A';
+        yes = yes || contains(dirs, a);
+    }
+    free(a);
+    return yes;
+}
+
 /* What the names of the root's folders, and of those in root/A, say about phases. */
 static bool phases_of_names(const char *root, KdDataList *names, KdTrouble *t) {
     KdDataList dirs = {0}, inner = {0};
@@ -300,8 +312,10 @@ static bool phases_of_names(const char *root, KdDataList *names, KdTrouble *t) {
             ok = push_new(names, d, n - 6);
         } else if (ends(d, "A") && contains(&dirs, other)) {
             ok = push_new(names, d, n - 1);
+        } else if (!is_part(&dirs, d)) {
+            ok = push_new(names, d, n);
         }
-        ok = (ok && push_new(names, d, n)) || no_memory(t);
+        ok = ok || no_memory(t);
         free(other);
     }
     for (int64_t i = 0; ok && i < inner.n; i++) {
@@ -383,16 +397,25 @@ static bool nothing_fits(const KdDataOptions *o, const char *root, const KdDataL
                       has_images(root) ? ", and images in the folder itself (layout plain)" : "");
 }
 
+/* Where nobody said that these are pairs, single images must not be cut in two. */
+static bool may_be_aligned(const KdDataset *d, const char *phase) {
+    bool any = d->o.wanted == KD_LAYOUT_AUTO;
+    bool usual = d->o.phase || strcmp(phase, "train") == 0 || strcmp(phase, "val") == 0 || strcmp(phase, "test") == 0;
+    if (d->o.layout == KD_LAYOUT_ALIGNED || (!any && usual && *phase)) {
+        return true;
+    }
+    return !(any && !*phase) && looks_aligned(d->root, phase);
+}
+
 /* Fills d->layout and d->phase. */
 static bool choose(KdDataset *d, KdTrouble *t) {
     KdDataList phases = {0};
     KdLayout c[5];
     int n = candidates(&d->o, c);
-    bool any = d->o.layout == KD_LAYOUT_AUTO && d->o.wanted == KD_LAYOUT_AUTO, ok = phases_to_try(&d->o, d->root, &phases, t);
+    bool ok = phases_to_try(&d->o, d->root, &phases, t);
     for (int64_t i = 0; ok && !d->phase && i < phases.n; i++) {
         for (int k = 0; k < n && !d->phase; k++) {
-            if (fits(c[k], d->root, phases.path[i]) &&
-                !(any && c[k] == KD_LAYOUT_ALIGNED && !looks_aligned(d->root, phases.path[i]))) {
+            if (fits(c[k], d->root, phases.path[i]) && (c[k] != KD_LAYOUT_ALIGNED || may_be_aligned(d, phases.path[i]))) {
                 d->layout = c[k];
                 d->phase = strdup(phases.path[i]);
                 ok = d->phase || no_memory(t);

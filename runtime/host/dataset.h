@@ -83,12 +83,16 @@ bool kd_loader_next(KdLoader *l, KdSample *s, KdTrouble *t);
 double kd_loader_waited(const KdLoader *l); /* seconds that next has waited so far */
 void kd_loader_free(KdLoader *l);
 
-/* `kdc data`: decodes everything. Each finding is a line "path: what"; counts by kind. */
+/* `kdc data`: decodes everything. Each finding is a line "path: what", in the order of the lists: first what cannot be
+ * read, has a wrong label, or does not fit a crop size that the options give; then what has no counterpart. */
 typedef struct KdDataReport {
-    int64_t items, images, unreadable, unmatched;
-    int min_w, min_h, max_w, max_h;
-    int label_min, label_max; /* -1: no labels */
-    int64_t gray, alpha, sixteen; /* images of such kinds */
+    int64_t items, images; /* samples of an epoch; image files looked at */
+    int64_t unreadable, wrong, unmatched;
+    int min_w, min_h, max_w, max_h; /* of stored images and label maps; 0: none was readable */
+    int label_min, label_max;       /* -1: no labels */
+    int64_t labels;                 /* different labels that occur */
+    uint8_t occurs[65536 / 8];      /* label v: bit v % 8 of byte v / 8 */
+    int64_t gray, alpha, sixteen;   /* images (not maps) of such kinds */
     int n_lines;
     char **line;
 } KdDataReport;

@@ -25,7 +25,7 @@ static uint64_t draw(uint64_t seed, int64_t number, unsigned what) {
     return mix(mix(mix(seed) ^ (uint64_t)number) ^ what);
 }
 
-/* 0..n-1 from the upper 32 bits; n < 2^31, so no value is more than one part in two likelier than 2^-31 says. */
+/* 0..n-1 from the upper 32 bits; chances differ by less than n / 2^32 of themselves. */
 static int64_t below(uint64_t r, int64_t n) {
     return (int64_t)(((r >> 32) * (uint64_t)n) >> 32);
 }
