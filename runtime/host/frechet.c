@@ -2,13 +2,12 @@
  *
  * Moments are sums of the rows' differences to the first row, so that a large common mean costs no digits. The trace of
  * (C1 C2)^(1/2) is the sum of the roots of the eigenvalues of M = W^T C2 W with C1 = W W^T: M has the eigenvalues of
- * C1^(1/2) C2 C1^(1/2), and those of C1 C2 but for zeros. W = V L^(1/2) of C1 = V L V^T without the eigenvalues that are
- * zero to rounding: fewer rows than dims make a singular C1, and M then is only as large as its rank. Unlike a general
- * matrix root this needs no 1e-6 on the diagonals to stay finite.
+ * C1^(1/2) C2 C1^(1/2), and those of C1 C2 but for zeros. W is a pivoted Cholesky factor that ends where what is left is zero
+ * to rounding: fewer rows than dims make a singular C1, and M then is only as large as its rank. Unlike a general matrix
+ * root this needs no 1e-6 on the diagonals to stay finite.
  */
 #include "runtime/host/metrics.h"
 
-#include <float.h>
 #include <lapacke.h>
 #include <math.h>
 #include <stdlib.h>
@@ -123,11 +122,9 @@ static void transpose(size_t rows, size_t cols, const double *a, double *out) {
     }
 }
 
-/* Eigenvalues, ascending, of the symmetric a (its lower half is read); with vectors, row k of a becomes the vector of
- * value k. */
-static bool eigen(size_t n, double *a, double *value, bool vectors, KdTrouble *t) {
-    /* Column-major 'U' is the lower half of row-major a, and its columns are our rows: LAPACKE copies nothing. */
-    int info = LAPACKE_dsyevd(LAPACK_COL_MAJOR, vectors ? 'V' : 'N', 'U', (lapack_int)n, a, (lapack_int)n, value);
+/* Of the symmetric a, which is lost. */
+static bool eigenvalues(size_t n, double *a, double *value, KdTrouble *t) {
+    int info = LAPACKE_dsyevd(LAPACK_COL_MAJOR, 'N', 'L', (lapack_int)n, a, (lapack_int)n, value);
     if (info < 0) {
         return kd_trouble(t, true, "out of memory for the eigenvalues of %d x %d numbers", (int)n, (int)n);
     }
@@ -164,30 +161,37 @@ static bool covariance(size_t n, const double *mean, const double *c, const char
     return true;
 }
 
-/* Tr (c1 c2)^(1/2). a, b, d: n * n numbers each, value: n. */
-static bool root_trace(size_t n, const double *c1, const double *c2, double *a, double *b, double *d, double *value,
-                       double *out, KdTrouble *t) {
-    memcpy(a, c1, n * n * sizeof *a);
-    if (!eigen(n, a, value, true, t)) {
-        return false;
+/* a, symmetric, becomes W^T, [rank][n], with W W^T = a but for what is zero to rounding. false after *t. */
+static bool factor(size_t n, double *a, double *work, lapack_int *pivot, size_t *rank, KdTrouble *t) {
+    lapack_int r = 0;
+    int info = LAPACKE_dpstrf(LAPACK_COL_MAJOR, 'L', (lapack_int)n, a, (lapack_int)n, pivot, &r, -1);
+    if (info < 0) {
+        return kd_trouble(t, true, "out of memory for the factors of %d x %d numbers", (int)n, (int)n);
     }
-    size_t zero = 0;
-    while (zero < n && value[zero] <= (double)n * DBL_EPSILON * value[n - 1]) {
-        zero++;
-    }
-    size_t rank = n - zero;
-    double *wt = a + zero * n; /* W^T: [rank][n] */
-    for (size_t k = 0; k < rank; k++) {
-        double root = sqrt(value[zero + k]);
-        for (size_t i = 0; i < n; i++) {
-            wt[k * n + i] *= root;
+    *rank = (size_t)r; /* info 1: below n */
+    memset(work, 0, *rank * n * sizeof *work);
+    for (size_t k = 0; k < *rank; k++) { /* column k of L, its rows back in their places */
+        for (size_t i = k; i < n; i++) {
+            work[k * n + (size_t)pivot[i] - 1] = a[k * n + i];
         }
     }
-    product(rank, n, n, wt, c2, b);
-    transpose(rank, n, wt, d);
-    product(rank, n, rank, b, d, a); /* wt is not needed any more */
+    memcpy(a, work, *rank * n * sizeof *a);
+    return true;
+}
+
+/* Tr (c1 c2)^(1/2). a, b, d: n * n numbers each; value, pivot: n. */
+static bool root_trace(size_t n, const double *c1, const double *c2, double *a, double *b, double *d, double *value,
+                       lapack_int *pivot, double *out, KdTrouble *t) {
+    size_t rank = 0;
+    memcpy(a, c1, n * n * sizeof *a);
+    if (!factor(n, a, b, pivot, &rank, t)) {
+        return false;
+    }
+    product(rank, n, n, a, c2, b);
+    transpose(rank, n, a, d);
+    product(rank, n, rank, b, d, a); /* the factor is not needed any more */
     *out = 0;
-    if (rank && !eigen(rank, a, value, false, t)) {
+    if (rank && !eigenvalues(rank, a, value, t)) {
         return false;
     }
     for (size_t k = 0; k < rank; k++) {
@@ -206,11 +210,15 @@ bool kd_frechet(int dims, const double *m1, const double *c1, const double *m2, 
         return false;
     }
     double *all = malloc((3 * n * n + n) * sizeof *all), root = 0, sum = 0;
-    if (!all) {
+    lapack_int *pivot = malloc(n * sizeof *pivot);
+    if (!all || !pivot) {
+        free(all);
+        free(pivot);
         return kd_trouble(t, true, "out of memory for the Frechet distance of %d features", dims);
     }
-    bool ok = root_trace(n, c1, c2, all, all + n * n, all + 2 * n * n, all + 3 * n * n, &root, t);
+    bool ok = root_trace(n, c1, c2, all, all + n * n, all + 2 * n * n, all + 3 * n * n, pivot, &root, t);
     free(all);
+    free(pivot);
     for (size_t i = 0; i < n; i++) {
         double d = m1[i] - m2[i];
         sum += d * d + c1[i * n + i] + c2[i * n + i];

@@ -18,7 +18,7 @@ void kd_moments_add(KdMoments *m, const float *row);
 void kd_moments_free(KdMoments *m);
 /* mean[dims], cov[dims * dims]; needs at least two rows. */
 bool kd_moments_get(const KdMoments *m, double *mean, double *cov, KdTrouble *t);
-/* |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al. 2017), by symmetric eigenvalues (LAPACK dsyevd). Singular
+/* |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al. 2017), by symmetric eigenvalues (LAPACK dpstrf, dsyevd). Singular
  * covariances are fine. NaN, infinity, and what is no covariance are refused. */
 bool kd_frechet(int dims, const double *m1, const double *c1, const double *m2, const double *c2, double *out, KdTrouble *t);
 
