@@ -61,6 +61,9 @@ double kdc_now(void); /* seconds */
 bool kdc_probe(const KdcProgram *p, const char *name, bool session, const KdNetOptions *o,
                const char *const *names, int n, int *rank);
 
+/* Multiply-accumulates of net `name` applied at height x width, batch 1. false when it cannot be elaborated by itself. */
+bool kdc_probe_macs(const KdcProgram *p, const char *name, int64_t height, int64_t width, KdMacs *macs);
+
 /* How networks are applied in a session: each different "in Unet[ngf = 16] applied to x: [1, 3, 256, 256]" of its
  * elaboration, in p's context; NULL when it cannot be elaborated. */
 const char *const *kdc_applications(KdcProgram *p, const char *session, int *n);

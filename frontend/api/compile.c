@@ -297,6 +297,23 @@ bool kdc_probe(const KdcProgram *p, const char *name, bool session, const KdNetO
     return ok;
 }
 
+bool kdc_probe_macs(const KdcProgram *p, const char *name, int64_t height, int64_t width, KdMacs *macs) {
+    KdContext *cx = kd_context_new();
+    volatile bool ok = false;
+    KdLanding l;
+    if (!cx) {
+        return false;
+    }
+    if (KD_TRY(cx, l)) {
+        KdFunc *f = probe(p, cx, name, false, (KdNetOptions){.batch = 1, .height = height, .width = width});
+        *macs = f ? kd_lang_macs(f) : *macs;
+        ok = f != NULL;
+        kd_landing_pop(cx);
+    }
+    kd_context_free(cx);
+    return ok;
+}
+
 typedef KD_VEC(const char *) Texts;
 
 /* The applications among the places of f's nodes and of what led there, each place once. */

@@ -293,7 +293,9 @@ static void network_rows(Train *t) {
             parameters += mine && !buffer && (x->role == KDC_WEIGHT || x->role == KDC_FROZEN) ? x->count : 0;
         }
         if (parameters) {
-            row[count++] = (KdcReportRow){d[i].name, d[i].value, d[i].frozen, parameters, -1};
+            KdMacs m;
+            bool known = kdc_probe_macs(t->p, d[i].name, t->feed.height, t->feed.width, &m);
+            row[count++] = (KdcReportRow){d[i].name, d[i].value, d[i].frozen, parameters, known ? m.t_in : -1};
         }
     }
     t->out.report.net = row;
@@ -325,7 +327,8 @@ static void print_plan(const Train *t) {
     fprintf(stderr, "%s -> %s\n", t->out.report.title, t->folder);
     for (int i = 0; i < t->out.report.n_nets; i++) {
         const KdcReportRow *r = &t->out.report.net[i];
-        fprintf(stderr, "  %-9s%s%s, %" PRId64 " parameters\n", r->name, r->frozen ? "frozen " : "", r->what, r->parameters);
+        fprintf(stderr, "  %-9s%s%s, %" PRId64 " parameters%s\n", r->name, r->frozen ? "frozen " : "", r->what, r->parameters,
+                r->macs < 0 ? "" : kd_format(t->p->cx, ", %.4g G MACs", r->macs / 1e9));
     }
     for (int i = 0; i < t->out.report.n_plan; i++) {
         fprintf(stderr, "  %-9s%s\n", t->out.report.plan[i].key, t->out.report.plan[i].value);

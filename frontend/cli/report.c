@@ -27,7 +27,7 @@ static const char style[] =
     "figure{margin:0 0 14px}figcaption{color:var(--soft);font-size:13px;margin:0 0 4px}img{max-width:100%;height:auto;border-radius:6px;"
     "image-rendering:auto}.latest img{min-width:min(100%,640px)}.wide{overflow-x:auto}table{border-collapse:collapse;width:100%}"
     "td,th{text-align:left;padding:5px 14px 5px 0;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}"
-    "th{font-weight:600;font-size:13px;color:var(--soft)}td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}";
+    "th{font-weight:600;font-size:13px;color:var(--soft);white-space:nowrap}th.n{text-align:right}td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}";
 
 /* ---- text ------------------------------------------------------------------------------------------- */
 
@@ -361,8 +361,8 @@ static void networks(Page *p, const KdcReport *r) {
     for (int i = 0; i < r->n_nets; i++) {
         macs = macs || r->net[i].macs >= 0;
     }
-    print(p, "<h2>Networks</h2><div class=\"card\"><table><tr><th>name</th><th>what</th><th></th><th>parameters</th>%s</tr>",
-          macs ? "<th>MACs</th>" : "");
+    print(p, "<h2>Networks</h2><div class=\"card\"><table><tr><th>name</th><th>what</th><th></th><th class=\"n\">parameters</th>%s</tr>",
+          macs ? "<th class=\"n\">MACs</th>" : "");
     for (int i = 0; i < r->n_nets; i++) {
         char text[48];
         const KdcReportRow *row = &r->net[i];
