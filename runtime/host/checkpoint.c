@@ -1,4 +1,7 @@
-/* checkpoint.c: see checkpoint.h. The sum goes over the tensors' bytes in the order given, which is their order in the file. */
+/* checkpoint.c: see checkpoint.h. The sum goes over the tensors' bytes in the order given, which is their order in the file.
+ * A run that was killed while it wrote leaves a temporary file (file.c: .kdc-PID-N.tmp); the next one that writes into the
+ * folder removes it, unless its process still lives. */
+#define _POSIX_C_SOURCE 200809L
 #include "runtime/host/checkpoint.h"
 
 #include "runtime/host/checksum.h"
@@ -6,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,19 +71,42 @@ static int64_t *list(const char *folder, int *n, KdTrouble *t) {
     return step;
 }
 
-/* Removes all but the newest two. What cannot be removed stays: it does no harm. */
-static void drop_old(const char *folder) {
-    int n;
+/* Removes all before `step` but the newest of them. What cannot be removed stays: it does no harm. */
+static void drop_old(const char *folder, int64_t step) {
+    int n, before = 0;
     KdTrouble ignored;
-    int64_t *step = list(folder, &n, &ignored);
-    for (int i = 2; i < n; i++) {
-        char *path = path_of(folder, step[i]);
+    int64_t *all = list(folder, &n, &ignored);
+    for (int i = 0; i < n; i++) {
+        before += all[i] < step ? 1 : 0;
+        char *path = all[i] < step && before > 1 ? path_of(folder, all[i]) : NULL;
         if (path) {
             unlink(path);
         }
         free(path);
     }
-    free(step);
+    free(all);
+}
+
+/* Is it a temporary file that nobody will finish? One of this process is: a run's folder is written by one thread, in turn. */
+static bool left_over(const char *name) {
+    long pid;
+    int end = 0;
+    if (sscanf(name, ".kdc-%ld-%*d.tmp%n", &pid, &end) != 1 || end == 0 || name[end] || pid <= 0) {
+        return false;
+    }
+    return pid == (long)getpid() || (kill((pid_t)pid, 0) != 0 && errno == ESRCH);
+}
+
+static void drop_left_over(const char *folder) {
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (left_over(e->d_name)) {
+            unlinkat(dirfd(d), e->d_name, 0);
+        }
+    }
+    if (d) {
+        closedir(d);
+    }
 }
 
 bool kd_checkpoint_write(const char *folder, int64_t step, const KdTensorOut *x, int n, const char *const *meta, int n_meta,
@@ -101,14 +128,17 @@ bool kd_checkpoint_write(const char *folder, int64_t step, const KdTensorOut *x,
     }
     snprintf(sum, sizeof sum, "%08" PRIx32, crc);
     snprintf(at, sizeof at, "%" PRId64, step);
-    memcpy(all, meta, sizeof *all * 2 * (size_t)n_meta);
+    if (n_meta) {
+        memcpy(all, meta, sizeof *all * 2 * (size_t)n_meta);
+    }
     const char *own[] = {"step", at, "checksum", sum};
     memcpy(all + 2 * n_meta, own, sizeof own);
     bool ok = kd_weights_write(path, x, n, all, n_meta + 2, t);
     free(path);
     free(all);
     if (ok) {
-        drop_old(folder);
+        drop_old(folder, step);
+        drop_left_over(folder);
     }
     return ok;
 }
