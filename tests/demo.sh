@@ -38,7 +38,8 @@ for loss in l1 kd adv d_loss; do
 done
 
 say "what was learned: the student against the teacher on 10 photographs that it has not seen, before and after"
-compare=(--data $data/photos/test --against T --weights T=$data/wave.safetensors "${student[@]}" --crop-size 256x256)
+compare=(--data $data/photos/test --layout plain --against T --metrics l1,psnr,ssim --weights T=$data/wave.safetensors
+    "${student[@]}")
 show $kdc eval $recipe:S "${compare[@]}"
 show $kdc eval $recipe:S "${compare[@]}" --weights S="$weights"
 
