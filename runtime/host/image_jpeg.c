@@ -1,7 +1,6 @@
 /* image_jpeg.c: JPEG through libjpeg-turbo, with the decoder settings that Pillow uses (islow DCT, fancy upsampling),
  * so that pixels agree. A warning of the decoder (a truncated file decodes to a gray rest) is an error here. Errors
- * arrive by longjmp: setjmp stands in a function of its own (guarded_*), what must be freed in its caller's struct.
- * */
+ * arrive by longjmp: setjmp stands in a function of its own (guarded_*), what must be freed in its caller's struct. */
 #include "runtime/host/image_codec.h"
 
 #include <setjmp.h>

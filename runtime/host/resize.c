@@ -1,6 +1,6 @@
 /* resize.c: Pillow's resampling, to the bit for 8-bit samples.
  *
- * * An output sample is a sum of input samples around centre (i + 0.5) * scale, weighted by a filter whose support
+ * An output sample is a sum of input samples around centre (i + 0.5) * scale, weighted by a filter whose support
  * grows with the scale when shrinking. Weights are normalised in double, then rounded to 22 bits after the point; a
  * sum begins at one half and is clipped to 0..255. The horizontal pass comes first and is rounded to 8 bits before
  * the vertical one; a pass along a side that does not change is left out. */
