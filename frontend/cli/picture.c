@@ -1,0 +1,559 @@
+/* picture.c: see picture.h. Whether a size works is found by elaborating at it in a program of its own, which is then
+ * compiled, or thrown away together with what it had to say. */
+#include "frontend/cli/picture.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SIZES = 4, MOST_MULTIPLE = 1024 };
+#define MOST_KEPT (1LL << 30) /* bytes of activations of the sizes that are kept */
+
+typedef enum Takes { TAKES_RGB, TAKES_GRAY, TAKES_STORED, TAKES_ONE_HOT, TAKES_LABELS } Takes;
+
+typedef struct Size {
+    KdcProgram *q; /* NULL: free */
+    KdcRunnable *r;
+    KdcTensor *in, *out;
+    int height, width;               /* of the picture */
+    int padded_height, padded_width; /* of what the network is given */
+    int scale;
+    int64_t bytes, used; /* used: number of the run */
+} Size;
+
+struct KdcPictureNet {
+    KdcProgram *p;
+    const KdcArgs *a;
+    const KdcFiles *files;
+    const char *name;
+    Takes takes;
+    bool give; /* the number of channels is the caller's to say: 3 */
+    bool said; /* what is wrong with a size: once is enough */
+    KD_VEC(KdcTensor *) weights; /* in p's memory */
+    int filled;                  /* of them */
+    Size size[SIZES];
+    Size *last;
+    int64_t runs;
+};
+
+/* ---- looking at an elaborated network ------------------------------------------------------------------ */
+
+typedef enum Fit {
+    FIT_YES,
+    FIT_NOT_NOW, /* not at this size */
+    FIT_NEVER,   /* it is no network for pictures; said in its context */
+} Fit;
+
+/* The compiler's own scalars: what random numbers (dropout left on) are drawn from. */
+static bool own_scalar(const char *name, int rank) {
+    return rank == 0 && (strcmp(name, "rng_seed") == 0 || strcmp(name, "rng_step") == 0);
+}
+
+static bool takes_of(const KdType *t, Takes *takes) {
+    bool four = t->rank == 4, batch = t->rank > 0 && t->dim[0] == 1;
+    if (batch && four && t->dtype == KD_F32) {
+        *takes = t->dim[1] == 3 ? TAKES_RGB : t->dim[1] == 1 ? TAKES_GRAY : TAKES_ONE_HOT;
+        return true;
+    }
+    if (batch && four && t->dtype == KD_U8 && t->dim[1] == 3) {
+        *takes = TAKES_STORED;
+        return true;
+    }
+    *takes = TAKES_LABELS;
+    return batch && t->dtype == KD_I32 && (t->rank == 3 || (four && t->dim[1] == 1));
+}
+
+static const char *input_text(const KdFunc *f, KdValue v) {
+    KdStr s = {.cx = f->cx};
+    const KdType *t = kd_vtype(f, v);
+    static const char *const dtype[] = {[KD_F32] = "", [KD_I32] = "i32", [KD_U8] = "u8"};
+    kd_str_printf(&s, "%s: %s[", kd_attr_str(f, kd_node(f, v), "name"), dtype[t->dtype]);
+    for (int i = 0; i < t->rank; i++) {
+        kd_str_printf(&s, "%s%lld", i ? ", " : "", (long long)t->dim[i]);
+    }
+    kd_str_add(&s, "]", 1);
+    return s.s;
+}
+
+static Fit find_input(const char *name, const KdFunc *f, KdValue *input, Takes *takes) {
+    KdStr all = {.cx = f->cx};
+    int n = 0;
+    for (int i = 0; i < f->inputs.n; i++) {
+        KdValue v = f->inputs.v[i];
+        const char *called = kd_attr_str(f, kd_node(f, v), "name");
+        if (kd_input_role(f, v) == KD_DATA && !own_scalar(called, kd_vtype(f, v)->rank)) {
+            kd_str_printf(&all, "%s%s", n++ ? ", " : "", input_text(f, v));
+            *input = v;
+        }
+    }
+    if (n == 1 && takes_of(kd_vtype(f, *input), takes)) {
+        return FIT_YES;
+    }
+    kd_error(f->cx, 0, "%s takes %s: expected one picture, [1, 3, h, w] or [1, 1, h, w], or a label map, [1, classes, h, w] or i32[1, h, w]",
+             name, n ? all.s : "no input");
+    return FIT_NEVER;
+}
+
+static Fit look(const char *name, const KdFunc *f, int height, int width, Takes *takes, int *scale) {
+    KdValue input = KD_NONE;
+    Fit fit = find_input(name, f, &input, takes);
+    if (fit != FIT_YES) {
+        return fit;
+    }
+    const KdType *in = kd_vtype(f, input), *out = kd_vtype(f, f->outputs.v[0].value);
+    if (strcmp(f->outputs.v[0].name, "out") != 0 || out->rank != 4 || out->dtype != KD_F32 || out->dim[1] > 65536) {
+        kd_error(f->cx, 0, "%s gives no picture: expected one output, [1, channels, h, w]", name);
+        return FIT_NEVER;
+    }
+    if (in->dim[in->rank - 2] != height || in->dim[in->rank - 1] != width) {
+        return FIT_NOT_NOW;
+    }
+    int64_t s = out->dim[2] / height;
+    *scale = (int)s;
+    bool whole = s >= 1 && out->dim[0] == 1 && out->dim[2] == s * height && out->dim[3] == s * width && s <= 64;
+    if (!whole) {
+        kd_error(f->cx, 0, "%s makes [%lld, %lld, %lld, %lld] of a picture [1, %d, %d] (height, width): no whole number of times as large",
+                 name, (long long)out->dim[0], (long long)out->dim[1], (long long)out->dim[2], (long long)out->dim[3], height, width);
+    }
+    return whole ? FIT_YES : FIT_NOT_NOW;
+}
+
+/* ---- one size ---------------------------------------------------------------------------------------- */
+
+typedef struct Try {
+    KdcProgram *q;
+    KdcUnit unit;
+    Takes takes;
+    int scale, height, width;
+    Fit fit;
+} Try;
+
+static KdcProgram *open_at(KdcProgram *p, int height, int width) {
+    KdcOptions o = p->o;
+    o.batch = 1;
+    o.height = height;
+    o.width = width;
+    KdcProgram *q = kdc_open(p->file, p->text, p->text_size, &o);
+    if (!q) {
+        kd_raise(p->cx, KD_FAIL_MACHINE, "out of memory for %s at %dx%d", p->file, height, width);
+    }
+    return q;
+}
+
+/* Elaborates at height x width. The program stays open: t->q. */
+static void attempt(const KdcPictureNet *n, int height, int width, bool give, Try *t) {
+    KdcShape x = {.name = "x", .dtype = KDC_F32, .rank = 4, .dim = {1, 3, height, width}};
+    KdcShapes s = {.given = &x, .n_given = give};
+    volatile Fit fit = FIT_NOT_NOW;
+    KdNetOptions o;
+    KdLanding l;
+    *t = (Try){.q = open_at(n->p, height, width), .height = height, .width = width};
+    if (kdc_status(t->q) == KDC_OK && KD_TRY(t->q->cx, l)) {
+        if (kdc_net_options(t->q, &s, &o) && kdc_unit_net(t->q, n->name, &o, &t->unit)) {
+            fit = look(n->name, t->unit.func, height, width, &t->takes, &t->scale);
+        }
+        kd_landing_pop(t->q->cx);
+    } else if (kdc_status(t->q) == KDC_OK) {
+        kdc_failed(t->q);
+    }
+    t->fit = fit;
+}
+
+static int64_t up_to(int64_t x, int64_t multiple) {
+    return (x + multiple - 1) / multiple * multiple;
+}
+
+/* The first size at or above height x width that works. mirrored: only those that one mirroring reaches; *far is then the
+ * first that works beyond. The messages of the exact size are printed if nothing works (print). */
+static Try find_size(KdcPictureNet *n, int height, int width, bool mirrored, bool give, bool print, Try *far) {
+    Try first = {0}, t = {0};
+    *far = (Try){0};
+    for (int64_t multiple = 1; multiple <= MOST_MULTIPLE; multiple *= 2) {
+        int64_t h = up_to(height, multiple), w = up_to(width, multiple);
+        if (h > INT32_MAX || w > INT32_MAX || (first.q && h == t.height && w == t.width)) {
+            continue;
+        }
+        attempt(n, (int)h, (int)w, give, &t);
+        bool reached = !mirrored || (h < 2LL * height && w < 2LL * width);
+        if (t.fit == FIT_YES && !reached) {
+            *far = t;
+            far->q = NULL;
+        }
+        if ((t.fit == FIT_YES && reached) || t.fit == FIT_NEVER) {
+            if (first.q) {
+                kdc_close(first.q);
+            }
+            return t;
+        }
+        if (first.q) {
+            kdc_close(t.q);
+        } else {
+            first = t;
+        }
+        if (far->height) {
+            break;
+        }
+    }
+    kdc_settle(first.q, 0);
+    if (print) {
+        kdc_print_messages(first.q, stderr, n->a->color);
+    }
+    return first;
+}
+
+/* ---- weights ----------------------------------------------------------------------------------------- */
+
+/* A weight of any size is the one that p holds by that name. */
+static KdcTensor *shared(void *user, const KdFunc *f, KdValue input) {
+    KdcPictureNet *n = user;
+    const KdType *type = kd_vtype(f, input);
+    if (kd_input_role(f, input) == KD_DATA) {
+        return NULL;
+    }
+    const char *name = kd_attr_str(f, kd_node(f, input), "name");
+    for (int i = 0; i < n->weights.n; i++) {
+        KdcTensor *t = n->weights.v[i];
+        if (strcmp(t->name, name) != 0) {
+            continue;
+        }
+        if (t->rank != type->rank || memcmp(t->dim, type->dim, sizeof *t->dim * (size_t)t->rank) != 0) {
+            kd_raise(f->cx, KD_FAIL_INPUT, "%s: the shape of weight %s depends on the size of the picture; it was %s at first", n->name,
+                     name, kdc_tensor_shape(f->cx, t));
+        }
+        return t;
+    }
+    KdcTensor *t = KD_NEW(n->p->cx, KdcTensor);
+    *t = kdc_tensor_of(n->p, f, input); /* names and text of it are the other program's */
+    t->name = kd_intern_z(n->p->cx, t->name);
+    t->init = kd_intern_z(n->p->cx, t->init);
+    kd_push(n->p->cx, &n->weights, t);
+    return t;
+}
+
+/* The files for this network: those given as NAME=FILE and those given for all. */
+static bool own_files(KdcPictureNet *n, KdcFiles *out) {
+    const char *dotted = kd_format(n->p->cx, "%s.", n->name);
+    *out = (KdcFiles){.in = NULL};
+    for (int i = 0; i < n->files->weights.n; i++) {
+        KdcWeightsFile w = n->files->weights.v[i];
+        if (*w.net && strcmp(w.net, dotted) != 0) {
+            kd_error(n->p->cx, 0, "%s: given for %.*s, but the network is %s", w.file, (int)strlen(w.net) - 1, w.net, n->name);
+            return false;
+        }
+        w.net = "";
+        kd_push(n->p->cx, &out->weights, w);
+    }
+    return true;
+}
+
+static bool fill_weights(KdcPictureNet *n) {
+    KdcArgs a = *n->a;
+    KdcFiles files;
+    if (n->filled == n->weights.n) {
+        return true;
+    }
+    a.name = n->name;
+    if (!own_files(n, &files)) {
+        return false;
+    }
+    if (files.weights.n == 0 && !a.quiet) {
+        fprintf(stderr, "kdc: warning: no weights for %s were given: they are random (--weights FILE)\n", n->name);
+    }
+    n->filled = n->weights.n;
+    return kdc_fill_weights(n->p, &a, &files, true, n->weights.v, n->weights.n);
+}
+
+/* ---- sizes that are kept -------------------------------------------------------------------------------- */
+
+static void drop(KdcPictureNet *n, Size *s) {
+    if (s->q) {
+        kdc_close(s->q);
+    }
+    n->last = n->last == s ? NULL : n->last;
+    *s = (Size){0};
+}
+
+/* A free place, after dropping what was used longest ago: so much that `bytes` more may be kept. */
+static Size *place_for(KdcPictureNet *n, int64_t bytes) {
+    for (;;) {
+        Size *free_one = NULL, *oldest = NULL;
+        int64_t kept = 0;
+        for (int i = 0; i < SIZES; i++) {
+            Size *s = &n->size[i];
+            free_one = s->q ? free_one : s;
+            oldest = s->q && (!oldest || s->used < oldest->used) ? s : oldest;
+            kept += s->bytes;
+        }
+        if (free_one && (!oldest || kept + bytes <= MOST_KEPT)) {
+            return free_one;
+        }
+        drop(n, oldest);
+    }
+}
+
+/* In q's landing. */
+static bool compile(KdcPictureNet *n, Try *t, Size *s) {
+    kdc_unit_passes(t->q, &t->unit, &t->q->host);
+    int64_t bytes = t->unit.result.loops->arena;
+    place_for(n, bytes); /* before there is more */
+    if (!kdc_unit_jit(t->q, &t->unit)) {
+        return false;
+    }
+    *s = (Size){.padded_height = t->height, .padded_width = t->width, .scale = t->scale, .bytes = bytes};
+    s->r = kdc_runnable_new(t->q, &t->unit, shared, n, NULL);
+    s->out = kdc_find_output(s->r, "out");
+    for (int i = 0; i < kdc_input_count(s->r); i++) {
+        KdcTensor *x = kdc_input(s->r, i);
+        if (x->role == KDC_DATA && own_scalar(x->name, x->rank)) {
+            *(int32_t *)x->data = strcmp(x->name, "rng_step") == 0;
+        } else if (x->role == KDC_DATA) {
+            s->in = x;
+        }
+    }
+    return true;
+}
+
+/* The messages of a size's own program are printed now; the command's program carries the exit code. */
+static bool failed_size(KdcPictureNet *n, KdcProgram *q) {
+    kdc_settle(q, 0);
+    kdc_print_messages(q, stderr, n->a->color);
+    n->p->status = kdc_status(q) == KDC_OK ? KDC_INPUT : kdc_status(q);
+    kdc_close(q);
+    return false;
+}
+
+static bool too_small(const KdcPictureNet *n, const KdImage *in, const Try *far, KdTrouble *t) {
+    if (far->height) {
+        return kd_trouble(t, false, "%d x %d pixels are too few for %s: it works from %d x %d on (mirroring makes up for less than half)",
+                          in->width, in->height, n->name, far->width, far->height);
+    }
+    return kd_trouble(t, false, "%s cannot take %d x %d pixels, nor more around them", n->name, in->width, in->height);
+}
+
+static Size *open_size(KdcPictureNet *n, const KdImage *in, KdTrouble *trouble) {
+    Try far;
+    Try t = find_size(n, in->height, in->width, true, n->give, !n->said, &far);
+    if (t.fit != FIT_YES) {
+        KdcStatus status = kdc_status(t.q);
+        kdc_close(t.q);
+        n->said = true;
+        kd_trouble(trouble, status == KDC_MACHINE, "%s failed at %d x %d", n->name, in->width, in->height);
+        if (status != KDC_MACHINE) {
+            too_small(n, in, &far, trouble);
+        }
+        return NULL;
+    }
+    volatile bool ok = false;
+    Size s = {0};
+    KdLanding l;
+    if (KD_TRY(t.q->cx, l)) {
+        ok = compile(n, &t, &s);
+        kd_landing_pop(t.q->cx);
+    } else {
+        kdc_failed(t.q);
+    }
+    if (!ok) {
+        failed_size(n, t.q);
+        return NULL;
+    }
+    if (!fill_weights(n)) {
+        kdc_settle(n->p, 0);
+        kdc_close(t.q);
+        return NULL;
+    }
+    Size *place = place_for(n, s.bytes);
+    s.q = t.q;
+    s.height = in->height;
+    s.width = in->width;
+    *place = s;
+    return place;
+}
+
+/* ---- pixels ------------------------------------------------------------------------------------------- */
+
+/* Where the pixel at i of a row that was made longer comes from: 0 1 2 3 | 2 1 0 1 2 3 ... */
+static int mirrored_index(int i, int n) {
+    int period = n > 1 ? 2 * (n - 1) : 1;
+    i %= period;
+    return i < n ? i : period - i;
+}
+
+static int sample_at(const KdImage *x, int64_t i) {
+    return x->bits == 16 ? ((const uint16_t *)x->samples)[i] : ((const uint8_t *)x->samples)[i];
+}
+
+static void put(const KdcPictureNet *n, KdcTensor *t, const float *value, int channels, int64_t at, int64_t plane, int c, int v) {
+    switch (n->takes) {
+    case TAKES_RGB:
+    case TAKES_GRAY:
+        ((float *)t->data)[c * plane + at] = value[v];
+        return;
+    case TAKES_STORED:
+        ((uint8_t *)t->data)[c * plane + at] = (uint8_t)v;
+        return;
+    case TAKES_ONE_HOT:
+        if (v < channels) {
+            ((float *)t->data)[v * plane + at] = 1;
+        }
+        return;
+    case TAKES_LABELS:
+        ((int32_t *)t->data)[at] = v;
+        return;
+    }
+}
+
+static void fill_input(const KdcPictureNet *n, const Size *s, const KdImage *x) {
+    double lo = n->a->range_lo, hi = n->a->range_hi;
+    int64_t plane = (int64_t)s->padded_height * s->padded_width;
+    int classes = s->in->rank == 4 ? (int)s->in->dim[1] : 1;
+    float value[256]; /* of -1..1: in the arithmetic of training scripts */
+    for (int v = 0; v < 256; v++) {
+        value[v] = lo == -1 && hi == 1 ? ((float)v / 255 - 0.5f) / 0.5f : (float)(lo + v * (hi - lo) / 255);
+    }
+    if (n->takes == TAKES_ONE_HOT) {
+        memset(s->in->data, 0, (size_t)kdc_tensor_bytes(s->in));
+    }
+    for (int r = 0; r < s->padded_height; r++) {
+        int64_t row = (int64_t)mirrored_index(r, x->height) * x->width;
+        for (int k = 0; k < s->padded_width; k++) {
+            int64_t from = row + mirrored_index(k, x->width);
+            for (int c = 0; c < x->channels; c++) {
+                put(n, s->in, value, classes, (int64_t)r * s->padded_width + k, plane, c, sample_at(x, from * x->channels + c));
+            }
+        }
+    }
+}
+
+static int to_byte(const KdcArgs *a, float x) {
+    double lo = a->range_lo, hi = a->range_hi;
+    float v = lo == -1 && hi == 1 ? (x + 1) / 2 * 255 : (float)(((double)x - lo) / (hi - lo) * 255);
+    v = a->truncate ? v : floorf(v) + (v - floorf(v) >= 0.5f ? 1 : 0);
+    return v >= 255 ? 255 : v > 0 ? (int)v : 0;
+}
+
+static int largest(const float *x, int64_t plane, int64_t channels) {
+    int best = 0;
+    for (int c = 1; c < channels; c++) {
+        best = x[c * plane] > x[best * plane] ? c : best;
+    }
+    return best;
+}
+
+/* The part of the output that belongs to the picture. */
+static bool take_output(const KdcPictureNet *n, const Size *s, KdImage *out, KdTrouble *t) {
+    const float *y = s->out->data;
+    int64_t channels = s->out->dim[1], row = s->out->dim[3], plane = s->out->dim[2] * row;
+    bool labels = channels != 1 && channels != 3;
+    int count = labels ? 1 : (int)channels;
+    for (int64_t i = 0; i < s->out->count; i++) {
+        if (!isfinite(y[i])) {
+            return kd_trouble(t, false, "%s gives NaN or infinity", n->name);
+        }
+    }
+    if (!kd_image_new(s->width * s->scale, s->height * s->scale, count, labels && channels > 256 ? 16 : 8, out, t)) {
+        return false;
+    }
+    for (int r = 0; r < out->height; r++) {
+        for (int k = 0; k < out->width; k++) {
+            const float *at = y + r * row + k;
+            for (int c = 0; c < count; c++) {
+                int v = labels ? largest(at, plane, channels) : to_byte(n->a, at[c * plane]);
+                int64_t to = ((int64_t)r * out->width + k) * count + c;
+                if (out->bits == 16) {
+                    ((uint16_t *)out->samples)[to] = (uint16_t)v;
+                } else {
+                    ((uint8_t *)out->samples)[to] = (uint8_t)v;
+                }
+            }
+        }
+    }
+    return true;
+}
+
+/* ---- public ------------------------------------------------------------------------------------------- */
+
+KdImageWant kdc_picture_want(const KdcPictureNet *n) {
+    switch (n->takes) {
+    case TAKES_RGB:
+    case TAKES_STORED:
+        return KD_IMAGE_RGB8;
+    case TAKES_GRAY:
+        return KD_IMAGE_GRAY8;
+    case TAKES_ONE_HOT:
+    case TAKES_LABELS:
+        return KD_IMAGE_INDEX;
+    }
+    return KD_IMAGE_RGB8;
+}
+
+const KdcTensor *kdc_picture_output(const KdcPictureNet *n) {
+    return n->last ? n->last->out : NULL;
+}
+
+static bool is_net(KdcProgram *p, const char *name) {
+    const KdDecl *d = kdc_cli_find(p, name);
+    if (!d || d->kind == KD_DECL_INSTANCE || d->kind == KD_DECL_NET || d->kind == KD_DECL_FN) {
+        return true; /* of one that is not there, elaboration says what is near */
+    }
+    kd_error(p->cx, 0, "%s is a %s; expected a network", name, d->kind == KD_DECL_SESSION ? "session" : "value");
+    return false;
+}
+
+/* At the picture's size, or at the language's own when that is not known or too small; channels as declared, else 3. */
+static bool look_at(KdcPictureNet *n, int height, int width) {
+    Try far, t = {0};
+    for (int i = 0; i < 4; i++) {
+        bool exact = i < 2 && height;
+        n->give = i % 2;
+        t = find_size(n, exact ? height : 256, exact ? width : 256, false, n->give, false, &far);
+        if (t.fit == FIT_YES) {
+            n->takes = t.takes;
+            kdc_close(t.q);
+            return true;
+        }
+        if (t.fit == FIT_NEVER || i == 3) {
+            break;
+        }
+        kdc_close(t.q);
+    }
+    if (t.fit == FIT_NOT_NOW) { /* again as it is declared, for the messages */
+        kdc_close(t.q);
+        t = find_size(n, height ? height : 256, width ? width : 256, false, false, true, &far);
+    }
+    return failed_size(n, t.q);
+}
+
+KdcPictureNet *kdc_picture_net(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, const char *name, int height, int width) {
+    KdcPictureNet *n = KD_NEW(p->cx, KdcPictureNet);
+    *n = (KdcPictureNet){.p = p, .a = a, .files = f, .name = kd_intern_z(p->cx, name)};
+    return is_net(p, name) && look_at(n, height, width) ? n : NULL;
+}
+
+void kdc_picture_free(KdcPictureNet *n) {
+    for (int i = 0; n && i < SIZES; i++) {
+        drop(n, &n->size[i]);
+    }
+}
+
+bool kdc_picture_run(KdcPictureNet *n, const KdImage *in, KdImage *out, KdcPictureRun *r, KdTrouble *t) {
+    Size *s = NULL;
+    for (int i = 0; i < SIZES; i++) {
+        if (n->size[i].q && n->size[i].height == in->height && n->size[i].width == in->width) {
+            s = &n->size[i];
+        }
+    }
+    *r = (KdcPictureRun){.compiled = !s};
+    s = s ? s : open_size(n, in, t);
+    if (!s) {
+        return false;
+    }
+    n->last = s;
+    s->used = ++n->runs;
+    fill_input(n, s, in);
+    double start = kdc_now();
+    kdc_run(s->r);
+    r->seconds = kdc_now() - start;
+    r->height = s->padded_height;
+    r->width = s->padded_width;
+    return take_output(n, s, out, t);
+}
