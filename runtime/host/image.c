@@ -1,6 +1,7 @@
 /* image.c: what PNG and JPEG share: memory, kinds by content, crop, mirror. See image.h. */
 #include "runtime/host/image_codec.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -79,17 +80,27 @@ bool kd_image_read(const char *path, KdImageWant want, KdImage *out, KdTrouble *
     return ok;
 }
 
-bool kd_image_probe(const char *path, KdImageInfo *info, KdTrouble *t) {
-    size_t n;
-    char *data = kd_file_read(path, &n, t);
+static bool probe(const char *from, const void *data, size_t n, KdImageInfo *info, KdTrouble *t) {
     *info = (KdImageInfo){0};
-    if (!data) {
-        return false;
+    return is_png(data, n)    ? kd_png_probe(from, data, n, info, t)
+           : is_jpeg(data, n) ? kd_jpeg_probe(from, data, n, info, t)
+                              : unknown(from, n, t);
+}
+
+/* Folders of thousands are probed: a first piece of the file mostly has it all. If not, the whole file decides. */
+bool kd_image_probe(const char *path, KdImageInfo *info, KdTrouble *t) {
+    char head[8192];
+    FILE *f = fopen(path, "rb");
+    size_t n = f ? fread(head, 1, sizeof head, f) : 0;
+    if (f) {
+        fclose(f);
     }
-    const unsigned char *p = (const unsigned char *)data;
-    bool ok = is_png(p, n)    ? kd_png_probe(path, data, n, info, t)
-              : is_jpeg(p, n) ? kd_jpeg_probe(path, data, n, info, t)
-                              : unknown(path, n, t);
+    if (n > 0 && probe(path, head, n, info, t)) {
+        return true;
+    }
+    *info = (KdImageInfo){0};
+    char *data = kd_file_read(path, &n, t);
+    bool ok = data && probe(path, data, n, info, t);
     free(data);
     return ok;
 }

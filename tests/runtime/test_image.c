@@ -238,6 +238,23 @@ static void test_probe(void **unused) {
                      got.channels, got.bits);
         }
     }
+    /* A head longer than the piece that is looked at first: 60000 bytes of comment before the rest. */
+    size_t n;
+    char path[] = "/tmp/kdc-test-image-XXXXXX", *data = fixture("420.jpg", &n), *far = calloc(1, n + 60002);
+    memcpy(far, "\xff\xd8\xff\xfe\xea\x60", 6);
+    memcpy(far + 2 + 60002, data + 2, n - 2);
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    assert_true(kd_file_write(path, far, n + 60002, &t));
+    assert_true(kd_image_probe(path, &got, &t));
+    assert_true(got.jpeg && got.width == 37 && got.height == 29 && got.channels == 3);
+    unlink(path);
+    free(far);
+    free(data);
+    assert_false(kd_image_probe(KDC_SOURCE_DIR, &got, &t));
+    assert_non_null(strstr(t.text, "Is a directory"));
+    assert_false(kd_image_probe(IMAGES "absent.png", &got, &t));
     assert_false(kd_image_probe(IMAGES "expected.txt", &got, &t));
     assert_false(kd_image_probe(IMAGES "hostile_zero.png", &got, &t));
     assert_false(kd_image_probe(IMAGES "hostile_size.jpg", &got, &t));
