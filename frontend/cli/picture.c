@@ -164,7 +164,7 @@ static int64_t up_to(int64_t x, int64_t multiple) {
 }
 
 /* The first size at or above height x width that works. mirrored: only those that one mirroring reaches; *far is then the
- * first that works beyond. The messages of the exact size are printed if nothing works (print). */
+ * first that works beyond. The messages of the exact size are printed if nothing works at all (print). */
 static Try find_size(KdcPictureNet *n, int height, int width, bool mirrored, bool give, bool print, Try *far) {
     Try first = {0}, t = {0};
     *far = (Try){0};
@@ -195,7 +195,7 @@ static Try find_size(KdcPictureNet *n, int height, int width, bool mirrored, boo
         }
     }
     kdc_settle(first.q, 0);
-    if (print) {
+    if (print && !far->height) {
         kdc_print_messages(first.q, stderr, n->a->color);
     }
     return first;
@@ -492,10 +492,10 @@ const KdcTensor *kdc_picture_output(const KdcPictureNet *n) {
 
 static bool is_net(KdcProgram *p, const char *name) {
     const KdDecl *d = kdc_cli_find(p, name);
-    if (!d || d->kind == KD_DECL_INSTANCE || d->kind == KD_DECL_NET || d->kind == KD_DECL_FN) {
-        return true; /* of one that is not there, elaboration says what is near */
+    if (!d || d->kind != KD_DECL_SESSION) {
+        return true; /* elaboration says the rest */
     }
-    kd_error(p->cx, 0, "%s is a %s; expected a network", name, d->kind == KD_DECL_SESSION ? "session" : "value");
+    kd_error(p->cx, 0, "%s is a session; expected a network", name);
     return false;
 }
 
