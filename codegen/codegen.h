@@ -33,6 +33,46 @@ typedef struct KdCodegenOptions {
  * `const int64_t NAME_scratch_bytes, NAME_arena_bytes`: what a KdrtContext's scratch_bytes and the arena need. */
 bool kd_codegen(KdContext *cx, const KlModule *m, const KdTarget *t, const KdCodegenOptions *o, KdEmit what, KdStr *out);
 
+/* ---- artefacts: objects that run without kdc and kdrt (artefact.c, elf.c) ---- */
+
+typedef struct KdBytes {
+    const char *name;
+    const void *bytes;
+    size_t n;
+} KdBytes;
+
+typedef struct KdRename {
+    const char *from, *as;
+} KdRename;
+
+#define KD_ARTEFACT_POINTERS 64
+
+/* C code, as bitcode of the target's architecture, and what it is to be linked with; all names are C identifiers. */
+typedef struct KdArtefact {
+    KdBytes bitcode;
+    const KdBytes *constants; /* defined under their names, on multiples of 64 */
+    int n_constants;
+    const char *run; /* the function that becomes kdrt_run */
+    const KdRename *public_names; /* functions that the outside sees, as what */
+    int n_public;
+    /* And one more, made here: int spread_as(void *state, void *p0, ...) with n_pointers pointers after the first; it
+     * calls the code's int spread(void *state, void *const *pointers). */
+    const char *spread, *spread_as;
+    int n_pointers;
+} KdArtefact;
+
+/* The object, appended to out. The entry of m is `void kdx_entry(KdrtContext *, void *const *ext, void *arena)` to the C code. */
+bool kd_artefact(KdContext *cx, const KlModule *m, const KdTarget *t, const KdCodegenOptions *o, const KdArtefact *a,
+                 KdStr *out);
+
+typedef struct KdSymbols {
+    KD_VEC(const char *) defined, undefined; /* global ones */
+} KdSymbols;
+/* false: no ELF object. */
+bool kd_object_symbols(KdContext *cx, const KdStr *object, KdSymbols *out);
+/* An archive (libX.a) with the object as its only member, appended to out. */
+void kd_archive(const KdStr *object, const char *name, const KdSymbols *symbols, KdStr *out);
+
 typedef void KdEntry(void *kdrt_context, void *const *ext, void *arena);
 
 /* Scratch bytes that a thread needs to run any kernel of m: KdrtContext.scratch_bytes. */

@@ -53,6 +53,7 @@ typedef struct KdEmitJob {
     const int *kernels;
     int n_kernels;
     bool entry, local, pool;
+    const KdArtefact *artefact; /* NULL, or what kd_compile links after the passes */
 } KdEmitJob;
 bool kd_emit(const KdEmitJob *job, LLVMModuleRef module);
 
@@ -76,6 +77,9 @@ void kd_llvm_init(void);
 /* Emits the job and takes it through LLVM: text, assembly or object in *out (LLVMDisposeMemoryBuffer). Touches no
  * KdContext, so threads may compile side by side. false after writing why (malloc'ed); NULL if memory ran out. */
 bool kd_compile(const KdEmitJob *job, int opt, KdEmit what, LLVMMemoryBufferRef *out, char **why);
+
+/* Links the C part of an artefact into the emitted module: artefact.c. false after writing why. */
+bool kd_artefact_link(LLVMModuleRef module, LLVMTargetMachineRef tm, const KdArtefact *a, char **why);
 
 /* A failed kd_compile, raised. */
 _Noreturn void kd_raise_compile(KdContext *cx, char *why);

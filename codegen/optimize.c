@@ -22,6 +22,7 @@ static void init_once(void) {
     LLVMInitializeX86Target();
     LLVMInitializeX86TargetMC();
     LLVMInitializeX86AsmPrinter();
+    LLVMInitializeX86AsmParser(); /* artefacts ask for CPUID */
     LLVMInitializeAArch64TargetInfo();
     LLVMInitializeAArch64Target();
     LLVMInitializeAArch64TargetMC();
@@ -101,7 +102,9 @@ bool kd_compile(const KdEmitJob *job, int opt, KdEmit what, LLVMMemoryBufferRef 
     LLVMSetModuleDataLayout(module, layout);
     LLVMDisposeTargetData(layout);
     LLVMSetTarget(module, job->t->triple);
-    bool ok = kd_emit(job, module) && run_passes(module, tm, opt, why) && write_out(module, tm, what, out, why);
+    bool ok = kd_emit(job, module) && run_passes(module, tm, opt, why) &&
+              (!job->artefact || kd_artefact_link(module, tm, job->artefact, why)) &&
+              write_out(module, tm, what, out, why);
     LLVMDisposeModule(module);
     LLVMContextDispose(cx);
     LLVMDisposeTargetMachine(tm);

@@ -1,6 +1,149 @@
-/* cmd_export.c: not written yet. */
-#include "frontend/cli/options.h"
+/* cmd_export.c: kdc export FILE.kd:NET: a network with its weights as a C library (docs/export.md). */
+#include "frontend/api/export.h"
+#include "frontend/cli/tensors.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+/* ---- sizes that do not fit ------------------------------------------------------------------------------ */
+
+/* Why it was refused stands there already; which multiple would do is found by trying. */
+static void hint_multiple(KdcProgram *p, const KdcArgs *a, const KdcShapes *s) {
+    int64_t h = a->height ? a->height : 256, w = a->width ? a->width : 256;
+    for (int64_t m = 2; m <= 512; m *= 2) {
+        KdNetOptions o;
+        if (!kdc_net_options(p, s, &o)) {
+            return;
+        }
+        o.height = (h + m - 1) / m * m;
+        o.width = (w + m - 1) / m * m;
+        if ((o.height != h || o.width != w) && kdc_probe(p, a->name, false, &o, NULL, 0, NULL)) {
+            kd_hint(p->cx, "%s takes multiples of %" PRId64 ": --size %" PRId64 "x%" PRId64, a->name, m, o.height, o.width);
+            return;
+        }
+    }
+}
+
+/* ---- the summary ---------------------------------------------------------------------------------------------- */
+
+static void print_bytes(int64_t n) {
+    if (n < 10000) {
+        printf("%" PRId64 " bytes", n);
+    } else if (n < 10000000) {
+        printf("%.1f kB", (double)n / 1e3);
+    } else {
+        printf("%.1f MB", (double)n / 1e6);
+    }
+}
+
+/* For a shell: in quotes unless it needs none. */
+static const char *quoted(KdContext *cx, const char *path) {
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/+=:,@%";
+    KdStr s = {.cx = cx};
+    if (path[strspn(path, plain)] == '\0') {
+        return path;
+    }
+    kd_str_add(&s, "'", 1);
+    for (; *path; path++) {
+        if (*path == '\'') {
+            kd_str_add(&s, "'\\''", 4);
+        } else {
+            kd_str_add(&s, path, 1);
+        }
+    }
+    kd_str_add(&s, "'", 1);
+    return s.s;
+}
+
+static void print_report(KdcProgram *p, const KdcArgs *a, const KdcExportReport *r) {
+    for (int i = 0; i < r->n_files; i++) {
+        printf("%-28s ", r->file[i].path);
+        print_bytes((int64_t)r->file[i].bytes);
+        printf("%s\n", r->file[i].kept ? ", yours: left alone" : "");
+    }
+    printf("for        %s, %s\n", p->target.triple, *p->target.cpu ? p->target.cpu : "any processor");
+    printf("parameters %" PRId64 ", ", r->parameters);
+    print_bytes(r->weight_bytes);
+    printf("%s\narena      ", a->beside ? " beside" : "");
+    print_bytes(r->arena_bytes);
+    printf("\nfunctions ");
+    for (int i = 0; i < r->symbols.defined.n; i++) {
+        printf(" %s", r->symbols.defined.v[i]);
+    }
+    printf("\nneeds     ");
+    for (int i = 0; i < r->symbols.undefined.n; i++) {
+        printf(" %s", r->symbols.undefined.v[i]);
+    }
+    printf("\nself-test  %s\n", r->exact ? "every bit" : "64 values to 1e-4: this machine cannot run that code");
+    printf("sample     cd %s && %s\n", quoted(p->cx, a->output), r->cc);
+}
+
+/* ---- the verb -------------------------------------------------------------------------------------------------- */
+
+static bool fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, KdcRunnable *r) {
+    int n = kdc_input_count(r);
+    KdcTensor **all = KD_NEW_ARRAY(p->cx, KdcTensor *, n + 1);
+    for (int i = 0; i < n; i++) {
+        all[i] = kdc_input(r, i);
+    }
+    return kdc_fill_weights(p, a, f, true, all, n);
+}
+
+static bool work(KdcProgram *p, const KdcArgs *a, KdcFiles *f) {
+    KdcShapes s = {0};
+    KdcExportReport r;
+    if (!kdc_files_read(p, a, f)) {
+        return false;
+    }
+    int errors = kd_error_count(p->cx);
+    KdcExport *e = kdc_export_new(p, a->name, &s);
+    if (!e) {
+        if (kd_error_count(p->cx) > errors) {
+            hint_multiple(p, a, &s);
+        }
+        return false;
+    }
+    const KdcExportOptions o = {.folder = a->output, .beside = a->beside, .openmp = a->openmp, .truncate = a->truncate,
+                                .lo = a->range_lo, .hi = a->range_hi, .threads = a->threads ? (int)a->threads : 16};
+    if (!fill_weights(p, a, f, kdc_export_runnable(e)) || !kdc_export_write(e, &o, &r)) {
+        return false;
+    }
+    if (!a->quiet) {
+        print_report(p, a, &r);
+    }
+    return true;
+}
+
+static int check(const KdcArgs *a) {
+    if (!a->name) {
+        return kdc_usage_error(a, "which network of %s? name it: %s:NET", a->file, a->file);
+    }
+    return a->output ? 0 : kdc_usage_error(a, "where to? -o FOLDER");
+}
 
 int kdc_cmd_export(const KdcArgs *a) {
-    return kdc_usage_error(a, "kdc export is not there yet");
+    KdcWatch w;
+    int code = check(a);
+    KdcProgram *p = code ? NULL : kdc_cli_open(a, &w, &code);
+    if (!p) {
+        return code;
+    }
+    const KdDecl *d = kdc_cli_find(p, a->name);
+    if (d && d->kind == KD_DECL_SESSION) {
+        kdc_close(p);
+        return kdc_usage_error(a, "%s is a session; networks are what can be exported", a->name);
+    }
+    w.unit = a->name;
+    KdcFiles files = {0};
+    volatile bool ok = false;
+    KdLanding l;
+    if (KD_TRY(p->cx, l)) {
+        ok = work(p, a, &files);
+        kd_landing_pop(p->cx);
+    } else {
+        kdc_failed(p);
+    }
+    kdc_files_free(&files);
+    kdc_settle(p, 0);
+    return kdc_cli_close(a, &w, p, ok);
 }

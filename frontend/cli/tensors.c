@@ -167,6 +167,8 @@ bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, bool w
         }
     }
     const char *warned = "";
+    const KdcTensor *first = NULL;
+    int missing = 0;
     for (int i = 0; i < count; i++) {
         if (!done[i]) {
             size_t net = strcspn(kept[i]->name, ".");
@@ -175,13 +177,22 @@ bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, bool w
                 fprintf(stderr, "kdc: warning: %.*s is frozen, but not all its weights were given: the others are random "
                                 "(--weights %.*s=FILE)\n", (int)net, warned, (int)net, warned);
             }
+            if (a->verb == KDC_VERB_EXPORT) { /* nobody wants to ship random weights */
+                first = missing++ ? first : kept[i];
+                continue;
+            }
             if (!kdc_init_tensor(p->cx, kept[i], a->seed)) {
                 return false;
             }
             print_map(a, kept[i], "", *kept[i]->init ? kept[i]->init : "zeros", "");
         }
     }
-    return true;
+    if (missing) {
+        kd_error(p->cx, 0, "%s: no weights are given for %d of its %d tensors; the first is '%s' %s", a->name, missing, count,
+                 first->name, kdc_tensor_shape(p->cx, first));
+        kd_hint(p->cx, "--weights FILE");
+    }
+    return !missing;
 }
 
 /* ---- results ---------------------------------------------------------------------------------------- */
