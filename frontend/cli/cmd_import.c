@@ -232,12 +232,25 @@ static bool match_rest(Import *m) {
 
 /* ---- results ---------------------------------------------------------------------------------------- */
 
+/* As the file has it: with what a line `* = PREFIX` took away. */
+static const char *full_name(const Import *m, const KdTensor *x) {
+    const char *end = x->name + strlen(x->name);
+    for (int k = 0; k < m->w->n; k++) {
+        const char *name = m->w->tensor[k].name;
+        if (name + strlen(name) == end) {
+            return name;
+        }
+    }
+    return x->name;
+}
+
 static void print_map(const Import *m) {
     static const char *const ways[] = {"by name", "by convention", "by map", "by order and shape"};
     const char *separator = " ";
     for (int i = 0; i < m->t.n; i++) {
         const KdcTensor *t = m->t.v[i];
-        printf("%s = %s   %s  (%s)\n", t->name, m->from[i]->name, kdc_tensor_shape(m->p->cx, t), m->how[i]);
+        printf("%s = %s   %s  (%s)\n", t->name, full_name(m, m->from[i]), kdc_tensor_shape(m->p->cx, t),
+               m->how[i]);
     }
     printf("%d tensors of %s:", m->t.n, m->a->name);
     for (int k = 0; k < KD_COUNT(ways); k++) {
