@@ -2,7 +2,7 @@
  *
  * cmd_eval.c    the verb: which metrics, the loop over pictures
  * eval_source.c where pictures come from: two folders, or a data set through a network
- * eval_net.c    a network applied to samples
+ * eval_net.c    a network applied to samples, through picture.h
  * eval_fid.c    Inception's features of pictures, reference statistics
  * eval_print.c  the table and the JSON
  */

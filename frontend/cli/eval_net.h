@@ -1,33 +1,29 @@
-/* eval_net.h: a network applied to the samples of a data set, one by one.
- *
- * Each size of picture that comes up is compiled (or taken from the cache) as a program of its own, and the one before is
- * closed: memory is one size's, however many there are.
+/* eval_net.h: a network (picture.h) applied to the samples of a data set: which image of a sample it takes, which of the files
+ * of weights are its own, and what its answer is compared with.
  */
 #ifndef KDC_EVAL_NET_H
 #define KDC_EVAL_NET_H
 
-#include "frontend/cli/train.h"
+#include "frontend/cli/picture.h"
+#include "runtime/host/dataset.h"
 
 typedef struct KdcEvalNet {
-    KdcProgram *p; /* of the command: its source and options */
+    KdcProgram *p;
     const KdcArgs *a;
-    const KdcFiles *files;
     const char *name;
+    KdcFiles files; /* its own of the command line's */
+    KdcPictureNet *net;
     KdLayout layout;
-    bool logits;  /* gives class logits; its input is the picture of a labels sample */
+    bool logits;  /* gives class logits: a label map */
     int channels; /* of what it gives */
-    KdcProgram *own; /* compiled for height x width; NULL: not yet */
-    KdcRunnable *r;
-    int height, width, input; /* input: number of the image in a sample */
-    bool said;                /* which weights: once is enough */
-    KdcFeed feed;
+    int input;    /* number of the image in a sample that it takes */
 } KdcEvalNet;
 
-/* The layout a network of this kind is evaluated on (AUTO: cannot be said without a picture), and the classes of its label maps
- * (0: none): what a data set is opened with. Elaborates at height x width; says nothing. */
-KdLayout kdc_eval_net_kind(KdcProgram *p, const KdcArgs *a, const char *name, int height, int width, int *classes);
+/* The layout a network of this kind is evaluated on (AUTO: cannot be said), and the classes of its label maps (0: none): what a
+ * data set is opened with. Elaborates at height x width; says nothing. */
+KdLayout kdc_eval_net_kind(KdcProgram *p, const char *name, int height, int width, int *classes);
 
-/* Compiles for sample x and looks at what the network takes and gives. false after a message. */
+/* Compiles for sample x and looks at what comes out. false after a message in p. */
 bool kdc_eval_net_open(KdcEvalNet *n, KdcProgram *p, const KdcArgs *a, const KdcFiles *files, const char *name,
                        KdLayout layout, const KdSample *x);
 void kdc_eval_net_close(KdcEvalNet *n);

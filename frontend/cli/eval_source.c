@@ -260,7 +260,7 @@ static bool open_set(KdcEval *e) {
     if (!e->preprocess || !layout_of(e, &o.layout)) {
         return false;
     }
-    o.wanted = kdc_eval_net_kind(e->p, e->a, e->a->name, o.crop_h ? o.crop_h : 256, o.crop_w ? o.crop_w : 256, &classes);
+    o.wanted = kdc_eval_net_kind(e->p, e->a->name, o.crop_h ? o.crop_h : 256, o.crop_w ? o.crop_w : 256, &classes);
     o.classes = o.classes ? o.classes : classes; /* a map with others is an error that names it */
     int workers = e->a->workers ? (int)e->a->workers : 2;
     s->set = kd_dataset_open(&o, &t);
@@ -272,6 +272,20 @@ static bool open_set(KdcEval *e) {
     KdLayout l = kd_dataset_layout(s->set);
     e->set = kd_format(e->p->cx, "%s (%s, %s%s)", e->a->data, kd_layout_name(l), o.phase,
                        l == KD_LAYOUT_PLAIN || l == KD_LAYOUT_LABELS ? "" : e->a->b_to_a ? ", BtoA" : ", AtoB");
+    return true;
+}
+
+static bool comparable(KdcEval *e) {
+    const KdcEvalSource *s = e->source;
+    if (e->a->against && s->net.logits != s->other.logits) {
+        kd_error(e->p->cx, 0, "%s gives %s, %s gives %s: they cannot be compared", e->a->name,
+                 s->net.logits ? "class logits" : "pictures", e->a->against, s->other.logits ? "class logits" : "pictures");
+        return false;
+    }
+    if (s->net.logits && s->net.channels > s->classes) {
+        kd_error(e->p->cx, 0, "%s gives %d classes, --classes says %d", e->a->name, s->net.channels, s->classes);
+        return false;
+    }
     return true;
 }
 
@@ -292,15 +306,9 @@ static bool open_networks(KdcEval *e) {
     if (!ok) {
         return false;
     }
-    if (e->a->against && s->net.logits != s->other.logits) {
-        kd_error(e->p->cx, 0, "%s gives %s, %s gives %s: they cannot be compared", e->a->name,
-                 s->net.logits ? "class logits" : "pictures", e->a->against, s->other.logits ? "class logits" : "pictures");
-        return false;
-    }
     e->labels = s->net.logits;
     s->classes = e->a->classes ? (int)e->a->classes : s->net.channels;
-    if (e->labels && s->net.channels > s->classes) {
-        kd_error(e->p->cx, 0, "%s gives %d classes, --classes says %d", e->a->name, s->net.channels, s->classes);
+    if (!comparable(e)) {
         return false;
     }
     e->paired = e->a->against || l == KD_LAYOUT_ALIGNED || l == KD_LAYOUT_FOLDERS || l == KD_LAYOUT_LABELS;
