@@ -7,11 +7,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 kdc=${KDC:-build/kdc} data=models/data out=demo-out recipe=models/recipes/distill_style.kd
 steps=${STEPS:-2400} size=${SIZE:-128}
 photo=$data/photos/test/kodak-07.jpg
-half=$((steps / 100)) # epochs at the full rate, and again while it falls; an epoch is 50 photographs
+half=$((steps / 100 + 1)) # epochs at the full rate, and again while it falls; an epoch is 50 photographs
 student=(-D width=8)
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 mkdir -p $out
-rm -rf $out/{run,export,pictures} # of an earlier demo
+rm -rf $out/{run,export,pictures,sample} # of an earlier demo
 
 say() { printf '\n== %s\n' "$*"; }
 show() { printf '$ %s\n' "$*"; "$@"; }
@@ -28,7 +28,7 @@ say "teacher, student and one training step, as kdc sees them"
 show $kdc $recipe -D size="$size" "${student[@]}"
 
 say "distilling: $steps steps on 50 photographs, cut to ${size}x$size (about three minutes on two cores; Ctrl-C stops it and saves)"
-show $kdc train $recipe --data $data/photos/train --weights T=$data/wave.safetensors --steps "$steps" \
+show $kdc train $recipe --data $data/photos/train --load-size 256x256 --weights T=$data/wave.safetensors --steps "$steps" \
     -D size="$size" "${student[@]}" -D keep=$half -D decay=$half --out $out/run
 weights=$(ls $out/run/checkpoint-*.safetensors | tail -n 1)
 
@@ -47,6 +47,47 @@ say "pictures of both"
 show $kdc run $recipe:T --weights $data/wave.safetensors -i $data/photos/test -o $out/pictures/teacher
 show $kdc run $recipe:S "${student[@]}" --weights "$weights" -i $data/photos/test -o $out/pictures/student
 
-say "the student as a library, and the sample program that comes with it"
-show $kdc export $recipe:S "${student[@]}" --weights "$weights" --size 256x256 -o $out/export
-ls -l $out/export
+say "the student as a library, with a sample program; the teacher too, for comparison"
+show $kdc export $recipe:S "${student[@]}" --weights "$weights" --size 256x256 -o $out/export/student
+show $kdc export $recipe:T --weights $data/wave.safetensors --size 256x256 -o $out/export/teacher -q
+
+say "the sample program on a photograph; it runs the self-test first"
+mkdir -p $out/sample/{kdc,library}
+printf 'net Same(x: [n, 3, h, w]) { return x }\n' >$out/sample/same.kd
+show $kdc run $out/sample/same.kd:Same -i $photo -o $out/sample/photograph.png
+show cc -O2 -DWITH_PNG -I $out/export/student $out/export/student/main.c $out/export/student/libS.a -lpng -o $out/sample/translate
+show $out/sample/translate $out/sample/photograph.png $out/sample/library/answer.png
+echo "self-test passed; beside what kdc run makes of the photograph:"
+$kdc run -q $recipe:S "${student[@]}" --weights "$weights" -i $out/sample/photograph.png -o $out/sample/kdc/answer.png
+show $kdc eval --pred $out/sample/library --truth $out/sample/kdc --metrics l1
+
+say "how long a picture of 256x256 takes"
+bench() { # NET [options]
+    show $kdc bench "$recipe:$1" --size 256x256 --runs 20 "${@:2}"
+    $kdc bench "$recipe:$1" --size 256x256 --runs 20 "${@:2}" --json >$out/bench-"$1".json
+}
+bench T --weights $data/wave.safetensors
+bench S "${student[@]}" --weights "$weights"
+
+# What the headers and files of the two libraries say.
+constant() { sed -n "s/^#define $1_$2 \([0-9]*\).*/\1/p" "$out/export/$3/$1.h"; }
+latency() { sed -n 's/.*"median_ms": *\([0-9.e+-]*\).*/\1/p' $out/bench-"$1".json | head -n 1; }
+row() { # WHAT TEACHER STUDENT UNIT FORMAT
+    awk -v what="$1" -v a="$2" -v b="$3" -v unit="$4" 'BEGIN {
+        printf "  %-22s %10.4g %10.4g %-4s %8.1f times less\n", what, a, b, unit, a / b }'
+}
+say "teacher and student"
+printf '  %-22s %10s %10s\n' "at 256x256" teacher student
+row "latency" "$(latency T)" "$(latency S)" ms
+row "weights" "$(($(constant T WEIGHT_BYTES teacher) / 1000))" "$(($(constant S WEIGHT_BYTES student) / 1000))" kB
+row "library with weights" "$(($(stat -c %s $out/export/teacher/libT.a) / 1000))" "$(($(stat -c %s $out/export/student/libS.a) / 1000))" kB
+row "memory while it runs" "$(($(constant T ARENA_BYTES teacher) / 1000))" "$(($(constant S ARENA_BYTES student) / 1000))" kB
+
+say "where things are"
+cat <<TEXT
+$out/run/report.html        losses, samples, plan: open it in a browser
+$out/run/samples/           photograph, student, teacher, while it learned
+$out/pictures/              teacher's and student's pictures of the held-out photographs
+$out/export/student/        libS.a, S.h, main.c
+$out/sample/                the C program, the photograph, its answer (library/answer.png)
+TEXT
