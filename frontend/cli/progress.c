@@ -49,7 +49,7 @@ void kdc_progress_begin(KdcProgress *p, FILE *out, bool terminal, int64_t first,
                        .total = total,
                        .images_per_step = images_per_step,
                        .start = now()};
-    p->last = p->start;
+    p->last = p->mark = p->start;
 }
 
 static int columns(const KdcProgress *p) {
@@ -62,14 +62,22 @@ static void add(char *line, size_t size, const char *text) {
     snprintf(line + n, size - n, "%s", text);
 }
 
+/* What a step takes of late: a mean whose weights fall off over half a minute, and at first the plain mean of all. */
+static void take_time(KdcProgress *p, double t, int64_t step) {
+    double took = t - p->mark, plain = step > p->first ? 1.0 / (double)(step - p->first) : 1, recent = 1 - exp(-took / 30);
+    p->step_seconds += (took - p->step_seconds) * (plain > recent ? plain : recent);
+    p->mark = t;
+}
+
 void kdc_progress_step(KdcProgress *p, int64_t epoch, int64_t step, const char *const *name, const double *value, int n) {
-    double t = now(), took = t - p->start;
+    double t = now();
     char line[1024], part[96], left[32];
+    take_time(p, t, step);
     if (t - p->last < p->seconds && step != p->total) {
         return;
     }
     p->last = t;
-    double rate = took > 0 ? (double)(step - p->first) / took : 0;
+    double rate = p->step_seconds > 0 ? 1 / p->step_seconds : 0;
     snprintf(line, sizeof line, "epoch %lld  step %lld/%lld", (long long)epoch, (long long)step, (long long)p->total);
     for (int i = 0; i < n; i++) {
         if (!isnan(value[i])) {

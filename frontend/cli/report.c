@@ -23,9 +23,12 @@ static const char style[] =
     ".curves{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:12px}"
     ".card h3{font-size:14px;margin:0 0 2px}.card p{margin:0 0 4px;color:var(--soft);font-size:13px;font-variant-numeric:tabular-nums}"
     "svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:11px}.grid{stroke:var(--line);stroke-width:1}"
-    ".raw{stroke:var(--raw);stroke-width:1;fill:none}.smooth{stroke:var(--curve);stroke-width:2;fill:none;stroke-linejoin:round}"
+    ".raw{stroke:var(--raw);stroke-width:1;fill:none}.smooth{stroke:var(--curve);stroke-width:2;fill:none;stroke-linejoin:round}.raw,.smooth{stroke-linecap:round}"
     "figure{margin:0 0 14px}figcaption{color:var(--soft);font-size:13px;margin:0 0 4px}img{max-width:100%;height:auto;border-radius:6px;"
-    "image-rendering:auto}.latest img{min-width:min(100%,640px)}.wide{overflow-x:auto}table{border-collapse:collapse;width:100%}"
+    "display:block}.latest img{min-width:min(100%,640px)}.earlier{display:grid;gap:14px 12px;margin-top:14px;"
+    "grid-template-columns:repeat(auto-fill,minmax(min(100%,240px),1fr))}.earlier figure{margin:0}.earlier img{width:100%}"
+    "@media(max-width:600px){.earlier{grid-template-columns:1fr 1fr}}"
+    ".wide{overflow-x:auto}table{border-collapse:collapse;width:100%}"
     "td,th{text-align:left;padding:5px 14px 5px 0;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}"
     "th{font-weight:600;font-size:13px;color:var(--soft);white-space:nowrap}th.n{text-align:right}td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}";
 
@@ -130,7 +133,8 @@ static void ticks(Page *p, const Axes *a) {
     step = nice_step(a->x1 - a->x0 > 0 ? a->x1 - a->x0 : 1, 4);
     step = step < 1 ? 1 : step;
     for (double x = ceil(a->x0 / step) * step; x <= a->x1; x += step) {
-        print(p, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.6g</text>", at_x(a, x), H - 6, x);
+        print(p, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"%s\">%.8g</text>", at_x(a, x), H - 6,
+              at_x(a, x) > W - RIGHT - 18 ? "end" : "middle", x);
     }
 }
 
@@ -153,22 +157,32 @@ static void raw_curve(Page *p, const Axes *a, const KdLogData *d, const double *
     raw(p, "\"/>");
 }
 
-/* A running mean over a fortieth of the run, a point a pixel column. */
+/* Means over a window of a twentieth of the run around each step, a point a pixel column: unlike a running mean it does not
+ * lag. sum[i], count[i]: of the finite values before step i. */
 static void smooth_curve(Page *p, const Axes *a, const KdLogData *d, const double *v) {
-    double keep = 1 - 1 / (1 + d->n_steps / 40.0), mean = NAN;
-    int last = -1;
+    int n = d->n_steps, half = n / 40, last = -1;
+    double *sum = calloc((size_t)n + 1, sizeof *sum);
+    int *count = calloc((size_t)n + 1, sizeof *count);
+    for (int i = 0; sum && count && i < n; i++) {
+        bool there = isfinite(v[i]);
+        sum[i + 1] = sum[i] + (there ? v[i] : 0);
+        count[i + 1] = count[i] + (there ? 1 : 0);
+    }
     raw(p, "<path class=\"smooth\" d=\"");
-    for (int i = 0; i < d->n_steps; i++) {
-        if (isfinite(v[i])) {
-            mean = isnan(mean) ? v[i] : keep * mean + (1 - keep) * v[i];
-        }
+    for (int i = 0; sum && count && i < n; i++) {
         int column = (int)at_x(a, (double)d->step[i]);
-        if (!isnan(mean) && (column != last || i + 1 == d->n_steps)) {
-            print(p, "%c%d %.1f", last < 0 ? 'M' : 'L', column, at_y(a, mean));
+        int reach = i < n - 1 - i ? i : n - 1 - i; /* as far to both sides, so that ends are no flatter; but not to one value */
+        reach = reach > half ? half : reach < half / 2 ? half / 2 : reach;
+        int from = i > reach ? i - reach : 0, to = n - 1 - i > reach ? i + reach + 1 : n;
+        if (count[to] > count[from] && (column != last || i + 1 == n)) {
+            print(p, "%c%d %.1f", last < 0 ? 'M' : 'L', column, at_y(a, (sum[to] - sum[from]) / (count[to] - count[from])));
             last = column;
         }
     }
     raw(p, "\"/>");
+    p->failed = p->failed || !sum || !count;
+    free(sum);
+    free(count);
 }
 
 static int ascending(const void *a, const void *b) {
@@ -268,30 +282,41 @@ static int64_t *list_samples(const char *folder, int *n) {
     return step;
 }
 
-static void sample(Page *p, const char *folder, int64_t step) {
+/* One grid. It is left out when it cannot be read or does not fit into what is left of the page's size. */
+static void sample(Page *p, const char *folder, int64_t step, size_t *left) {
     char path[4096];
     size_t n;
     KdTrouble t;
     snprintf(path, sizeof path, "%s/samples/%06" PRId64 ".png", folder, step);
     char *png = kd_file_read(path, &n, &t);
-    if (png) {
+    bool fits = png && n <= *left;
+    if (fits) {
+        *left -= n;
         print(p, "<figure><figcaption>step %" PRId64 "</figcaption><div class=\"wide\"><img alt=\"samples of step %" PRId64
                  "\" src=\"data:image/png;base64,", step, step);
         base64(p, (const unsigned char *)png, n);
         raw(p, "\"></div></figure>");
-        free(png);
     }
+    free(png);
 }
 
+/* The newest large, whatever its size; then the oldest and some evenly between, as far as the page stays below some 10 MB. */
 static void samples(Page *p, const char *folder) {
-    enum { MOST = 10 };
+    enum { MOST = 12 };
+    size_t any = SIZE_MAX, left = 7 << 20; /* base64 makes four bytes of three */
     int n;
     int64_t *step = list_samples(folder, &n);
     if (n) {
         raw(p, "<h2>Samples</h2><div class=\"latest\">");
-        int shown = n < MOST ? n : MOST;
-        for (int i = 0; i < shown; i++) { /* the newest, the oldest, and evenly between */
-            sample(p, folder, step[shown > 1 ? (int64_t)i * (n - 1) / (shown - 1) : 0]);
+        sample(p, folder, step[0], &any);
+        raw(p, "</div>");
+        left -= SIZE_MAX - any < left ? SIZE_MAX - any : left;
+    }
+    if (n > 1) {
+        raw(p, "<div class=\"earlier\">");
+        int shown = n - 1 < MOST ? n - 1 : MOST;
+        for (int i = 0; i < shown; i++) {
+            sample(p, folder, step[shown > 1 ? 1 + (int64_t)i * (n - 2) / (shown - 1) : n - 1], &left);
         }
         raw(p, "</div>");
     }

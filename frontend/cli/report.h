@@ -29,6 +29,7 @@ typedef struct KdcProgress {
     double seconds, last;
     int64_t first, total, images_per_step; /* steps: this run begins after `first`, ends at `total` */
     double start;
+    double mark, step_seconds; /* when the latest step ended; what recent ones took; 0: none yet */
 } KdcProgress;
 void kdc_progress_begin(KdcProgress *p, FILE *out, bool terminal, int64_t first, int64_t total, int64_t images_per_step);
 /* "epoch 3  step 120/600  adv 0.312  rec 8.1  12.3 images/s  1:32 left  620 MiB"; value: recent means. */
