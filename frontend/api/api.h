@@ -14,6 +14,8 @@
 
 #include <jansson.h>
 
+struct KdrtProfile;
+
 struct KdcProgram {
     KdContext *cx;
     KdProgram *lang; /* NULL when it did not load */
@@ -80,6 +82,9 @@ const KdcUnit *kdc_runnable_unit(const KdcRunnable *r);
  * a NaN or, if there is none, the first that wrote an infinity. */
 bool kdc_run_watched(KdcRunnable *r, int *call, bool *nan);
 void kdc_runnable_arena(KdcRunnable *r, void *arena); /* from now on */
+/* From now on the time of each call of the plan is added up in *profile (kdrt.h), which is the caller's; NULL: no more. */
+void kdc_runnable_profile(KdcRunnable *r, struct KdrtProfile *profile);
+int kdc_threads(const KdcProgram *p); /* that a run of its networks uses */
 KdcTensor kdc_tensor_of(KdcProgram *p, const KdFunc *f, KdValue input); /* with memory */
 void *kdc_memory(KdcProgram *p, int64_t bytes);
 void kdc_memory_free(KdcProgram *p, void *m); /* before kdc_close would; NULL is fine */
@@ -89,6 +94,7 @@ const char *kdc_tensor_shape(KdContext *cx, const KdcTensor *t); /* "[1, 3, 8, 8
 /* ---- session.c -------------------------------------------------------------------------------------- */
 
 KdcProgram *kdc_session_program(const KdcSession *s);
+KdcRunnable *kdc_session_runnable(const KdcSession *s); /* what ran the latest step; NULL: there was none */
 KdMacs kdc_session_macs(const KdcSession *s); /* of a step's forward passes */
 
 /* A host file's trouble as a diagnostic or the machine's fault, into p. Always false. */

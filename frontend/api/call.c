@@ -126,7 +126,7 @@ static void bind_outputs(KdcRunnable *r, const KdFunc *f) {
     }
 }
 
-static int thread_count(const KdcProgram *p) {
+int kdc_threads(const KdcProgram *p) {
     long n = p->o.threads > 0 ? p->o.threads : sysconf(_SC_NPROCESSORS_ONLN);
     return n < 1 ? 1 : n > 1024 ? 1024 : (int)n;
 }
@@ -144,7 +144,7 @@ KdcRunnable *kdc_runnable_new(KdcProgram *p, const KdcUnit *u, KdcShareFn *share
     bind_inputs(r, f, share, user);
     bind_outputs(r, f);
     r->arena = arena ? arena : kdc_memory(p, u->result.loops->arena);
-    r->rt.threads = thread_count(p);
+    r->rt.threads = kdc_threads(p);
     r->rt.scratch_bytes = ((size_t)kd_scratch_bytes(u->result.loops) + 63) / 64 * 64;
     r->rt.scratch = kdc_memory(p, (int64_t)r->rt.scratch_bytes * r->rt.threads);
     r->entry = kd_jit_entry(u->jit);
@@ -234,6 +234,10 @@ KdcStatus kdc_run(KdcRunnable *r) {
 
 void kdc_runnable_arena(KdcRunnable *r, void *arena) {
     r->arena = arena;
+}
+
+void kdc_runnable_profile(KdcRunnable *r, struct KdrtProfile *profile) {
+    r->rt.profile = profile;
 }
 
 const KdcUnit *kdc_runnable_unit(const KdcRunnable *r) {

@@ -257,6 +257,10 @@ KdcProgram *kdc_session_program(const KdcSession *s) {
     return s->p;
 }
 
+KdcRunnable *kdc_session_runnable(const KdcSession *s) {
+    return s->last;
+}
+
 KdMacs kdc_session_macs(const KdcSession *s) {
     return kd_lang_macs(s->whole.func);
 }
