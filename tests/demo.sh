@@ -10,8 +10,8 @@ photo=$data/photos/test/kodak-07.jpg
 half=$((steps / 100 + 1)) # epochs at the full rate, and again while it falls; an epoch is 50 photographs
 student=(-D width=8)
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
-mkdir -p $out
 rm -rf $out/{run,export,pictures,sample} # of an earlier demo
+mkdir -p $out/{export,pictures,sample/kdc,sample/library}
 
 say() { printf '\n== %s\n' "$*"; }
 show() { printf '$ %s\n' "$*"; "$@"; }
@@ -52,7 +52,6 @@ show $kdc export $recipe:S "${student[@]}" --weights "$weights" --size 256x256 -
 show $kdc export $recipe:T --weights $data/wave.safetensors --size 256x256 -o $out/export/teacher -q
 
 say "the sample program on a photograph; it runs the self-test first"
-mkdir -p $out/sample/{kdc,library}
 printf 'net Same(x: [n, 3, h, w]) { return x }\n' >$out/sample/same.kd
 show $kdc run $out/sample/same.kd:Same -i $photo -o $out/sample/photograph.png
 show cc -O2 -DWITH_PNG -I $out/export/student $out/export/student/main.c $out/export/student/libS.a -lpng -o $out/sample/translate
@@ -63,15 +62,14 @@ show $kdc eval --pred $out/sample/library --truth $out/sample/kdc --metrics l1
 
 say "how long a picture of 256x256 takes"
 bench() { # NET [options]
-    show $kdc bench "$recipe:$1" --size 256x256 --runs 20 "${@:2}"
-    $kdc bench "$recipe:$1" --size 256x256 --runs 20 "${@:2}" --json >$out/bench-"$1".json
+    show $kdc bench "$recipe:$1" --size 256x256 --runs 20 "${@:2}" | tee "$out/bench-$1.txt"
 }
 bench T --weights $data/wave.safetensors
 bench S "${student[@]}" --weights "$weights"
 
 # What the headers and files of the two libraries say.
 constant() { sed -n "s/^#define $1_$2 \([0-9]*\).*/\1/p" "$out/export/$3/$1.h"; }
-latency() { sed -n 's/.*"median_ms": *\([0-9.e+-]*\).*/\1/p' $out/bench-"$1".json | head -n 1; }
+latency() { sed -n 's/^ *latency *median \([0-9.]*\) ms.*/\1/p' "$out/bench-$1.txt"; }
 row() { # WHAT TEACHER STUDENT UNIT FORMAT
     awk -v what="$1" -v a="$2" -v b="$3" -v unit="$4" 'BEGIN {
         printf "  %-22s %10.4g %10.4g %-4s %8.1f times less\n", what, a, b, unit, a / b }'
