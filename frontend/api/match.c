@@ -4,15 +4,15 @@
  * file's names share ("module.", "netG.") or that all of ours share ("S.") is left out; or, when the network
  * `net` is meant, with its name before ours, so that S finds its weights in what a session wrote.
  *
- * What is left is matched module by module, where the caller allows it. A module is all tensors whose names differ in the
- * last part only (weight, bias, running_mean, running_var); ours come in the order of creation, which is that of execution.
- * "By convention": if the file's modules are numbered as nn.Sequential numbers them (every step of a path has numbered
- * children only, or one child), the order of the numbers is the order of execution. So the k-th is our k-th, whatever layers
- * without tensors (padding, dropout, activations) did to the numbers: that covers CycleGAN's ResNet, the U-Net, whose nested
- * levels come down from the outside in and up from the inside out, and PatchGAN. "By order": the file's order instead.
- * Either holds only if all modules agree in the names of their parts and their shapes. Statistics that no module of ours
- * can take (of an instance norm) are passed over. If all of the file does not fit, what lies under one first part of its
- * names ("G_A.") may, if only one does.
+ * What is left is matched module by module, where the caller allows it. A module is all tensors whose names differ in
+ * the last part only (weight, bias, running_mean, running_var); ours come in the order of creation, which is that of
+ * execution. "By convention": if the file's modules are numbered as nn.Sequential numbers them (every step of a path
+ * has numbered children only, or one child), the order of the numbers is the order of execution. So the k-th is our
+ * k-th, whatever layers without tensors (padding, dropout, activations) did to the numbers: that covers CycleGAN's
+ * ResNet, the U-Net, whose nested levels come down from the outside in and up from the inside out, and PatchGAN. "By
+ * order": the file's order instead. Either holds only if all modules agree in the names of their parts and their
+ * shapes. Statistics that no module of ours can take (of an instance norm) are passed over. If all of the file does
+ * not fit, what lies under one first part of its names ("G_A.") may, if only one does.
  *
  * Else single weights and file tensors left over are matched by order and shape: in the file's order where
  * the two sequences of shapes are equal; else, for each shape, if there are as many weights as tensors of it. Anything

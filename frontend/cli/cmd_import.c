@@ -1,10 +1,11 @@
-/* cmd_import.c: kdc import CHECKPOINT FILE.kd:NET -o W.safetensors: weights of another program under the network's names.
+/* cmd_import.c: kdc import CHECKPOINT FILE.kd:NET -o W.safetensors: weights of another program under the network's
+ * names.
  *
  * The network is elaborated, not compiled: only its weights' names and shapes matter. Lines of --map go first:
  * `OUR = THEIR` names a tensor for a weight, `* = PREFIX` keeps of the file only what lies under PREFIX. All others are
- * matched by kdc_match. Every weight and buffer must get a tensor. The map used goes to stdout, what is left over and why
- * to stderr, the tensors (converted to the network's types) to the output: safetensors, or a PyTorch file where its name
- * ends in .pth or .pt.
+ * matched by kdc_match. Every weight and buffer must get a tensor. The map used goes to stdout, what is left over and
+ * why to stderr, the tensors (converted to the network's types) to the output: safetensors, or a PyTorch file where
+ * its name ends in .pth or .pt.
  */
 #include "frontend/cli/common.h"
 

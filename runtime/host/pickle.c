@@ -585,10 +585,13 @@ static bool reduce(Machine *m) {
     case G_REBUILD_V2:
         return rebuild(m, args, 6, 7);
     case G_PARAMETER: /* (tensor, requires_grad, hooks) */
-        return args->n >= 1 && args->n <= 3 && args->item[0]->kind == KD_PICKLE_TENSOR ? push(m, args->item[0])
-                                                                                      : bad(m, "a parameter of no tensor");
+        return args->n >= 1 && args->n <= 3 && args->item[0]->kind == KD_PICKLE_TENSOR
+                   ? push(m, args->item[0])
+                   : bad(m, "a parameter of no tensor");
     case G_SIZE:
-        return args->n == 1 && args->item[0]->kind == KD_PICKLE_TUPLE ? push(m, args->item[0]) : bad(m, "a Size of no tuple");
+        return args->n == 1 && args->item[0]->kind == KD_PICKLE_TUPLE
+                   ? push(m, args->item[0])
+                   : bad(m, "a Size of no tuple");
     case G_DTYPE:
     case G_STORAGE:
         break;

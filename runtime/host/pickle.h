@@ -1,10 +1,11 @@
 /* pickle.h: Python's pickle as data, as far as state dicts of tensors need it. Nothing is looked up, called or built.
  *
- * In: the bytes of one pickle. Out: a tree of tagged values. An explicit stack machine with marks and a memo runs the opcodes
- * that PyTorch writes for state dicts (protocols 2 to 5); the few globals it knows become tags, REDUCE on them becomes a
- * dict, a tuple or a tensor's description. Any other opcode or global is refused by name, with its position. Values, memo
- * and storages are counted and bounded (KD_PICKLE_MAX_*); all numbers of a tensor are checked here, against its storage's
- * count as the pickle states it. That the file really has so many elements is the caller's to check.
+ * In: the bytes of one pickle. Out: a tree of tagged values. An explicit stack machine with marks and a memo runs the
+ * opcodes that PyTorch writes for state dicts (protocols 2 to 5); the few globals it knows become tags, REDUCE on
+ * them becomes a dict, a tuple or a tensor's description. Any other opcode or global is refused by name, with its
+ * position. Values, memo and storages are counted and bounded (KD_PICKLE_MAX_*); all numbers of a tensor are checked
+ * here, against its storage's count as the pickle states it. That the file really has so many elements is the
+ * caller's to check.
  */
 #ifndef KD_HOST_PICKLE_H
 #define KD_HOST_PICKLE_H

@@ -1,8 +1,8 @@
 /* pth.c: see pth.h.
  *
- * The pickle (pickle.c) says which tensors there are and which storages they lie in; here the storages' bytes are found, in
- * zip entries or behind the pickles, and their lengths held against what the pickle says. Then the tensors are copied by
- * their strides into one block, whose size is known and bounded before it is allocated.
+ * The pickle (pickle.c) says which tensors there are and which storages they lie in; here the storages' bytes are
+ * found, in zip entries or behind the pickles, and their lengths held against what the pickle says. Then the tensors
+ * are copied by their strides into one block, whose size is known and bounded before it is allocated.
  */
 #include "runtime/host/pth.h"
 #include "runtime/host/pickle.h"
@@ -39,7 +39,8 @@ typedef struct Walk {
 static bool is_name(const unsigned char *s, size_t n) {
     for (size_t i = 0; i < n;) {
         unsigned char c = s[i++];
-        int more = c < 0x80 ? 0 : c >= 0xc2 && c < 0xe0 ? 1 : c >= 0xe0 && c < 0xf0 ? 2 : c >= 0xf0 && c < 0xf5 ? 3 : -1;
+        int more = c < 0x80 ? 0
+                   : c >= 0xc2 && c < 0xe0 ? 1 : c >= 0xe0 && c < 0xf0 ? 2 : c >= 0xf0 && c < 0xf5 ? 3 : -1;
         uint32_t v = more > 0 ? c & (0x3fu >> more) : c;
         for (int k = 0; k < more; k++, i++) {
             if (i == n || (s[i] & 0xc0) != 0x80) {
@@ -47,7 +48,8 @@ static bool is_name(const unsigned char *s, size_t n) {
             }
             v = v << 6 | (s[i] & 0x3fu);
         }
-        if (more < 0 || v < 0x20 || (v >= 0x7f && v < 0xa0) || (more == 2 && (v < 0x800 || (v >= 0xd800 && v < 0xe000))) ||
+        if (more < 0 || v < 0x20 || (v >= 0x7f && v < 0xa0) ||
+            (more == 2 && (v < 0x800 || (v >= 0xd800 && v < 0xe000))) ||
             (more == 3 && (v < 0x10000 || v > 0x10ffff))) {
             return false;
         }
@@ -106,7 +108,8 @@ static int add_key(Walk *w, size_t *length, const KdPickleValue *key) {
 }
 
 static bool may_hold(const KdPickleValue *v) {
-    return v->kind == KD_PICKLE_DICT || v->kind == KD_PICKLE_LIST || v->kind == KD_PICKLE_TUPLE || v->kind == KD_PICKLE_TENSOR;
+    return v->kind == KD_PICKLE_DICT || v->kind == KD_PICKLE_LIST ||
+           v->kind == KD_PICKLE_TUPLE || v->kind == KD_PICKLE_TENSOR;
 }
 
 static bool walk(Walk *w, const KdPickleValue *v, size_t length, int depth) {
@@ -139,8 +142,8 @@ static bool is_text(const KdPickleValue *v, const char *text) {
     return v->kind == KD_PICKLE_TEXT && strlen(text) == (size_t)v->n && memcmp(v->text, text, (size_t)v->n) == 0;
 }
 
-/* Where all tensors come from one entry of the outermost dict, a dict whose name says no more than that, that name is left
- * out of theirs. */
+/* Where all tensors come from one entry of the outermost dict, a dict whose name says no more than that, that name is
+ * left out of theirs. */
 static void unwrap(Walk *w, const KdPickleValue *root) {
     static const char *const names[] = {"state_dict", "params", "params_ema", "model", "net", "generator"};
     bool wraps = false;
@@ -233,7 +236,7 @@ static size_t aligned(size_t n) {
 static size_t block_size(const Walk *w, const KdPickle *p) {
     size_t held = (size_t)64 << 20, total = 0, rest = 0;
     for (int i = 0; i < p->n_storages; i++) {
-        held += 4 * (size_t)p->storage[i].count * (size_t)kd_stored_size(p->storage[i].dtype); /* these bytes are there */
+        held += 4 * (size_t)p->storage[i].count * (size_t)kd_stored_size(p->storage[i].dtype);
     }
     for (int i = 0; i < w->n; i++) {
         const KdPickleTensor *x = w->found[i].x;
@@ -336,8 +339,8 @@ static bool find_pickle(Zip *z) {
     return z->folder || kd_trouble(z->t, false, "%s: a zip file without data.pkl, so no PyTorch checkpoint", z->from);
 }
 
-/* Whole entry folder + name, its CRC checked; most: more bytes are refused. NULL after a message; absent: may it be missing?
- * Then NULL with *n 0 and no message. */
+/* Whole entry folder + name, its CRC checked; most: more bytes are refused. NULL after a message; absent: may it be
+ * missing? Then NULL with *n 0 and no message. */
 static unsigned char *entry(const Zip *z, const char *name, size_t most, bool absent, size_t *n) {
     char path[600];
     zip_stat_t s;
@@ -359,7 +362,8 @@ static unsigned char *entry(const Zip *z, const char *name, size_t most, bool ab
     }
     /* Deflate makes at most 1032 bytes of one. */
     if (s.comp_size > z->size || s.size > most || (stored ? s.size != s.comp_size : s.size / 1032 > s.comp_size)) {
-        kd_trouble(z->t, false, "%s: zip entry %.200s: %" PRIu64 " bytes are not possible", z->from, path, (uint64_t)s.size);
+        kd_trouble(z->t, false, "%s: zip entry %.200s: %" PRIu64 " bytes are not possible", z->from, path,
+                   (uint64_t)s.size);
         return NULL;
     }
     zip_file_t *f = zip_fopen(z->z, path, ZIP_FL_ENC_RAW);
@@ -376,7 +380,8 @@ static unsigned char *entry(const Zip *z, const char *name, size_t most, bool ab
         free(data);
         data = NULL;
     } else if (!data) {
-        kd_trouble(z->t, f != NULL, "%s: zip entry %.200s: %.100s", z->from, path, f ? "out of memory" : zip_strerror(z->z));
+        kd_trouble(z->t, f != NULL, "%s: zip entry %.200s: %.100s", z->from, path,
+                   f ? "out of memory" : zip_strerror(z->z));
     }
     if (f) {
         zip_fclose(f);
@@ -408,7 +413,8 @@ static bool zip_storages(const Zip *z, const KdPickle *p, unsigned char **data) 
             return false;
         }
         if (n != expected) {
-            return kd_trouble(z->t, false, "%s: zip entry %s%s has %zu bytes, the pickle says %" PRId64 " of %s", z->from,
+            return kd_trouble(z->t, false, "%s: zip entry %s%s has %zu bytes, the pickle says %" PRId64 " of %s",
+                              z->from,
                               z->folder, name, n, s->count, kd_stored_name(s->dtype));
         }
     }
@@ -417,7 +423,9 @@ static bool zip_storages(const Zip *z, const KdPickle *p, unsigned char **data) 
 
 static KdWeights *zip_weights(Zip *z) {
     size_t n = 0, used = 0;
-    unsigned char *pickle = find_pickle(z) && little_endian(z) ? entry(z, "data.pkl", KD_PICKLE_MAX_BYTES, false, &n) : NULL;
+    unsigned char *pickle = find_pickle(z) && little_endian(z)
+                                ? entry(z, "data.pkl", KD_PICKLE_MAX_BYTES, false, &n)
+                                : NULL;
     if (!pickle) {
         return NULL;
     }
@@ -467,7 +475,8 @@ static KdWeights *read_zip(const char *path, uint64_t size, KdTrouble *t) {
 /* ---- legacy ----------------------------------------------------------------------------------------- */
 
 /* The first pickle, the number 0x1950a86a20f9469cfc6c, as it always stands there. */
-static const unsigned char legacy_magic[] = {0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, '.'};
+static const unsigned char legacy_magic[] = {0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46,
+                                              0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, '.'};
 
 typedef struct Legacy {
     const char *from;
@@ -513,7 +522,8 @@ static bool legacy_storages(Legacy *l, const unsigned char **data) {
         uint64_t key, count = 0;
         int s = k->kind == KD_PICKLE_TEXT && kd_pickle_key(k->text, k->n, &key) ? kd_pickle_storage(&l->p, key) : -1;
         if (s < 0 || data[s]) {
-            return kd_trouble(l->t, false, "%s: entry %d of its list of storages is of no tensor, or is there twice", l->from, i);
+            return kd_trouble(l->t, false, "%s: entry %d of its list of storages is of no tensor, or is there twice",
+                              l->from, i);
         }
         if (l->n - l->at < 8) {
             return kd_trouble(l->t, false, "%s: cut off before storage %" PRIu64, l->from, key);
@@ -525,7 +535,8 @@ static bool legacy_storages(Legacy *l, const unsigned char **data) {
         const KdPickleStorage *known = &l->p.storage[s];
         size_t element = (size_t)kd_stored_size(known->dtype);
         if (count != (uint64_t)known->count) {
-            return kd_trouble(l->t, false, "%s: storage %" PRIu64 " has %" PRIu64 " elements, the pickle says %" PRId64, l->from,
+            return kd_trouble(l->t, false, "%s: storage %" PRIu64 " has %" PRIu64 " elements, the pickle says %" PRId64,
+                              l->from,
                               key, count, known->count);
         }
         if (count > (l->n - l->at) / element) {
@@ -733,7 +744,8 @@ static const void *little_elements(const KdTensorOut *x, size_t n, void **copy) 
     return out;
 }
 
-/* An entry "archive/NAME", stored, without a date: the same tensors are the same bytes. Takes `data`, malloc'ed, when owned. */
+/* An entry "archive/NAME", stored, without a date: the same tensors are the same bytes. Takes `data`, malloc'ed, when
+ * owned. */
 static bool add_entry(zip_t *z, const char *name, const void *data, size_t n, bool owned) {
     char path[64];
     snprintf(path, sizeof path, "archive/%s", name);

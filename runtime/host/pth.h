@@ -1,8 +1,9 @@
 /* pth.h: PyTorch checkpoints (.pth, .pt; zip and legacy form) as data: no name is ever resolved to code.
  *
  * The pickle is read by an explicit stack machine that knows the opcodes and globals of state dicts
- * (docs/weights.md lists them); anything else is refused by name, with its position. Every count, offset and stride is checked
- * against the storage before a byte is used; depth, sizes and counts are bounded; zip entries' CRCs are checked.
+ * (docs/weights.md lists them); anything else is refused by name, with its position. Every count, offset and stride
+ * is checked against the storage before a byte is used; depth, sizes and counts are bounded; zip entries' CRCs are
+ * checked.
  */
 #ifndef KD_HOST_PTH_H
 #define KD_HOST_PTH_H

@@ -1,5 +1,5 @@
-/* test_import.c: kdc import on checkpoints with the official key names (golden/pth, made by make_pth.py): the map it prints,
- * and that the network with the imported weights gives what PyTorch gave; --map; what is refused, by name.
+/* test_import.c: kdc import on checkpoints with the official key names (golden/pth, made by make_pth.py): the map it
+ * prints, and that the network with the imported weights gives what PyTorch gave; --map; what is refused, by name.
  *
  * Runs the built binary: $KDC_BIN, or ../kdc beside this program; skipped when there is none.
  */

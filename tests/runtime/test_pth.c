@@ -1,6 +1,6 @@
 /* test_pth.c: PyTorch checkpoints: what PyTorch wrote (golden/pth, see make_pth.py) loads with every type and stride in
- * each form; pickles that ask for code, numbers outside of their storage, missing, short, damaged, cut and mutated files
- * are refused with a sentence; what is written reads back. */
+ * each form; pickles that ask for code, numbers outside of their storage, missing, short, damaged, cut and mutated
+ * files are refused with a sentence; what is written reads back. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
