@@ -398,8 +398,8 @@ static void networks(Page *p, const KdcReport *r) {
         escaped(p, row->what);
         print(p, "</td><td>%s</td><td class=\"n\">%s</td>", row->frozen ? "frozen" : "trained", text);
         if (macs) {
-            snprintf(text, sizeof text, row->macs >= 0 ? "%.4g G" : "", row->macs / 1e9);
-            print(p, "<td class=\"n\">%s</td>", text);
+            snprintf(text, sizeof text, "%.4g G", row->macs / 1e9);
+            print(p, "<td class=\"n\">%s</td>", row->macs >= 0 ? text : "");
         }
         raw(p, "</tr>");
     }
