@@ -1,0 +1,352 @@
+/* test_export.c: exported networks as their users compile them: C and C++, every target that can be run here, weights inside and
+ * beside, against what the JIT computes in this process.
+ *
+ * Runs the built kdc ($KDC_BIN, or ../kdc beside this program), cc, and what else is installed; what is not is skipped.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "frontend/api/kdc.h"
+#include "runtime/host/dataset.h"
+#include "runtime/host/weights.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char model[] = "import \"nets/style.kd\"\n"
+                            "net Two[](a: [n, 2, h, w], mark: u8[n, 1, h, w]) {\n"
+                            "    let y = conv2d[2, 3, padding = 1](a) + cast(mark, \"f32\")\n"
+                            "    return [y, mean(y)]\n"
+                            "}\n"
+                            "let G = StyleGen[width = 4, n_blocks = 1, unit = true]\n"
+                            "let D = StyleGen[width = 4, n_blocks = 1]\n"
+                            "let T = Two[]\n"
+                            "session s(x: [1, 3, 8, 8]) { let l = mean(G(x))\n"
+                            " minimize l over G with adam(0.1) }\n";
+
+enum { H = 24, W = 20 };
+
+typedef struct Setup {
+    char folder[64];
+} Setup;
+
+/* ---- running ---------------------------------------------------------------------------------------- */
+
+/* A shell's exit code; $KDC is the command, the folder is the working one. What it printed is in `log`. */
+static int sh(const char *line) {
+    char all[2048];
+    snprintf(all, sizeof all, "(%s) >log 2>&1 </dev/null", line);
+    int status = system(all);
+    return status == -1 ? -1 : status >> 8;
+}
+
+static void must(const char *line) {
+    int code = sh(line);
+    if (code != 0) {
+        size_t n;
+        KdTrouble t;
+        char *text = kd_file_read("log", &n, &t);
+        print_error("exit code %d: %s\n%s\n", code, line, text ? text : "");
+        free(text);
+        fail();
+    }
+}
+
+static bool have(const char *tool) {
+    char line[128];
+    snprintf(line, sizeof line, "command -v %s", tool);
+    return sh(line) == 0;
+}
+
+static void log_has(const char *text) {
+    size_t n;
+    KdTrouble t;
+    char *log = kd_file_read("log", &n, &t);
+    assert_non_null(log);
+    if (!strstr(log, text)) {
+        fail_msg("'%s' is not in: %s", text, log);
+    }
+    free(log);
+}
+
+static void save(const char *path, const void *bytes, size_t n) {
+    KdTrouble t;
+    assert_true(kd_file_write(path, bytes, n, &t));
+}
+
+/* ---- what the JIT says ----------------------------------------------------------------------------- */
+
+static KdcRunnable *net(KdcProgram *p, const char *name, const char *weights) {
+    KdcRunnable *r = kdc_net(p, name, &(KdcShapes){0});
+    if (!r || kdc_initialise(r, 5) != KDC_OK) {
+        kdc_print_messages(p, stderr, false);
+        fail();
+    }
+    KdTensorOut out[64];
+    int n = 0;
+    for (int i = 0; i < kdc_input_count(r); i++) {
+        const KdcTensor *t = kdc_input(r, i);
+        if (t->role != KDC_DATA) {
+            out[n++] = (KdTensorOut){t->name, KD_STORED_F32, t->rank, t->dim, t->data};
+        }
+    }
+    KdTrouble t;
+    assert_true(kd_weights_write(weights, out, n, NULL, 0, &t));
+    return r;
+}
+
+static void floats(KdcRunnable *r) {
+    KdcTensor *x = kdc_find(r, "x"), *y = kdc_find_output(r, "out");
+    for (int64_t i = 0; i < x->count; i++) {
+        ((float *)x->data)[i] = (float)((i * 7919) % 2001 - 1000) / 1000;
+    }
+    assert_int_equal(kdc_run(r), KDC_OK);
+    save("x.bin", x->data, sizeof(float) * (size_t)x->count);
+    save("y.bin", y->data, sizeof(float) * (size_t)y->count);
+}
+
+/* The pictures' way, as kdc run and kdc eval go it. */
+static void pictures(KdcRunnable *r, double lo, double hi, bool truncate, const char *name) {
+    KdcTensor *x = kdc_find(r, "x"), *y = kdc_find_output(r, "out");
+    KdImage in, out;
+    KdTrouble t;
+    bool plain = lo == -1 && hi == 1;
+    assert_true(kd_image_new(W, H, 3, 8, &in, &t));
+    for (int i = 0; i < 3 * W * H; i++) {
+        ((uint8_t *)in.samples)[i] = (uint8_t)(i * 31 + i / 97);
+    }
+    kd_image_to_planes(&in, x->data);
+    float *v = x->data, *u = y->data;
+    for (int64_t i = 0; i < x->count && !plain; i++) {
+        v[i] = (float)(lo + ((double)v[i] + 1) / 2 * (hi - lo));
+    }
+    assert_int_equal(kdc_run(r), KDC_OK);
+    for (int64_t i = 0; i < y->count && !plain; i++) {
+        u[i] = (float)(((double)u[i] - lo) / (hi - lo) * 2 - 1);
+    }
+    assert_true(kd_image_from_planes(u, 3, H, W, truncate, &out, &t));
+    save("rgb.bin", in.samples, 3 * W * H);
+    save(name, out.samples, 3 * W * H);
+    kd_image_free(&in);
+    kd_image_free(&out);
+}
+
+static int setup(void **state) {
+    static Setup s;
+    char kdc[512], path[600];
+    const char *bin = getenv("KDC_BIN");
+    snprintf(s.folder, sizeof s.folder, "/tmp/kdc_export_XXXXXX");
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+    path[n > 0 ? n : 0] = '\0';
+    char *slash = strrchr(path, '/');
+    snprintf(kdc, sizeof kdc, "%.*s/../kdc", slash ? (int)(slash - path) % 400 : 0, path);
+    setenv("KDC", bin ? bin : kdc, 1);
+    setenv("OMP_WAIT_POLICY", "passive", 1);
+    if (!mkdtemp(s.folder) || chdir(s.folder) != 0) {
+        return -1;
+    }
+    setenv("XDG_CACHE_HOME", s.folder, 1);
+    setenv("USE", KDC_SOURCE_DIR "/tests/cli/export_use.c", 1);
+    setenv("CC", "cc -std=gnu99 -O1 -Wall -Wextra -Werror -I out", 1);
+    save("m.kd", model, sizeof model - 1);
+    KdcOptions o = {.height = H, .width = W, .threads = 2, .cache = ""};
+    KdcProgram *p = kdc_open("m.kd", NULL, 0, &o);
+    KdcRunnable *g = net(p, "G", "g.safetensors"), *d = net(p, "D", "d.safetensors");
+    net(p, "T", "t.safetensors");
+    floats(g);
+    pictures(d, 0, 255, true, "want255.bin");
+    pictures(g, -1, 1, false, "want.bin");
+    kdc_close(p);
+    *state = &s;
+    return 0;
+}
+
+static int teardown(void **state) {
+    char line[128];
+    if (!*state) {
+        return -1;
+    }
+    snprintf(line, sizeof line, "rm -r %s", ((Setup *)*state)->folder);
+    return chdir("/") || system(line);
+}
+
+/* ---- tests --------------------------------------------------------------------------------------------- */
+
+#define EXPORT "rm -rf out && $KDC export m.kd:G --weights g.safetensors --size 24x20 -o out "
+
+static void test_host(void **state) {
+    (void)state;
+    must(EXPORT);
+    log_has("functions  G_init G_free G_run_rgb8 G_selftest G_run\n");
+    log_has("self-test  every bit");
+    must("$CC -pedantic $USE out/G.o -o use -lpthread && ./use");
+    must("$CC $USE -Lout -lG -o use && ./use"); /* the archive's index */
+    must("test -z \"$(nm -u out/G.o | grep -vE ' (memcpy|memset|malloc|free)$')\"");
+    must("test \"$(nm out/G.o | grep -E ' [A-TV-Z] ' | cut -d' ' -f3 | tr '\\n' ' ')\" = "
+         "'G_free G_init G_run G_run_rgb8 G_selftest '");
+    must("cp -r out first && " EXPORT "&& diff -r out first"); /* equal bytes every time */
+}
+
+static void test_cpp(void **state) {
+    (void)state;
+    const char *cpp = have("g++") ? "g++" : have("clang++-19") ? "clang++-19" : NULL;
+    char line[512];
+    if (!cpp) {
+        skip();
+    }
+    must(EXPORT);
+    static const char use[] = "#include \"G.h\"\nint main() { G_net n; return G_init(&n, 0) || G_selftest(&n); }\n";
+    save("u.cpp", use, sizeof use - 1);
+    snprintf(line, sizeof line, "%s -Wall -Wextra -Werror -pedantic -Iout u.cpp out/libG.a -o u && ./u", cpp);
+    must(line);
+}
+
+static void test_beside(void **state) {
+    (void)state;
+    must(EXPORT "--beside");
+    must("$CC $USE out/libG.a -o use -lpthread && ./use");
+    must("test $(stat -c %s out/G.o) -lt $(( $(stat -c %s out/G.weights) + 100000 ))");
+    must("cd out && cc -std=c99 -Wall -Wextra -Werror main.c libG.a -o s && (printf 'P6\\n20 24\\n255\\n'; cat ../rgb.bin) >i.ppm "
+         "&& ./s G.weights i.ppm o.ppm && tail -c 1440 o.ppm | cmp - ../want.bin");
+    assert_int_not_equal(sh("cd out && ./s i.ppm i.ppm o.ppm"), 0);
+}
+
+static void test_sample(void **state) {
+    (void)state;
+    must(EXPORT);
+    must("cd out && cc -std=c99 -Wall -Wextra -Werror -pedantic main.c libG.a -o s");
+    must("cd out && (printf 'P6 # size\\n20 24 # wide, high\\n255\\n'; cat ../rgb.bin) >i.ppm && ./s i.ppm o.ppm");
+    must("cd out && test \"$(head -c 13 o.ppm | tr '\\n' ' ')\" = 'P6 20 24 255 ' && tail -c 1440 o.ppm | cmp - ../want.bin");
+    must("cd out && head -c 1000 i.ppm >cut.ppm && ! ./s cut.ppm o2.ppm && ! test -e o2.ppm && ! ./s none.ppm o2.ppm");
+    must("cd out && (printf 'P6\\n24 20\\n255\\n'; cat ../rgb.bin) >i2.ppm && ! ./s i2.ppm o2.ppm");
+    log_has("24 wide and 20 high; G takes 20 and 24");
+    must("cd out && cc -Wall -Wextra -Werror -DWITH_PNG main.c libG.a -o s -lpng && ./s i.ppm o.png && "
+         "./s o.png o3.ppm && ./s o.ppm o4.ppm && cmp o3.ppm o4.ppm");
+    must("printf 'int main(void) { return 0; }\\n' >out/main.c && $KDC export m.kd:G --weights g.safetensors --size 24x20 -o out");
+    log_has("yours: left alone");
+    must("grep -q 'return 0; }' out/main.c");
+}
+
+/* --range and --truncate: the same pictures as kdc eval makes. */
+static void test_range(void **state) {
+    (void)state;
+    must("rm -rf out && $KDC export m.kd:D --weights d.safetensors --size 24x20 --range 0..255 --truncate -o out");
+    must("cd out && cc main.c libD.a -o s && (printf 'P6\\n20 24\\n255\\n'; cat ../rgb.bin) >i.ppm && "
+         "./s i.ppm o.ppm && tail -c 1440 o.ppm | cmp - ../want255.bin");
+}
+
+static void level(const char *cpu, bool runs) {
+    char line[512];
+    snprintf(line, sizeof line, EXPORT "--cpu %s", cpu);
+    must(line);
+    must("$CC -DNEAR $USE out/libG.a -o use -lpthread");
+    if (runs) {
+        must("./use"); /* its self-test counts every bit of what the JIT made for this level */
+    } else {
+        must("! ./use");
+    }
+}
+
+static void test_levels(void **state) {
+    (void)state;
+#if defined(__x86_64__)
+    level("x86-64", true);
+    level("x86-64-v3", __builtin_cpu_supports("x86-64-v3"));
+    level("x86-64-v4", __builtin_cpu_supports("x86-64-v4"));
+#else
+    skip();
+#endif
+}
+
+static void test_valgrind(void **state) {
+    (void)state;
+    if (!have("valgrind")) {
+        skip();
+    }
+    must(EXPORT "--cpu x86-64");
+    must("$CC -g -DNEAR $USE out/libG.a -o use -lpthread && "
+         "valgrind -q --error-exitcode=9 --leak-check=full ./use");
+}
+
+static void test_aarch64(void **state) {
+    (void)state;
+    if (!have("qemu-aarch64") || !have("aarch64-linux-gnu-gcc")) {
+        skip();
+    }
+    must(EXPORT "--target aarch64-linux-gnu --cpu cortex-a72");
+    log_has("aarch64-linux-gnu-gcc -static");
+    must("aarch64-linux-gnu-gcc -static -std=gnu99 -Wall -Wextra -Werror -DNEAR -Iout $USE out/libG.a -o use -lpthread && "
+         "qemu-aarch64 ./use");
+}
+
+static void test_openmp(void **state) {
+    (void)state;
+    must(EXPORT "--openmp --threads 3");
+    must("grep -q 'MOST_THREADS 3' out/G.h");
+    must("test -z \"$(nm -u out/G.o | grep -vE ' (memcpy|memset|malloc|free|GOMP_parallel|omp_get_[a-z_]*)$')\"");
+    must("$CC -fopenmp $USE out/libG.a -o use -lpthread && ./use && OMP_NUM_THREADS=7 ./use && OMP_NUM_THREADS=1 ./use");
+}
+
+/* Two networks in one program, and a network that is not picture to picture. */
+static void test_several(void **state) {
+    (void)state;
+    static const char use[] =
+        "#include \"G.h\"\n#include \"T.h\"\n"
+        "int main(void) {\n"
+        "    static float a[T_INPUT_a_COUNT], y[T_OUTPUT_out_0_COUNT], mean[T_OUTPUT_out_1_COUNT];\n"
+        "    static unsigned char mark[T_INPUT_mark_COUNT];\n"
+        "    G_net g; T_net t;\n"
+        "    double sum = 0;\n"
+        "    int i;\n"
+        "    if (G_init(&g, 0) || T_init(&t, 0) || G_selftest(&g) || T_selftest(&t)) return 1;\n"
+        "    for (i = 0; i < T_INPUT_mark_COUNT; i++) mark[i] = (unsigned char)(i % 5);\n"
+        "    T_run(&t, a, mark, y, mean);\n"
+        "    for (i = 0; i < T_OUTPUT_out_0_COUNT; i++) sum += y[i];\n"
+        "    sum = sum / T_OUTPUT_out_0_COUNT - mean[0];\n"
+        "    G_free(&g); T_free(&t);\n"
+        "    return mean[0] < 1.9 || mean[0] > 2.1 || sum > 1e-4 || sum < -1e-4;\n"
+        "}\n";
+    must(EXPORT "&& $KDC export m.kd:T --weights t.safetensors --size 10x10 -o out");
+    save("u.c", use, sizeof use - 1);
+    must("$CC u.c -Lout -lG -lT -o u && ./u");
+    must("! grep -q rgb8 out/T.h && cd out && cc -std=c99 -Wall -Wextra -Werror main.c libT.a -o s && ./s");
+}
+
+static void refused(const char *args, int code, const char *sentence) {
+    char line[512];
+    snprintf(line, sizeof line, "$KDC export %s", args);
+    assert_int_equal(sh(line), code);
+    log_has(sentence);
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    refused("m.kd -o x", 2, "which network");
+    refused("m.kd:G", 2, "-o FOLDER");
+    refused("m.kd:s -o x", 2, "is a session");
+    refused("m.kd:G -o x", 1, "no weights are given for");
+    refused("m.kd:G -o x --weights t.safetensors", 1, "t.safetensors");
+    refused("m.kd:G -o x --weights g.safetensors --target riscv64-linux-gnu", 1, "no code generator for 'riscv64");
+    refused("m.kd:G -o x --weights g.safetensors --cpu pentium", 1, "no CPU 'pentium'");
+    refused("m.kd:G -o x --weights g.safetensors --size 8x8 --target x86_64-apple-darwin", 1, "is no ELF object");
+    refused("m.kd:G -o m.kd --weights g.safetensors --size 8x8", 3, "it is a file");
+    refused("m.kd:G -o /proc/x --weights g.safetensors --size 8x8", 3, "cannot be made");
+    assert_int_not_equal(access("x", F_OK), 0);
+    static const char unet[] = "import \"nets/unet.kd\"\nlet U = Unet[depth = 5, ngf = 4]\n";
+    save("u.kd", unet, sizeof unet - 1);
+    refused("u.kd:U -o x --size 40x64", 1, "U takes multiples of 32: --size 64x64");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_host),     cmocka_unit_test(test_cpp),     cmocka_unit_test(test_beside),
+        cmocka_unit_test(test_sample),   cmocka_unit_test(test_range),   cmocka_unit_test(test_levels),
+        cmocka_unit_test(test_valgrind), cmocka_unit_test(test_aarch64), cmocka_unit_test(test_openmp),
+        cmocka_unit_test(test_several),  cmocka_unit_test(test_refusals),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
