@@ -10,13 +10,12 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { SIZE = 299 };
+enum { SIZE = 299, FEATURES = 2048 };
 
 struct KdcEvalFid {
     KdcProgram *own; /* Inception's */
     KdcRunnable *r;
     KdWeights *weights;
-    int dims;
     KdMoments *made, *reference;
     double *mean, *cov; /* of a statistics file; NULL: of `reference` */
 };
@@ -90,32 +89,29 @@ static void add(const KdcEvalFid *f, KdMoments *m, const KdImage *x) {
 
 /* ---- the reference ------------------------------------------------------------------------------------- */
 
-static bool take_array(KdcEval *e, const KdArrays *all, const char *name, int rank, int dims, const double **out) {
+/* Its numbers, in p's memory; NULL after a message. */
+static double *take_array(KdcEval *e, const KdArrays *all, const char *name, int rank) {
     const KdArray *x = kd_npz_find(all, name);
-    if (!x || x->rank != rank || x->dim[0] != dims || (rank == 2 && x->dim[1] != dims)) {
-        kd_error(e->p->cx, 0, "%s: expected %s of %d%s%s numbers, found %s", e->a->ref, name, dims, rank == 2 ? " x " : "",
-                 rank == 2 ? kd_format(e->p->cx, "%d", dims) : "", x ? "another shape" : "no such array");
-        return false;
+    if (!x || x->rank != rank || x->dim[0] != FEATURES || (rank == 2 && x->dim[1] != FEATURES)) {
+        kd_error(e->p->cx, 0, "%s: expected %s of 2048%s numbers, found %s", e->a->ref, name, rank == 2 ? " x 2048" : "",
+                 x ? "another shape" : "no such array");
+        return NULL;
     }
-    *out = x->data;
-    return true;
+    double *copy = kdc_memory(e->p, x->count * (int64_t)sizeof *copy);
+    memcpy(copy, x->data, (size_t)x->count * sizeof *copy);
+    return copy;
 }
 
 static bool read_statistics(KdcEval *e, KdcEvalFid *f) {
     KdArrays all;
     KdTrouble t;
-    const double *mu, *sigma;
-    size_t n = (size_t)f->dims;
     if (!kd_npz_read(e->a->ref, &all, &t)) {
         return kdc_cli_trouble(e->p, &t);
     }
-    bool ok = take_array(e, &all, "mu", 1, f->dims, &mu) && take_array(e, &all, "sigma", 2, f->dims, &sigma);
-    if (ok) {
-        memcpy(f->mean, mu, n * sizeof *mu);
-        memcpy(f->cov, sigma, n * n * sizeof *sigma);
-    }
+    f->mean = take_array(e, &all, "mu", 1);
+    f->cov = f->mean ? take_array(e, &all, "sigma", 2) : NULL;
     kd_npz_free(&all);
-    return ok;
+    return f->cov != NULL;
 }
 
 static bool add_folder(KdcEval *e, KdcEvalFid *f) {
@@ -137,34 +133,21 @@ static bool add_folder(KdcEval *e, KdcEvalFid *f) {
     return true;
 }
 
-static bool read_reference(KdcEval *e, KdcEvalFid *f) {
-    struct stat st;
-    if (!e->a->ref) {
-        e->reference = e->against;
-        return true;
-    }
-    e->reference = e->a->ref;
-    if (stat(e->a->ref, &st) == 0 && S_ISDIR(st.st_mode)) {
-        return add_folder(e, f);
-    }
-    int64_t n = f->dims;
-    f->mean = kdc_memory(e->p, n * (int64_t)sizeof *f->mean);
-    f->cov = kdc_memory(e->p, n * n * (int64_t)sizeof *f->cov);
-    return read_statistics(e, f);
-}
-
 /* ---- the metric ---------------------------------------------------------------------------------------- */
 
+/* A statistics file is looked at before the network is compiled; a folder needs the network. */
 bool kdc_eval_fid_open(KdcEval *e) {
     KdcEvalFid *f = e->features = KD_NEW(e->p->cx, KdcEvalFid);
     KdTrouble t;
-    if (!open_network(e, f)) {
+    struct stat st;
+    bool folder = e->a->ref && stat(e->a->ref, &st) == 0 && S_ISDIR(st.st_mode);
+    e->reference = e->a->ref ? e->a->ref : e->against;
+    if ((e->a->ref && !folder && !read_statistics(e, f)) || !open_network(e, f)) {
         return false;
     }
-    f->dims = (int)kdc_find_output(f->r, "out")->count;
-    f->made = kd_moments_new(f->dims, &t);
-    f->reference = f->made ? kd_moments_new(f->dims, &t) : NULL;
-    return f->reference ? read_reference(e, f) : kdc_cli_trouble(e->p, &t);
+    f->made = kd_moments_new(FEATURES, &t);
+    f->reference = f->made ? kd_moments_new(FEATURES, &t) : NULL;
+    return f->reference ? !folder || add_folder(e, f) : kdc_cli_trouble(e->p, &t);
 }
 
 bool kdc_eval_fid_add(KdcEval *e, const KdcEvalPair *pair) {
@@ -181,7 +164,7 @@ bool kdc_eval_fid_add(KdcEval *e, const KdcEvalPair *pair) {
 
 bool kdc_eval_fid_finish(KdcEval *e) {
     KdcEvalFid *f = e->features;
-    int64_t n = f->dims, bytes = n * (n + 1) * (int64_t)sizeof(double);
+    int64_t n = FEATURES, bytes = n * (n + 1) * (int64_t)sizeof(double);
     double *made = kdc_memory(e->p, bytes);
     KdTrouble t;
     bool ok = kd_moments_get(f->made, made, made + n, &t);
@@ -190,7 +173,7 @@ bool kdc_eval_fid_finish(KdcEval *e) {
         f->cov = f->mean + n;
         ok = kd_moments_get(f->reference, f->mean, f->cov, &t);
     }
-    ok = ok && kd_frechet(f->dims, made, made + n, f->mean, f->cov, &e->fid, &t);
+    ok = ok && kd_frechet(FEATURES, made, made + n, f->mean, f->cov, &e->fid, &t);
     if (!ok) {
         KdTrouble named;
         kd_trouble(&named, t.machine, "FID: %s", t.text);

@@ -243,6 +243,22 @@ static bool layout_of(KdcEval *e, KdLayout *l) {
     return false;
 }
 
+/* Pairs are best for a network from pictures to pictures; two folders do for FID, and pictures alone for --against. */
+static KdDataset *open_as(KdDataOptions *o, KdLayout kind, KdTrouble *t) {
+    static const KdLayout pictures[] = {KD_LAYOUT_ALIGNED, KD_LAYOUT_UNPAIRED, KD_LAYOUT_PLAIN};
+    KdDataset *d = NULL;
+    bool any = o->layout == KD_LAYOUT_AUTO && kind == KD_LAYOUT_ALIGNED;
+    o->wanted = kind;
+    for (int i = 0; any && i < KD_COUNT(pictures) && !d; i++) {
+        o->wanted = pictures[i];
+        d = kd_dataset_open(o, t);
+        if (!d && t->machine) {
+            return NULL;
+        }
+    }
+    return d || any ? d : kd_dataset_open(o, t);
+}
+
 static bool open_set(KdcEval *e) {
     KdcEvalSource *s = e->source;
     KdTrouble t;
@@ -260,10 +276,10 @@ static bool open_set(KdcEval *e) {
     if (!e->preprocess || !layout_of(e, &o.layout)) {
         return false;
     }
-    o.wanted = kdc_eval_net_kind(e->p, e->a->name, o.crop_h ? o.crop_h : 256, o.crop_w ? o.crop_w : 256, &classes);
+    KdLayout kind = kdc_eval_net_kind(e->p, e->a->name, o.crop_h ? o.crop_h : 256, o.crop_w ? o.crop_w : 256, &classes);
     o.classes = o.classes ? o.classes : classes; /* a map with others is an error that names it */
     int workers = e->a->workers ? (int)e->a->workers : 2;
-    s->set = kd_dataset_open(&o, &t);
+    s->set = open_as(&o, kind, &t);
     s->loader = s->set ? kd_loader_new(s->set, 0, workers, 2 * workers, &t) : NULL;
     if (!s->loader) {
         return kdc_cli_trouble(e->p, &t);

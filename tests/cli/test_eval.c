@@ -1,0 +1,541 @@
+/* test_eval.c: kdc eval as a person uses it, on small pictures made here: two folders, a network on pairs, two networks,
+ * label maps, FID; the JSON against numbers computed here; what is missing or wrong is said, with its exit code.
+ *
+ * FID's Inception network gets weights that are quick to write and still tell pictures apart: each filter is a single 1 (as
+ * U8), so features are values of the picture that were carried through.
+ *
+ * Runs the built binary: $KDC_BIN, or ../kdc beside this program; skipped when there is none.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "frontend/api/kdc.h"
+#include "runtime/host/metrics.h"
+#include "runtime/host/npz.h"
+#include "runtime/host/weights.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define COUNT(a) ((int)(sizeof(a) / sizeof((a)[0])))
+
+enum { W = 24, H = 20, PICTURES = 3 };
+
+static const char model_kd[] =
+    "net Same(x: [n, 3, h, w]) { return x }\n"
+    "net Half(x: [n, 3, h, w]) { return x * 0.5 }\n"
+    "net Scale[](x: [n, 3, h, w]) { return x * reshape(weight([1], \"ones\", name = \"w\"), [1, 1, 1, 1]) }\n"
+    "let S = Scale[]\n"
+    "let T = Scale[]\n"
+    "net Nan(x: [n, 3, h, w]) { return log(x - 5) }\n"
+    "net Dark(x: [n, 3, h, w]) { return concat([0 - x[:, 0:1], x[:, 0:1]], dim = 1) }\n" /* class 1: bright red */
+    "net Paint(x: [n, 2, h, w]) { return concat([x[:, 0:1], x[:, 1:2], x[:, 1:2]], dim = 1) }\n"
+    "net Fixed(x: [1, 3, 8, 8]) { return x }\n";
+
+static char binary[512], folder[64];
+
+static const char *here(const char *name) {
+    static char path[4][256];
+    static int next;
+    char *p = path[next++ % 4];
+    snprintf(p, sizeof path[0], "%s/%s", folder, name);
+    return p;
+}
+
+static char *text_of(const char *name) {
+    size_t n;
+    KdTrouble t;
+    char *text = kd_file_read(here(name), &n, &t);
+    assert_non_null(text);
+    return text;
+}
+
+/* Runs `kdc eval LINE` in the folder. */
+static int eval(const char *line) {
+    char copy[1024], *argv[64] = {(char *)(uintptr_t)"kdc", (char *)(uintptr_t)"eval"};
+    int argc = 2, status;
+    snprintf(copy, sizeof copy, "%s", line);
+    for (char *w = strtok(copy, " "); w; w = strtok(NULL, " ")) {
+        argv[argc++] = w;
+    }
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        int o, e;
+        if (chdir(folder) != 0 || (o = open("stdout", O_WRONLY | O_CREAT | O_TRUNC, 0666)) < 0 ||
+            (e = open("stderr", O_WRONLY | O_CREAT | O_TRUNC, 0666)) < 0) {
+            _exit(99);
+        }
+        dup2(o, 1);
+        dup2(e, 2);
+        execv(binary, argv);
+        _exit(98);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (!WIFEXITED(status)) {
+        fail_msg("kdc eval %s: signal %d\n%s", line, WTERMSIG(status), text_of("stderr"));
+    }
+    return WEXITSTATUS(status);
+}
+
+static json_t *results(const char *line) {
+    int code = eval(line);
+    if (code) {
+        fail_msg("kdc eval %s: exit code %d\n%s", line, code, text_of("stderr"));
+    }
+    json_error_t error;
+    char *text = text_of("stdout");
+    json_t *all = json_loads(text, 0, &error);
+    if (!all) {
+        fail_msg("kdc eval %s: no JSON: %s\n%s", line, error.text, text);
+    }
+    free(text);
+    return all;
+}
+
+/* A number by its path: "metrics.l1.mean". */
+static double at(const json_t *all, const char *path) {
+    char copy[128];
+    const json_t *v = all;
+    snprintf(copy, sizeof copy, "%s", path);
+    for (char *w = strtok(copy, "."); w; w = strtok(NULL, ".")) {
+        v = json_object_get(v, w);
+    }
+    if (!json_is_number(v)) {
+        fail_msg("%s is no number", path);
+    }
+    return json_number_value(v);
+}
+
+static void near(double got, double want, double absolute) {
+    if (!(fabs(got - want) <= absolute)) {
+        fail_msg("%.12g, expected %.12g", got, want);
+    }
+}
+
+/* ---- pictures ---------------------------------------------------------------------------------------- */
+
+/* Sample i of picture k; which: 0 A, 1 B. */
+static uint8_t value(int which, int k, int i) {
+    uint32_t x = (uint32_t)(i + 1) * 2654435761u + (uint32_t)k * 40503u + (uint32_t)which * 7919u;
+    x ^= x >> 15;
+    x *= 2246822519u;
+    return (uint8_t)(which ? 128 + (x >> 25) : 64 + (x >> 25)); /* B is brighter */
+}
+
+static KdImage picture(int which, int k, int width, int height, int channels) {
+    KdImage x;
+    KdTrouble t;
+    assert_true(kd_image_new(width, height, channels, 8, &x, &t));
+    for (int i = 0; i < width * height * channels; i++) {
+        ((uint8_t *)x.samples)[i] = value(which, k, i);
+    }
+    return x;
+}
+
+static void write_png(const char *name, const KdImage *x) {
+    KdTrouble t;
+    if (!kd_png_write(here(name), x, NULL, 0, &t)) {
+        fail_msg("%s", t.text);
+    }
+}
+
+static void make_folders(void) {
+    static const char *const names[] = {"a", "b", "pair", "pair/test", "set", "set/test_label", "set/test_img", "un", "un/testA",
+                                        "un/testB", "truth", "pred", "odd", "empty"};
+    for (int i = 0; i < COUNT(names); i++) {
+        assert_int_equal(mkdir(here(names[i]), 0777), 0);
+    }
+}
+
+static void make_pictures(void) {
+    for (int k = 0; k < PICTURES; k++) {
+        char name[64];
+        KdImage a = picture(0, k, W, H, 3), b = picture(1, k, W, H, 3), map = picture(0, k, W, H, 1), both, guess;
+        KdTrouble t;
+        assert_true(kd_image_new(2 * W, H, 3, 8, &both, &t) && kd_image_new(W, H, 1, 8, &guess, &t));
+        for (int i = 0; i < W * H; i++) {
+            uint8_t *to = (uint8_t *)both.samples + (i / W * 2 * W + i % W) * 3;
+            memcpy(to, (uint8_t *)a.samples + 3 * i, 3);
+            memcpy(to + 3 * W, (uint8_t *)b.samples + 3 * i, 3);
+            bool bright = ((uint8_t *)a.samples)[3 * i] >= 128;
+            ((uint8_t *)map.samples)[i] = i % 10 == 0 ? 7 : i % 4 == 0 ? !bright : bright; /* 7: ignored */
+            ((uint8_t *)guess.samples)[i] = bright;
+        }
+        static const struct { const char *form; int which; } to[] = {
+            {"a/p%d.png", 0}, {"b/p%d.png", 1}, {"pair/test/p%d.png", 2}, {"set/test_label/p%d.png", 3},
+            {"set/test_img/p%d.png", 0}, {"un/testB/p%d.png", 1}, {"truth/p%d_gtFine_labelIds.png", 3}, {"pred/p%d.png", 4}};
+        const KdImage *const images[] = {&a, &b, &both, &map, &guess};
+        for (int i = 0; i < COUNT(to); i++) {
+            snprintf(name, sizeof name, to[i].form, k);
+            write_png(name, images[to[i].which]);
+        }
+        if (k < 2) { /* fewer of A */
+            snprintf(name, sizeof name, "un/testA/q%d.png", k);
+            write_png(name, &a);
+        }
+        kd_image_free(&a), kd_image_free(&b), kd_image_free(&map), kd_image_free(&both), kd_image_free(&guess);
+    }
+    KdImage small = picture(0, 0, W - 1, H, 3);
+    write_png("odd/p0.png", &small);
+    kd_image_free(&small);
+}
+
+static int set_up(void **state) {
+    const char *given = getenv("KDC_BIN");
+    KdTrouble t;
+    (void)state;
+    if (given) {
+        snprintf(binary, sizeof binary, "%s", given);
+    } else {
+        ssize_t n = readlink("/proc/self/exe", binary, sizeof binary - 16);
+        assert_true(n > 0);
+        binary[n] = '\0';
+        for (int up = 0; up < 2; up++) {
+            *strrchr(binary, '/') = '\0';
+        }
+        strcat(binary, "/kdc");
+    }
+    strcpy(folder, "/tmp/kdc-test-eval-XXXXXX");
+    if (access(binary, X_OK) != 0 || !mkdtemp(folder)) {
+        binary[0] = '\0';
+        return 0;
+    }
+    setenv("XDG_CACHE_HOME", here("cache"), 1);
+    make_folders();
+    make_pictures();
+    const int64_t one = 1;
+    const float half = 0.5f;
+    const KdTensorOut w = {"w", KD_STORED_F32, 1, &one, &half};
+    return kd_file_write(here("m.kd"), model_kd, strlen(model_kd), &t) &&
+                   kd_weights_write(here("w.safetensors"), &w, 1, NULL, 0, &t)
+               ? 0
+               : -1;
+}
+
+static void remove_all(const char *path) {
+    DIR *d = opendir(path);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) {
+            char inner[1024];
+            snprintf(inner, sizeof inner, "%s/%s", path, e->d_name);
+            remove_all(inner);
+        }
+    }
+    if (d) {
+        closedir(d);
+    }
+    remove(path);
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    if (binary[0]) {
+        remove_all(folder);
+    }
+    return 0;
+}
+
+static void ready(void) {
+    if (!binary[0]) {
+        skip();
+    }
+}
+
+/* ---- pictures against pictures ------------------------------------------------------------------------- */
+
+typedef struct Expected { /* over the pictures: mean, deviation (n - 1) of L1, PSNR, SSIM */
+    double mean[3], deviation[3];
+} Expected;
+
+static Expected expect(KdImage (*make)(int k)) {
+    Expected e = {{0}, {0}};
+    double v[3][PICTURES];
+    KdTrouble t;
+    for (int k = 0; k < PICTURES; k++) {
+        KdImage got = make(k), want = picture(1, k, W, H, 3);
+        assert_true(kd_metric_l1(&got, &want, &v[0][k], &t) && kd_metric_psnr(&got, &want, &v[1][k], &t) &&
+                    kd_metric_ssim(&got, &want, &v[2][k], &t));
+        kd_image_free(&got);
+        kd_image_free(&want);
+    }
+    for (int m = 0; m < 3; m++) {
+        for (int k = 0; k < PICTURES; k++) {
+            e.mean[m] += v[m][k] / PICTURES;
+        }
+        for (int k = 0; k < PICTURES; k++) {
+            e.deviation[m] += (v[m][k] - e.mean[m]) * (v[m][k] - e.mean[m]) / (PICTURES - 1);
+        }
+        e.deviation[m] = sqrt(e.deviation[m]);
+    }
+    return e;
+}
+
+static KdImage same(int k) {
+    return picture(0, k, W, H, 3);
+}
+
+/* What Half makes of A: half the distance to middle gray, in the arithmetic of pictures. */
+static KdImage halved(int k) {
+    KdImage x = same(k);
+    for (int i = 0; i < W * H * 3; i++) {
+        uint8_t *v = (uint8_t *)x.samples + i;
+        *v = (uint8_t)floorf((((float)*v / 255 - 0.5f) / 0.5f * 0.5f + 1) / 2 * 255 + 0.5f);
+    }
+    return x;
+}
+
+static void agrees(json_t *all, const Expected *e) {
+    static const char *const names[] = {"l1", "psnr", "ssim"};
+    for (int m = 0; m < 3; m++) {
+        char path[64];
+        snprintf(path, sizeof path, "metrics.%s.mean", names[m]);
+        near(at(all, path), e->mean[m], 1e-9);
+        snprintf(path, sizeof path, "metrics.%s.deviation", names[m]);
+        near(at(all, path), e->deviation[m], 1e-9);
+    }
+    assert_int_equal((int)at(all, "data.count"), PICTURES);
+    assert_int_equal(json_array_size(json_object_get(all, "pictures")), PICTURES);
+    json_decref(all);
+}
+
+static void folders_and_networks(void **state) {
+    (void)state;
+    ready();
+    Expected e = expect(same), h = expect(halved);
+    agrees(results("--pred a --truth b --json"), &e);
+    agrees(results("m.kd:Same --data pair --json"), &e);
+    agrees(results("m.kd:Half --data pair --json"), &h);
+    agrees(results("m.kd:S --data pair --weights w.safetensors --json"), &h);
+    agrees(results("m.kd:S --data pair --weights S=w.safetensors --threads 1 --json"), &h);
+    /* 0..1: half of it is another picture than half of -1..1 */
+    json_t *range = results("m.kd:Half --data pair --range 0..1 --json");
+    assert_true(at(range, "metrics.l1.mean") > h.mean[0] + 1);
+    json_decref(range);
+}
+
+static void other_direction(void **state) {
+    (void)state;
+    ready();
+    json_t *ab = results("m.kd:Same --data pair --json"), *ba = results("m.kd:Same --data pair --direction BtoA --json");
+    near(at(ba, "metrics.psnr.mean"), at(ab, "metrics.psnr.mean"), 1e-9);
+    const char *x = json_string_value(json_object_get(json_object_get(ab, "data"), "reference_pixels_hash"));
+    const char *y = json_string_value(json_object_get(json_object_get(ba, "data"), "reference_pixels_hash"));
+    assert_string_not_equal(x, y);
+    json_decref(ab);
+    json_decref(ba);
+}
+
+/* S halves, T does not: against T, S is as far as Half is from Same. */
+static void one_network_against_another(void **state) {
+    (void)state;
+    ready();
+    json_t *v = results("m.kd:S --against T --data pair --weights S=w.safetensors --json");
+    double sum = 0;
+    KdTrouble t;
+    for (int k = 0; k < PICTURES; k++) {
+        KdImage a = halved(k), b = same(k);
+        double l1;
+        assert_true(kd_metric_l1(&a, &b, &l1, &t));
+        sum += l1 / PICTURES;
+        kd_image_free(&a);
+        kd_image_free(&b);
+    }
+    near(at(v, "metrics.l1.mean"), sum, 1e-9);
+    assert_string_equal(json_string_value(json_object_get(v, "against")), "T");
+    json_decref(v);
+    json_t *w = results("m.kd:Same --against Half --data a --layout plain --max-dataset-size 2 --json"); /* no pairs needed */
+    assert_int_equal((int)at(w, "data.count"), 2);
+    json_decref(w);
+}
+
+static void sizes(void **state) {
+    (void)state;
+    ready();
+    json_t *v = results("m.kd:Fixed --data pair --crop-size 8x8 --metrics l1 --json");
+    assert_non_null(strstr(json_string_value(json_object_get(json_object_get(v, "data"), "preprocess")), "crop 8x8"));
+    assert_true(at(v, "metrics.l1.mean") > 1);
+    json_decref(v);
+    assert_int_equal(eval("m.kd:Fixed --data pair"), 1);
+    char *text = text_of("stderr");
+    assert_non_null(strstr(text, "Fixed does not take"));
+    assert_non_null(strstr(text, "--crop-size"));
+    free(text);
+}
+
+/* ---- label maps ---------------------------------------------------------------------------------------- */
+
+/* Of the maps of make_pictures: every tenth pixel is ignored, of the others every fourth is wrong. */
+static void label_scores(json_t *all) {
+    int right = 0, all_pixels = 0;
+    for (int i = 0; i < W * H; i++) {
+        all_pixels += i % 10 != 0;
+        right += i % 10 != 0 && i % 4 != 0;
+    }
+    near(at(all, "metrics.pixel_accuracy"), (double)right / all_pixels, 1e-12);
+    assert_true(at(all, "metrics.miou") > 0.3 && at(all, "metrics.miou") < 0.75);
+    assert_true(at(all, "metrics.class_accuracy") > 0.4);
+    assert_null(json_object_get(json_object_get(all, "metrics"), "l1"));
+    json_decref(all);
+}
+
+static void label_maps(void **state) {
+    (void)state;
+    ready();
+    label_scores(results("--pred pred --truth truth --classes 2 --ignore-label 7 --json"));
+    label_scores(results("m.kd:Dark --data set --ignore-label 7 --json"));
+    json_t *painted = results("m.kd:Paint --data set --ignore-label 7 --json");
+    assert_true(at(painted, "metrics.l1.mean") > 1);
+    json_decref(painted);
+    json_t *perfect = results("--pred pred --truth pred --classes 2 --json");
+    near(at(perfect, "metrics.miou"), 1, 0);
+    json_decref(perfect);
+    assert_int_equal(eval("--pred pred --truth truth --classes 2"), 1);
+    char *text = text_of("stderr");
+    assert_non_null(strstr(text, "label 7 at"));
+    free(text);
+}
+
+/* ---- FID ----------------------------------------------------------------------------------------------- */
+
+/* Weights as the head of this file says. */
+static void write_inception(void) {
+    static const char text[] = "import \"nets/inception.kd\"\nlet I = Inception[]\n";
+    KdcProgram *p = kdc_open("test", text, sizeof text - 1, &(KdcOptions){.height = 75, .width = 75, .opt = 1});
+    KdcRunnable *r = kdc_net(p, "I", &(KdcShapes){0});
+    kdc_print_messages(p, stderr, false);
+    assert_non_null(r);
+    KdTensorOut *out = calloc((size_t)kdc_input_count(r), sizeof *out);
+    int n = 0;
+    for (int i = 0; i < kdc_input_count(r); i++) {
+        KdcTensor *t = kdc_input(r, i);
+        if (t->role == KDC_DATA) {
+            continue;
+        }
+        uint8_t *v = t->data; /* its memory holds four times as many */
+        size_t end = strlen(t->name);
+        int ones = t->rank == 1 && (strcmp(t->name + end - 6, "weight") == 0 || strcmp(t->name + end - 3, "var") == 0);
+        memset(v, ones, (size_t)t->count);
+        for (int64_t k = 0, each = t->rank == 4 ? t->count / t->dim[0] : 0; each && k < t->dim[0]; k++) {
+            v[k * each + (k * 2654435761u >> 3) % (uint64_t)each] = 1;
+        }
+        out[n++] = (KdTensorOut){t->name, KD_STORED_U8, t->rank, t->dim, v};
+    }
+    KdTrouble t;
+    assert_true(kd_weights_write(here("inception.safetensors"), out, n, NULL, 0, &t));
+    free(out);
+    kdc_close(p);
+}
+
+static void fid(void **state) {
+    (void)state;
+    ready();
+    write_inception();
+    json_t *v = results("--pred a --truth b --inception inception.safetensors --metrics fid,l1 --json");
+    double ab = at(v, "metrics.fid.value");
+    assert_true(ab > 0.01);
+    assert_int_equal((int)at(v, "metrics.fid.generated"), PICTURES);
+    assert_int_equal((int)at(v, "metrics.fid.references"), PICTURES);
+    json_decref(v);
+    v = results("--pred a --ref a --inception inception.safetensors --json"); /* the same set */
+    near(at(v, "metrics.fid.value"), 0, 1e-6 * ab);
+    json_decref(v);
+    v = results("m.kd:Same --data un --inception inception.safetensors --json"); /* 2 of A, 3 of B */
+    assert_int_equal((int)at(v, "metrics.fid.generated"), 2);
+    assert_int_equal((int)at(v, "metrics.fid.references"), 3);
+    assert_int_equal((int)at(v, "data.count"), 2);
+    json_decref(v);
+    double *stats = calloc(2048 * 2049, sizeof *stats);
+    const KdArray arrays[] = {{"mu", 1, {2048}, 2048, stats}, {"sigma", 2, {2048, 2048}, 2048 * 2048, stats + 2048}};
+    KdTrouble t;
+    assert_true(kd_npz_write(here("stats.npz"), arrays, 2, &t) && kd_npz_write(here("bad.npz"), arrays, 1, &t));
+    free(stats);
+    v = results("--pred a --max-dataset-size 2 --ref stats.npz --inception inception.safetensors --json");
+    assert_true(at(v, "metrics.fid.value") > 0.01);
+    assert_string_equal(json_string_value(json_object_get(json_object_get(json_object_get(v, "metrics"), "fid"), "reference")),
+                        "stats.npz");
+    json_decref(v);
+    assert_int_equal(eval("--pred a --ref bad.npz --inception inception.safetensors"), 1);
+    char *text = text_of("stderr");
+    assert_non_null(strstr(text, "expected sigma of 2048 x 2048 numbers, found no such array"));
+    free(text);
+}
+
+/* ---- what is said -------------------------------------------------------------------------------------- */
+
+static void the_table(void **state) {
+    (void)state;
+    ready();
+    assert_int_equal(eval("m.kd:Same --data pair -v"), 0);
+    static const char *const has[] = {"Same of m.kd against the data's own pictures", "3 pictures of pair (aligned, test, AtoB)",
+                                      "preprocess none", "p1.png", "mean  deviation", "PSNR",
+                                      "FID               -  --inception FILE is not given"};
+    char *text = text_of("stdout");
+    for (int i = 0; i < COUNT(has); i++) {
+        if (!strstr(text, has[i])) {
+            fail_msg("no '%s' in\n%s", has[i], text);
+        }
+    }
+    free(text);
+}
+
+static void wrong_lines(void **state) {
+    (void)state;
+    ready();
+    static const struct { const char *line; int code; const char *says; } rows[] = {
+        {"", 2, "which file?"},
+        {"m.kd --data pair", 2, "which network of m.kd?"},
+        {"m.kd:Same", 2, "--data FOLDER"},
+        {"m.kd:Same --data pair --metrics l1,fod", 2, "got 'fod'"},
+        {"--pred a", 2, "--pred needs --truth"},
+        {"m.kd:Same --truth b", 2, "--truth needs --pred"},
+        {"m.kd:Same --pred a --truth b", 2, "no network"},
+        {"m.kd:Same --data pair --preprocess shrink", 1, "not 'shrink'"},
+        {"m.kd:Same --data pair --layout pairs", 1, "not 'pairs'"},
+        {"m.kd:Same --data nowhere", 1, "nowhere"},
+        {"m.kd:None --data pair", 1, "None"},
+        {"m.kd:Same --data pair --metrics fid", 1, "no FID: --inception FILE is not given"},
+        {"m.kd:Same --data pair --metrics miou", 1, "no mIoU: the network gives pictures"},
+        {"m.kd:Same --data un --metrics ssim", 1, "no SSIM: the data set has no pairs"},
+        {"--pred a --truth b --metrics miou", 1, "no mIoU: --classes N is not given"},
+        {"--pred a --ref a --metrics l1", 1, "no L1: --truth FOLDER is not given"},
+        {"--pred odd --truth b", 1, "of different sizes: 23 x 20 with 3 channels and 24 x 20 with 3"},
+        {"--pred a --truth empty", 1, "empty: no images there"},
+        {"--pred a --truth un/testA", 1, "no image of a has the name of one of un/testA"},
+        {"m.kd:Nan --data pair", 1, "p0.png: Nan gives NaN or infinity"},
+        {"m.kd:Dark --data pair", 1, ""},
+        {"m.kd:Same --against Dark --data pair", 1, "they cannot be compared"},
+        {"m.kd:S --data pair --weights w2.safetensors", 1, "w2.safetensors"},
+        {"--pred a --truth b --inception w.safetensors", 1, "these are not the weights of FID's Inception network"},
+        {"m.kd:Same --data pair --weight S", 1, ""},
+    };
+    for (int i = 0; i < COUNT(rows); i++) {
+        int code = eval(rows[i].line);
+        char *text = text_of("stderr"), *out = text_of("stdout");
+        if (code != rows[i].code || !strstr(text, rows[i].says) || *out) {
+            fail_msg("kdc eval %s: exit code %d (expected %d), expected '%s' in\n%s%s", rows[i].line, code, rows[i].code,
+                     rows[i].says, text, out);
+        }
+        free(text);
+        free(out);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(folders_and_networks), cmocka_unit_test(other_direction),
+        cmocka_unit_test(one_network_against_another), cmocka_unit_test(sizes), cmocka_unit_test(label_maps),
+        cmocka_unit_test(fid), cmocka_unit_test(the_table), cmocka_unit_test(wrong_lines),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
