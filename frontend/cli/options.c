@@ -86,7 +86,7 @@ static const Option options[] = {
     {0, "inception", "FILE", EVAL, "FID: weights of models/nets/inception.kd", TEXT(inception)},
 
     {0, "weights", "[NET=]FILE", CODE & ~(COMPILE | IMPORT),
-     "weights (of NET): safetensors or .pth, by name or by order and shape; may be repeated", LIST(weights)},
+     "weights (of NET): safetensors, .pth, or a run folder; by name or by order and shape; may be repeated", LIST(weights)},
     {0, "range", "LO..HI", RUN | EVAL | EXPORT, "what 0 and 255 are to the network (-1..1)", OWN(take_range)},
     {0, "truncate", NULL, RUN | EVAL | EXPORT, "cut instead of round when pictures become 8-bit, as PyTorch scripts do", FLAG(truncate)},
     {0, "beside", NULL, EXPORT, "weights in a file beside the library instead of inside", FLAG(beside)},

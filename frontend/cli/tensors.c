@@ -1,12 +1,17 @@
 /* tensors.c: see tensors.h. */
 #include "frontend/cli/tensors.h"
 
+#include "runtime/host/checkpoint.h"
+
 #include "runtime/host/pth.h"
 
 #include <ctype.h>
 #include <inttypes.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static bool is_name(const char *p, const char *end) {
     bool name = p < end && !isdigit((unsigned char)*p);
@@ -14,6 +19,39 @@ static bool is_name(const char *p, const char *end) {
         name = name && (isalnum((unsigned char)*p) || *p == '_');
     }
     return name;
+}
+
+/* A run folder of kdc train: its newest good checkpoint, and its frozen networks. */
+static bool read_run(KdcProgram *p, KdcFiles *f, KdcWeightsFile w) {
+    const char *folder = w.file, *frozen = kd_format(p->cx, "%s/frozen.safetensors", folder);
+    KdTrouble t = {0};
+    char *path, note[512];
+    int64_t step;
+    w.run = true;
+    w.w = kd_checkpoint_read(folder, &step, &path, note, sizeof note, &t);
+    if (!w.w) {
+        return *t.text ? kdc_cli_trouble(p, &t)
+                       : (kd_trouble(&t, false, "%s is a folder without a checkpoint of kdc train", folder), kdc_cli_trouble(p, &t));
+    }
+    w.file = kd_intern_z(p->cx, path);
+    free(path);
+    if (*note) {
+        kd_warning(p->cx, 0, "%s", note);
+    }
+    kd_push(p->cx, &f->weights, w);
+    if (access(frozen, F_OK) == 0) {
+        w.file = frozen;
+        if (!(w.w = kd_weights_read(frozen, &t))) {
+            return kdc_cli_trouble(p, &t);
+        }
+        kd_push(p->cx, &f->weights, w);
+    }
+    return true;
+}
+
+static bool is_folder(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
 bool kdc_files_read(KdcProgram *p, const KdcArgs *a, KdcFiles *f) {
@@ -28,6 +66,12 @@ bool kdc_files_read(KdcProgram *p, const KdcArgs *a, KdcFiles *f) {
         if (equals && is_name(w.file, equals)) {
             w.net = kd_format(p->cx, "%.*s.", (int)(equals - w.file), w.file);
             w.file = equals + 1;
+        }
+        if (is_folder(w.file)) {
+            if (!read_run(p, f, w)) {
+                return false;
+            }
+            continue;
         }
         if (!(w.w = kd_checkpoint_file_read(w.file, &t))) {
             return kdc_cli_trouble(p, &t);
@@ -162,7 +206,7 @@ bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, bool w
     }
     for (int i = 0; i < f->weights.n; i++) {
         const KdcWeightsFile *w = &f->weights.v[i];
-        if (!fill_from(p, a, w->w, w->file, w->net, whole_net || *w->net, true, kept, count, done)) {
+        if (!fill_from(p, a, w->w, w->file, w->net, (whole_net && !w->run) || *w->net, !w->run, kept, count, done)) {
             return false;
         }
     }
