@@ -1,7 +1,8 @@
 /* cmd_data.c: kdc data FOLDER: which layout, which phases, and what is in them, every file decoded once.
  *
- * Exit code 1 when a file cannot be read, holds a wrong label or does not fit the crop size that was given; names without
- * counterpart are warned about only. Names are printed on one line whatever they hold: control characters as \n or \xNN.
+ * Exit code 1 when a file cannot be read, holds a wrong label or does not fit the crop size that was given; names
+ * without counterpart are warned about only. Names are printed on one line whatever they hold: control characters as \n
+ * or \xNN.
  */
 #include "frontend/cli/options.h"
 #include "runtime/host/dataset.h"
@@ -20,7 +21,11 @@ static int say(const KdcArgs *a, const KdTrouble *t) {
 
 /* Bytes of a valid UTF-8 character at s, at most 4; 0: there is none. */
 static int utf8(const unsigned char *s) {
-    int n = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : s[0] >= 0xe0 && s[0] < 0xf0 ? 3 : s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
+    int n = s[0] < 0x80                   ? 1
+            : s[0] >= 0xc2 && s[0] < 0xe0 ? 2
+            : s[0] >= 0xe0 && s[0] < 0xf0 ? 3
+            : s[0] >= 0xf0 && s[0] < 0xf5 ? 4
+                                          : 0;
     for (int i = 1; i < n; i++) {
         if (s[i] < 0x80 || s[i] > 0xbf) {
             return 0;
@@ -63,8 +68,9 @@ static int options_of(const KdcArgs *a, KdDataOptions *o) {
                          .crop_w = (int)a->crop_w, .limit = a->limit, .classes = a->classes ? (int)a->classes : 65536,
                          .ignore = (int)a->ignore, .seed = a->seed};
     if (a->preprocess && !kd_preprocess_named(a->preprocess, &o->preprocess)) {
-        return kdc_usage_error(a, "--preprocess is resize_and_crop, crop, scale_width, scale_width_and_crop or none, not '%s'",
-                               a->preprocess);
+        return kdc_usage_error(
+            a, "--preprocess is resize_and_crop, crop, scale_width, scale_width_and_crop or none, not '%s'",
+            a->preprocess);
     }
     if (!a->preprocess && !a->crop_h && !a->crop_w) {
         o->preprocess = KD_PRE_NONE; /* any size will do */
@@ -135,7 +141,8 @@ static bool print_text(const KdDataset *d, const KdDataReport *r) {
     if (r->labels) {
         print_labels(r);
     }
-    printf("  unreadable %" PRId64 ", wrong %" PRId64 ", without counterpart %" PRId64 "\n", r->unreadable, r->wrong, r->unmatched);
+    printf("  unreadable %" PRId64 ", wrong %" PRId64 ", without counterpart %" PRId64 "\n", r->unreadable, r->wrong,
+           r->unmatched);
     for (int i = 0; i < r->n_lines; i++) {
         char *line = printable(r->line[i]);
         if (!line) {
@@ -166,11 +173,12 @@ static json_t *phase_value(const KdDataset *d, const KdDataReport *r) {
     for (int i = 0; i < r->n_lines; i++) {
         json_array_append_new(i < r->unreadable + r->wrong ? errors : warnings, text_value(r->line[i]));
     }
-    return json_pack("{s:o s:I s:I s:[i,i] s:[i,i] s:I s:I s:I s:o s:I s:I s:I s:o s:o}", "phase", text_value(kd_dataset_phase(d)),
-                     "samples", (json_int_t)r->items, "files", (json_int_t)r->images, "width", r->min_w, r->max_w, "height",
-                     r->min_h, r->max_h, "gray", (json_int_t)r->gray, "alpha", (json_int_t)r->alpha, "sixteen",
-                     (json_int_t)r->sixteen, "labels", labels, "unreadable", (json_int_t)r->unreadable, "wrong",
-                     (json_int_t)r->wrong, "unmatched", (json_int_t)r->unmatched, "errors", errors, "warnings", warnings);
+    return json_pack("{s:o s:I s:I s:[i,i] s:[i,i] s:I s:I s:I s:o s:I s:I s:I s:o s:o}", "phase",
+                     text_value(kd_dataset_phase(d)), "samples", (json_int_t)r->items, "files", (json_int_t)r->images,
+                     "width", r->min_w, r->max_w, "height", r->min_h, r->max_h, "gray", (json_int_t)r->gray, "alpha",
+                     (json_int_t)r->alpha, "sixteen", (json_int_t)r->sixteen, "labels", labels, "unreadable",
+                     (json_int_t)r->unreadable, "wrong", (json_int_t)r->wrong, "unmatched", (json_int_t)r->unmatched,
+                     "errors", errors, "warnings", warnings);
 }
 
 /* ---- the verb --------------------------------------------------------------------------------------- */

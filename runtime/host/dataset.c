@@ -1,8 +1,9 @@
 /* dataset.c: see dataset.h. Which folders there are, which layout they make, which files belong together.
  *
- * A layout at a phase is a set of folders under the root (folders_of); it fits when each of them holds an image. Choosing
- * tries phases in order (train, val, test, none: images without a phase, others by name), and at each phase the layouts
- * that the caller can use. Names are sorted by bytes, so nothing depends on the order in which a file system lists them.
+ * A layout at a phase is a set of folders under the root (folders_of); it fits when each of them holds an image.
+ * Choosing tries phases in order (train, val, test, none: images without a phase, others by name), and at each phase
+ * the layouts that the caller can use. Names are sorted by bytes, so nothing depends on the order in which a file
+ * system lists them.
  */
 #define _GNU_SOURCE
 #include "runtime/host/dataset_parts.h"
@@ -118,8 +119,8 @@ static bool is_folder(const char *folder, const struct dirent *e) {
     return yes;
 }
 
-/* Images of the folder (their paths), or its subfolders (their names), sorted; at most `most`. A folder that is not there
- * has none of either. */
+/* Images of the folder (their paths), or its subfolders (their names), sorted; at most `most`. A folder that is not
+ * there has none of either. */
 static bool list_folder(const char *folder, bool subfolders, int64_t most, KdDataList *l, KdTrouble *t) {
     DIR *dir = opendir(folder);
     if (!dir) {
@@ -330,7 +331,8 @@ static bool phases_of_names(const char *root, KdDataList *names, KdTrouble *t) {
 
 /* Phases to try, in order. */
 static bool phases_to_try(const KdDataOptions *o, const char *root, KdDataList *l, KdTrouble *t) {
-    static const char *const when_training[] = {"train", "val", "test", ""}, *const when_testing[] = {"test", "val", "train", ""};
+    static const char *const when_training[] = {"train", "val", "test", ""};
+    static const char *const when_testing[] = {"test", "val", "train", ""};
     KdDataList names = {0};
     bool ok = true;
     if (o->phase) {
@@ -349,20 +351,20 @@ static bool phases_to_try(const KdDataOptions *o, const char *root, KdDataList *
 }
 
 /* "A/train, B/train, train_label": what was looked for at a phase. */
-static void say_looked_for(const KdLayout *c, int n, const char *root, const KdDataList *phases, char *text, size_t size) {
+static void say_looked_for(const KdLayout *c, int n, const char *root, const KdDataList *phases, char *text,
+                           size_t size) {
     size_t at = 0;
     const char *phase = phases->n ? phases->path[0] : "";
     text[0] = '\0';
     for (int i = 0; i < n; i++) {
-        char *f[2];
+        char *f[2] = {NULL, NULL};
         int m = c[i] == KD_LAYOUT_PLAIN && n > 1 ? 0 : folders_of(c[i], root, phase, f); /* as aligned */
         for (int k = 0; k < m && at < size; k++) {
             const char *name = f[k] + strlen(root);
-            at += (size_t)snprintf(text + at, size - at, "%s%s", at ? (k ? " and " : ", ") : "", *name == '/' ? name + 1 : name);
+            at += (size_t)snprintf(text + at, size - at, "%s%s", at ? (k ? " and " : ", ") : "",
+                                   *name == '/' ? name + 1 : name);
         }
-        if (m > 0) {
-            free_two(f);
-        }
+        free_two(f);
     }
 }
 
@@ -372,8 +374,8 @@ static bool nothing_fits(const KdDataOptions *o, const char *root, const KdDataL
     KdDataList dirs = {0};
     char looked[160], there[120] = "no folders";
     if (stat(root, &st) != 0) {
-        return kd_trouble(t, errno != ENOENT && errno != ENOTDIR && errno != EACCES, "cannot open the data set %s: %s", root,
-                          strerror(errno));
+        return kd_trouble(t, errno != ENOENT && errno != ENOTDIR && errno != EACCES, "cannot open the data set %s: %s",
+                          root, strerror(errno));
     }
     if (!S_ISDIR(st.st_mode)) {
         return kd_trouble(t, false, "%s is a file; a data set is a folder of images", root);
@@ -392,9 +394,11 @@ static bool nothing_fits(const KdDataOptions *o, const char *root, const KdDataL
         memcpy(there + sizeof there - 4, "...", 4);
     }
     kd_data_list_free(&dirs);
-    return kd_trouble(t, false, "%s: no images for layout %s: looked for %s; there is %s%s", root,
-                      n == 1 ? kd_layout_name(c[0]) : o->wanted == KD_LAYOUT_AUTO ? "auto (any)" : "aligned or folders", looked, there,
-                      has_images(root) ? ", and images in the folder itself (layout plain)" : "");
+    return kd_trouble(t, false, "%s: no images for layout %s: looked for %s; it holds %s%s", root,
+                      n == 1                        ? kd_layout_name(c[0])
+                      : o->wanted == KD_LAYOUT_AUTO ? "auto (any)"
+                                                    : "aligned or folders",
+                      looked, there, has_images(root) ? ", and images in the folder itself (layout plain)" : "");
 }
 
 /* Where nobody said that these are pairs, single images must not be cut in two. */
@@ -415,7 +419,8 @@ static bool choose(KdDataset *d, KdTrouble *t) {
     bool ok = phases_to_try(&d->o, d->root, &phases, t);
     for (int64_t i = 0; ok && !d->phase && i < phases.n; i++) {
         for (int k = 0; k < n && !d->phase; k++) {
-            if (fits(c[k], d->root, phases.path[i]) && (c[k] != KD_LAYOUT_ALIGNED || may_be_aligned(d, phases.path[i]))) {
+            if (fits(c[k], d->root, phases.path[i]) &&
+                (c[k] != KD_LAYOUT_ALIGNED || may_be_aligned(d, phases.path[i]))) {
                 d->layout = c[k];
                 d->phase = strdup(phases.path[i]);
                 ok = d->phase || no_memory(t);
@@ -475,8 +480,8 @@ static Entry *entries_of(const KdDataList *l, KdTrouble *t) {
     }
     for (int64_t i = 1; ok && i < l->n; i++) {
         if (strcmp(e[i - 1].stem, e[i].stem) == 0) {
-            ok = kd_trouble(t, false, "%s and %s have the same stem '%s': which one is meant?", e[i - 1].path, e[i].path,
-                            e[i].stem);
+            ok = kd_trouble(t, false, "%s and %s have the same stem '%s': which one is meant?", e[i - 1].path,
+                            e[i].path, e[i].stem);
         }
     }
     if (!ok) {
@@ -524,7 +529,8 @@ static bool match(KdDataset *d, KdTrouble *t) {
         no_memory(t);
     }
     if (ok && out[0].n == 0) {
-        ok = kd_trouble(t, false, "%s: no names match: %s has no counterpart among %s and others (compared without extension)",
+        ok = kd_trouble(t, false,
+                        "%s: no names match: %s has no counterpart among %s and others (compared without extension)",
                         d->root, e[0][0].path, e[1][0].path);
     }
     for (int k = 0; k < d->lists; k++) {
@@ -548,7 +554,8 @@ static bool twice_as_wide(const char *label, const char *image) {
 /* Images and instance ids of a labels data set, whose label maps are listed already. */
 static bool open_labels(KdDataset *d, KdTrouble *t) {
     char *img = NULL, *aligned = NULL, *flat = join(d->root, d->phase), *inst = NULL;
-    bool ok = asprintf(&img, "%s/%s_img", d->root, d->phase) >= 0 && asprintf(&inst, "%s/%s_inst", d->root, d->phase) >= 0 &&
+    bool ok = asprintf(&img, "%s/%s_img", d->root, d->phase) >= 0 &&
+              asprintf(&inst, "%s/%s_inst", d->root, d->phase) >= 0 &&
               asprintf(&aligned, "%s/aligned/%s", d->root, d->phase) >= 0 && flat;
     ok = ok || no_memory(t);
     d->lists = 2;
@@ -560,8 +567,8 @@ static bool open_labels(KdDataset *d, KdTrouble *t) {
     bool in_phase = ok && d->list[1].n == 0;
     ok = ok && (!in_phase || list_folder(flat, false, INT64_MAX, &d->list[1], t));
     if (ok && d->list[1].n == 0) {
-        ok = kd_trouble(t, false, "%s has label maps in %s_label but no images: looked for %s_img, aligned/%s and %s", d->root,
-                        d->phase, d->phase, d->phase, d->phase);
+        ok = kd_trouble(t, false, "%s has label maps in %s_label but no images: looked for %s_img, aligned/%s and %s",
+                        d->root, d->phase, d->phase, d->phase, d->phase);
     }
     ok = ok && list_folder(inst, false, INT64_MAX, &d->list[2], t);
     d->lists += ok && d->list[2].n > 0 ? 1 : 0;
@@ -633,15 +640,17 @@ static bool settle_sizes(KdDataOptions *o, KdTrouble *t) {
     if (o->preprocess == KD_PRE_SCALE_WIDTH) {
         o->load_w = o->load_w ? o->load_w : o->crop_w;
         if (o->load_w == 0) {
-            return kd_trouble(t, false, "preprocess scale_width needs a load size: the width that images are scaled to");
+            return kd_trouble(t, false,
+                              "preprocess scale_width needs a load size: the width that images are scaled to");
         }
         if (o->crop_w && o->load_w != o->crop_w) {
-            return kd_trouble(t, false, "preprocess scale_width does not crop: load width %d, but samples are %d wide", o->load_w,
-                              o->crop_w);
+            return kd_trouble(t, false, "preprocess scale_width does not crop: load width %d, but samples are %d wide",
+                              o->load_w, o->crop_w);
         }
     }
     if (loads && (o->load_w < o->crop_w || (o->preprocess == KD_PRE_RESIZE_AND_CROP && o->load_h < o->crop_h))) {
-        return kd_trouble(t, false, "load size %dx%d is smaller than crop size %dx%d", o->load_h, o->load_w, o->crop_h, o->crop_w);
+        return kd_trouble(t, false, "load size %dx%d is smaller than crop size %dx%d", o->load_h, o->load_w, o->crop_h,
+                          o->crop_w);
     }
     o->classes = o->classes ? o->classes : 256;
     return true;

@@ -7,11 +7,13 @@
  *   labels     root/PHASE_label/X.png (class indices), root/PHASE_img/X (or, when that is not there, the B-free half of
  *              root/aligned/PHASE or root/PHASE), root/PHASE_inst/X.png (optional, instance ids)
  *   plain      root/PHASE/X, or root/X: single images
- * Stems are matched after dropping the conventional suffixes (_leftImg8bit, _gtFine_labelIds, _gtFine_instanceIds, _A, _B).
+ * Stems are matched after dropping the conventional suffixes (_leftImg8bit, _gtFine_labelIds, _gtFine_instanceIds, _A,
+ * _B).
  *
- * A sample is a pure function of (options, its number): number s belongs to epoch s / count; within an epoch items come in
- * an order drawn from (seed, epoch); crop and flip are drawn from (seed, s), the same for all images of a sample that
- * belong together (of an unpaired sample A and B draw their own). So a run goes on from any number with nothing saved.
+ * A sample is a pure function of (options, its number): number s belongs to epoch s / count; within an epoch items come
+ * in an order drawn from (seed, epoch); crop and flip are drawn from (seed, s), the same for all images of a sample
+ * that belong together (of an unpaired sample A and B draw their own). So a run goes on from any number with nothing
+ * saved.
  */
 #ifndef KD_HOST_DATASET_H
 #define KD_HOST_DATASET_H
@@ -34,7 +36,7 @@ bool kd_preprocess_named(const char *name, KdPreprocess *p); /* "resize_and_crop
 
 typedef struct KdDataOptions {
     const char *root;
-    const char *phase;      /* "train"; NULL: train (test: test), else what there is. Never another than the one named. */
+    const char *phase;      /* "train"; NULL: train (test: test), else what there is. Images without phases serve any */
     KdLayout layout;        /* AUTO: by what is there, from `wanted` where several fit */
     KdLayout wanted;        /* what the session says: ALIGNED (also FOLDERS), UNPAIRED, LABELS, PLAIN; AUTO: any */
     bool b_to_a;            /* the first image of a pair is B */
@@ -101,7 +103,8 @@ void kd_data_report_free(KdDataReport *r);
 
 /* [3, h, w] f32 in [-1, 1] ((v / 255 - 0.5) / 0.5), planes from interleaved RGB8. */
 void kd_image_to_planes(const KdImage *x, float *out);
-/* And back: (v + 1) / 2 * 255, clamped to 0..255, rounded to nearest (truncate: PyTorch scripts' cast). 1 or 3 planes. */
-bool kd_image_from_planes(const float *x, int channels, int height, int width, bool truncate, KdImage *out, KdTrouble *t);
+/* And back: (v + 1) / 2 * 255, clamped to 0..255 (NaN: 0), to nearest (truncate: PyTorch scripts' cast). 1 or 3 planes. */
+bool kd_image_from_planes(const float *x, int channels, int height, int width, bool truncate, KdImage *out,
+                          KdTrouble *t);
 
 #endif

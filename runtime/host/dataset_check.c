@@ -1,5 +1,5 @@
-/* dataset_check.c: see dataset.h. Every file of every list is probed and decoded once, by threads that take the next number
- * from a counter; what is wrong with a file is kept at its number, so the report does not depend on the threads.
+/* dataset_check.c: see dataset.h. Every file of every list is probed and decoded once, by threads that take the next
+ * number from a counter; what is wrong with a file is kept at its number, so the report does not depend on the threads.
  */
 #define _GNU_SOURCE
 #include "runtime/host/dataset_parts.h"

@@ -1,6 +1,7 @@
-/* loader.c: see dataset.h. A ring of `ahead` slots: sample k has slot k mod ahead. Workers take the next number as long as it
- * is less than `ahead` after the one that next will hand out, make the sample without the lock, and mark its slot done; next
- * waits for its slot. So at most `ahead` samples exist at a time, and the order does not depend on who is quicker.
+/* loader.c: see dataset.h. A ring of `ahead` slots: sample k has slot k mod ahead. Workers take the next number as long
+ * as it is less than `ahead` after the one that next will hand out, make the sample without the lock, and mark its slot
+ * done; next waits for its slot. So at most `ahead` samples exist at a time, and the order does not depend on who is
+ * quicker.
  */
 #define _GNU_SOURCE
 #include "runtime/host/dataset.h"

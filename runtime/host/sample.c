@@ -2,8 +2,8 @@
  *
  * Nothing is kept between samples. The order of an epoch is a permutation of 0..count-1 computed at a point: a Feistel
  * network of eight rounds over the next even number of bits, keyed by (seed, epoch), walked until it lands below count
- * (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). Random numbers are counters put through the output
- * function of splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
+ * (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). Random numbers are counters put through the
+ * output function of splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
  */
 #include "runtime/host/dataset_parts.h"
 
@@ -19,7 +19,8 @@ static uint64_t mix(uint64_t x) {
     return x ^ (x >> 31);
 }
 
-enum { DRAW_ORDER, DRAW_OTHER, DRAW_FLIP, DRAW_LEFT, DRAW_TOP, DRAW_SECOND = 8 }; /* SECOND: of B, when it draws its own */
+/* What a random number is for. SECOND is added for B where it draws its own. */
+enum { DRAW_ORDER, DRAW_OTHER, DRAW_FLIP, DRAW_LEFT, DRAW_TOP, DRAW_SECOND = 8 };
 
 static uint64_t draw(uint64_t seed, int64_t number, unsigned what) {
     return mix(mix(mix(seed) ^ (uint64_t)number) ^ what);
@@ -81,12 +82,13 @@ bool kd_data_resized(const KdDataOptions *o, const char *path, int width, int he
         break;
     }
     if (w * h > KD_IMAGE_MAX_PIXELS) {
-        return kd_trouble(t, false, "%s: %dx%d (height x width) would become %lldx%lld, which is too large", path, height, width,
-                          (long long)h, (long long)w);
+        return kd_trouble(t, false, "%s: %dx%d (height x width) would become %lldx%lld, which is too large", path,
+                          height, width, (long long)h, (long long)w);
     }
-    if ((o->crop_h && (exact ? h != o->crop_h : h < o->crop_h)) || (o->crop_w && (exact ? w != o->crop_w : w < o->crop_w))) {
-        return kd_trouble(t, false, "%s: %dx%d (height x width) comes to %lldx%lld; expected %s %dx%d", path, height, width,
-                          (long long)h, (long long)w, exact ? "exactly" : "at least", o->crop_h, o->crop_w);
+    if ((o->crop_h && (exact ? h != o->crop_h : h < o->crop_h)) ||
+        (o->crop_w && (exact ? w != o->crop_w : w < o->crop_w))) {
+        return kd_trouble(t, false, "%s: %dx%d (height x width) comes to %lldx%lld; expected %s %dx%d", path, height,
+                          width, (long long)h, (long long)w, exact ? "exactly" : "at least", o->crop_h, o->crop_w);
     }
     *rw = (int)w;
     *rh = (int)h;
@@ -99,8 +101,8 @@ bool kd_data_labels_ok(const KdDataOptions *o, const char *path, const KdImage *
     for (int64_t i = 0; o->classes <= most && i < n; i++) {
         int v = x->bits == 16 ? ((const uint16_t *)x->samples)[i] : ((const uint8_t *)x->samples)[i];
         if (v >= o->classes && v != o->ignore) {
-            return kd_trouble(t, false, "%s: label %d at column %d, row %d; expected 0..%d", path, v, (int)(i % x->width),
-                              (int)(i / x->width), o->classes - 1);
+            return kd_trouble(t, false, "%s: label %d at column %d, row %d; expected 0..%d", path, v,
+                              (int)(i % x->width), (int)(i / x->width), o->classes - 1);
         }
     }
     return true;
@@ -211,7 +213,8 @@ static bool same_size(const KdDataset *d, const KdSample *s, KdTrouble *t) {
             return false;
         }
         if (w != w0 || h != h0) {
-            return kd_trouble(t, false, "%s: %dx%d (height x width), but %dx%d in %s: images that belong together need one size",
+            return kd_trouble(t, false,
+                              "%s: %dx%d (height x width), but %dx%d in %s: images that belong together need one size",
                               s->name[k], b->height, b->width, a->height, a->width, s->name[0]);
         }
     }
@@ -282,7 +285,8 @@ void kd_image_to_planes(const KdImage *x, float *out) {
     }
 }
 
-bool kd_image_from_planes(const float *x, int channels, int height, int width, bool truncate, KdImage *out, KdTrouble *t) {
+bool kd_image_from_planes(const float *x, int channels, int height, int width, bool truncate, KdImage *out,
+                          KdTrouble *t) {
     if (channels != 1 && channels != 3) {
         return kd_trouble(t, false, "%d channels do not make an image; expected 1 or 3", channels);
     }

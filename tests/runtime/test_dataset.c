@@ -1,7 +1,8 @@
-/* test_dataset.c: every layout of dataset.h, the order of samples, crop and flip, what is refused, the loader, the check.
+/* test_dataset.c: every layout of dataset.h, the order of samples, crop and flip, what is refused, the loader, the
+ * check.
  *
- * Data sets are made in a folder of their own. A pixel of a made picture says where it came from: red is the number of the
- * picture, green the column, blue the row; so a sample shows by itself how it was cropped and mirrored.
+ * Data sets are made in a folder of their own. A pixel of a made picture says where it came from: red is the number of
+ * the picture, green the column, blue the row; so a sample shows by itself how it was cropped and mirrored.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -128,7 +129,8 @@ static void same_image(const KdImage *a, const KdImage *b) {
     assert_int_equal(a->height, b->height);
     assert_int_equal(a->channels, b->channels);
     assert_int_equal(a->bits, b->bits);
-    assert_memory_equal(a->samples, b->samples, (size_t)a->width * (size_t)a->height * (size_t)(a->channels * a->bits / 8));
+    assert_memory_equal(a->samples, b->samples,
+                        (size_t)a->width * (size_t)a->height * (size_t)(a->channels * a->bits / 8));
 }
 
 static void same_sample(const KdSample *a, const KdSample *b) {
@@ -151,7 +153,8 @@ static void refused(const KdDataOptions *o, const char *const *words, int n) {
     }
 }
 
-#define REFUSED(o, ...) refused(o, (const char *const[]){__VA_ARGS__}, (int)(sizeof(const char *[]){__VA_ARGS__} / sizeof(char *)))
+#define REFUSED(o, ...)                                                                                                \
+    refused(o, (const char *const[]){__VA_ARGS__}, (int)(sizeof(const char *[]){__VA_ARGS__} / sizeof(char *)))
 
 static void sample_refused(const KdDataOptions *o, int64_t number, const char *a, const char *b) {
     KdDataset *d = opened(o);
@@ -259,7 +262,8 @@ static void two_folders(void **state) {
     picture("fo/A/train/.hidden.png", 5, 16, 16);
     text("fo/A/train/notes.txt", "no image");
     mkdir(place("fo/A/train/folder.png"), 0777);
-    KdDataOptions o = {.root = at("fo"), .crop_h = 16, .crop_w = 16, .ignore = -1, .test = true, .wanted = KD_LAYOUT_ALIGNED};
+    KdDataOptions o = {
+        .root = at("fo"), .crop_h = 16, .crop_w = 16, .ignore = -1, .test = true, .wanted = KD_LAYOUT_ALIGNED};
     KdDataset *d = opened(&o);
     KdTrouble t;
     assert_int_equal(kd_dataset_layout(d), KD_LAYOUT_FOLDERS);
@@ -291,7 +295,8 @@ static void labels(void **state) {
     map("la/train_label/p_gtFine_labelIds.png", 16, 16, 8, 255);
     map("la/train_inst/p_gtFine_instanceIds.png", 16, 16, 16, 26001);
     picture("la/train_img/p_leftImg8bit.png", 7, 16, 16);
-    KdDataOptions o = {.root = at("la"), .crop_h = 8, .crop_w = 8, .load_h = 16, .load_w = 16, .classes = 4, .ignore = 255};
+    KdDataOptions o = {
+        .root = at("la"), .crop_h = 8, .crop_w = 8, .load_h = 16, .load_w = 16, .classes = 4, .ignore = 255};
     KdDataset *d = opened(&o);
     assert_int_equal(kd_dataset_layout(d), KD_LAYOUT_LABELS);
     assert_int_equal(kd_dataset_images(d), 3);
@@ -300,7 +305,8 @@ static void labels(void **state) {
         assert_int_equal(s.image[0].channels, 1);
         assert_int_equal(s.image[2].bits, 16);
         for (int p = 0; p < 64; p++) { /* cropped and mirrored alike */
-            int v = ((const uint8_t *)s.image[0].samples)[p], c = pixel(&s.image[1], p % 8, p / 8)[1], id = ((const uint16_t *)s.image[2].samples)[p];
+            int v = ((const uint8_t *)s.image[0].samples)[p], c = pixel(&s.image[1], p % 8, p / 8)[1],
+                id = ((const uint16_t *)s.image[2].samples)[p];
             assert_int_equal(v == 255 ? 26001 : v, id);
             assert_true(v == 255 || v == c % 4);
         }
@@ -368,7 +374,8 @@ static void many(const char *folder, int n) {
 static void order(void **state) {
     (void)state;
     many("or", 23);
-    KdDataOptions o = {.root = at("or"), .crop_h = 16, .crop_w = 16, .load_h = 24, .load_w = 24, .ignore = -1, .seed = 5};
+    KdDataOptions o = {
+        .root = at("or"), .crop_h = 16, .crop_w = 16, .load_h = 24, .load_w = 24, .ignore = -1, .seed = 5};
     KdDataset *d = opened(&o), *e = opened(&o);
     int differs[2] = {0}, first[23];
     o.seed = 6;
@@ -411,7 +418,8 @@ static void order(void **state) {
 static void crop_and_flip(void **state) {
     (void)state;
     many("cf", 2);
-    KdDataOptions o = {.root = at("cf"), .crop_h = 16, .crop_w = 20, .load_h = 24, .load_w = 24, .ignore = -1, .seed = 1};
+    KdDataOptions o = {
+        .root = at("cf"), .crop_h = 16, .crop_w = 20, .load_h = 24, .load_w = 24, .ignore = -1, .seed = 1};
     KdDataset *d = opened(&o);
     int left[5] = {0}, top_row[9] = {0}, flips = 0;
     for (int i = 0; i < 400; i++) {
@@ -451,7 +459,8 @@ static void crop_and_flip(void **state) {
 static void pairs_move_together(void **state) {
     (void)state;
     picture("pt/train/1.png", 1, 48, 24);
-    KdDataOptions o = {.root = at("pt"), .crop_h = 16, .crop_w = 16, .load_h = 24, .load_w = 24, .ignore = -1, .b_to_a = true};
+    KdDataOptions o = {
+        .root = at("pt"), .crop_h = 16, .crop_w = 16, .load_h = 24, .load_w = 24, .ignore = -1, .b_to_a = true};
     KdDataset *d = opened(&o);
     int flips = 0;
     for (int i = 0; i < 40; i++) {
@@ -514,7 +523,8 @@ static void sizes(void **state) {
 
 static void strange_names(void **state) {
     (void)state;
-    static const char *const names[] = {"a b", "quote'\"", "new\nline", "\xc3\xa4\xe6\x97\xa5", "\xff\xfe", "dots.in.it", "%s%n", "-o"};
+    static const char *const names[] = {"a b",      "quote'\"",   "new\nline", "\xc3\xa4\xe6\x97\xa5",
+                                        "\xff\xfe", "dots.in.it", "%s%n",      "-o"};
     for (int i = 0; i < 8; i++) {
         char name[64];
         snprintf(name, sizeof name, "st/A/%s.png", names[i]);
@@ -582,7 +592,8 @@ static void broken_files(void **state) {
 static void loader(void **state) {
     (void)state;
     many("lo", 11);
-    KdDataOptions o = {.root = at("lo"), .crop_h = 16, .crop_w = 16, .load_h = 20, .load_w = 20, .ignore = -1, .seed = 9};
+    KdDataOptions o = {
+        .root = at("lo"), .crop_h = 16, .crop_w = 16, .load_h = 20, .load_w = 20, .ignore = -1, .seed = 9};
     KdDataset *d = opened(&o);
     KdTrouble t;
     for (int workers = 1; workers <= 4; workers += 3) {
@@ -673,10 +684,13 @@ static void real_sets(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(aligned), cmocka_unit_test(unpaired), cmocka_unit_test(two_folders), cmocka_unit_test(labels),
-        cmocka_unit_test(plain), cmocka_unit_test(order), cmocka_unit_test(crop_and_flip), cmocka_unit_test(pairs_move_together),
-        cmocka_unit_test(sizes), cmocka_unit_test(strange_names), cmocka_unit_test(broken_files), cmocka_unit_test(loader),
-        cmocka_unit_test(planes), cmocka_unit_test(real_sets),
+        cmocka_unit_test(aligned),       cmocka_unit_test(unpaired),
+        cmocka_unit_test(two_folders),   cmocka_unit_test(labels),
+        cmocka_unit_test(plain),         cmocka_unit_test(order),
+        cmocka_unit_test(crop_and_flip), cmocka_unit_test(pairs_move_together),
+        cmocka_unit_test(sizes),         cmocka_unit_test(strange_names),
+        cmocka_unit_test(broken_files),  cmocka_unit_test(loader),
+        cmocka_unit_test(planes),        cmocka_unit_test(real_sets),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
