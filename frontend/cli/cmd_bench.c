@@ -3,8 +3,8 @@
  * Compiles, fills weights (given, or random by seed) and data (random), runs a few times unmeasured and then --runs times.
  * The machine's multiply-add peak is measured right before and right after, with as many threads: a share of it is then a
  * share of what this machine gave at this time. Operations of a network are two for each multiply-accumulate of convolutions
- * and products of matrices, transposed ones counted by their input (Tin); those of a training step are what its kernels
- * count. --profile runs as often again and adds up the time of each kernel.
+ * and products of matrices, transposed ones counted by their input (Tin), in the median time; those of a training step are
+ * what its kernels count, in the mean time, since not all steps run the same blocks. --profile runs as often again and adds up the time of each kernel.
  */
 #include "frontend/cli/report.h"
 #include "frontend/cli/tensors.h"
@@ -35,7 +35,9 @@ typedef struct Bench {
     KD_VEC(KdcTensor *) all;
     int runs;
     double *seconds; /* sorted */
-    double median, flops, macs, peak_before, peak_after;
+    double median, mean;
+    double flops, macs; /* of a run; flops of a session: on average, since `every` blocks run in some steps only */
+    double peak_before, peak_after;
     int64_t weight_bytes, parameters;
     KdcStats stats;
     KD_VEC(Kernel) kernels;
@@ -120,6 +122,24 @@ static void fill_data(Bench *b, KdcTensor *t, uint64_t *state) {
     }
 }
 
+/* Each --shape names an input. */
+static bool check_shapes(Bench *b) {
+    for (int i = 0; i < b->a->n_shapes; i++) {
+        const char *text = b->a->shapes[i];
+        size_t n = strcspn(text, "=");
+        bool found = false;
+        for (int k = 0; k < b->all.n; k++) {
+            const KdcTensor *t = b->all.v[k];
+            found = found || (t->role == KDC_DATA && strncmp(t->name, text, n) == 0 && !t->name[n]);
+        }
+        if (!found) {
+            kd_error(b->p->cx, 0, "--shape: no input of %s is called '%.*s'; it takes %s", b->a->name, (int)n, text, b->shapes);
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool fill(Bench *b) {
     KdcArgs a = *b->a;
     uint64_t state = a.seed;
@@ -144,7 +164,7 @@ static bool fill(Bench *b) {
         }
     }
     b->shapes = shapes.n ? shapes.s : "no data";
-    return kdc_fill_weights(b->p, &a, &b->files, !b->s, b->all.v, b->all.n);
+    return check_shapes(b) && kdc_fill_weights(b->p, &a, &b->files, !b->s, b->all.v, b->all.n);
 }
 
 /* ---- measuring ------------------------------------------------------------------------------------------ */
@@ -163,6 +183,15 @@ static int ascending(const void *x, const void *y) {
     return (a > b) - (a < b);
 }
 
+static double kernel_flops(const Bench *b) {
+    const KlModule *m = kdc_runnable_unit(b->r)->result.loops;
+    double flops = 0;
+    for (int c = 0; c < m->calls.n; c++) {
+        flops += m->kernels.v[m->calls.v[c].kernel]->flops;
+    }
+    return flops;
+}
+
 static bool measure(Bench *b) {
     int threads = kdc_threads(b->p), n = b->runs;
     b->seconds = KD_NEW_ARRAY(b->p->cx, double, n);
@@ -178,6 +207,8 @@ static bool measure(Bench *b) {
             return false;
         }
         b->seconds[i] = kdc_now() - start;
+        b->mean += b->seconds[i] / n;
+        b->flops += kernel_flops(b) / n;
     }
     b->peak_after = kd_host_fma_peak(threads);
     qsort(b->seconds, (size_t)n, sizeof *b->seconds, ascending);
@@ -224,19 +255,18 @@ static bool profile(Bench *b) {
     return ok;
 }
 
-/* Of one run; a session's: of its latest step. */
 static void count(Bench *b) {
     const KdcUnit *u = kdc_runnable_unit(b->r);
-    const KlModule *m = u->result.loops;
-    double kernels = 0;
-    for (int c = 0; c < m->calls.n; c++) {
-        kernels += m->kernels.v[m->calls.v[c].kernel]->flops;
+    if (b->s) {
+        KdcStats one = kdc_unit_stats(u); /* of the latest step; memory and time are of all variants */
+        b->stats.kernels = one.kernels;
+        b->stats.calls = one.calls;
+        b->macs = kdc_session_macs(b->s).t_in;
+        return;
     }
-    b->macs = b->s ? kdc_session_macs(b->s).t_in : kd_lang_macs(u->func).t_in;
-    b->flops = b->s || b->macs == 0 ? kernels : 2 * b->macs;
-    if (!b->s) {
-        b->stats = kdc_stats(b->r);
-    }
+    b->stats = kdc_stats(b->r);
+    b->macs = kd_lang_macs(u->func).t_in;
+    b->flops = b->macs > 0 ? 2 * b->macs : b->flops;
 }
 
 /* ---- results ---------------------------------------------------------------------------------------- */
@@ -253,6 +283,10 @@ static double per_second(double x, double seconds) { /* in 1e9 */
     return seconds > 0 ? x / seconds * 1e-9 : 0;
 }
 
+static double rate(const Bench *b) {
+    return per_second(b->flops, b->s ? b->mean : b->median);
+}
+
 static void print_table(const Bench *b) {
     printf("\n%6s %10s %7s %9s %8s %8s  %s\n", "calls", "ms a run", "share", "GFLOP/s", "GB/s", "of peak", "kernel");
     for (int i = 0; i < b->kernels.n; i++) {
@@ -266,7 +300,7 @@ static void print_table(const Bench *b) {
 }
 
 static void print_text(const Bench *b) {
-    double gflops = per_second(b->flops, b->median);
+    double gflops = rate(b);
     int threads = kdc_threads(b->p);
     printf("%s%s: %s, %d thread%s%s\n", b->a->name, b->s ? " (a training step)" : "", b->shapes, threads, threads == 1 ? "" : "s",
            b->a->train && !b->s ? ", training mode" : "");
@@ -304,7 +338,7 @@ static json_t *kernels_json(const Bench *b) {
 }
 
 static bool print_json(const Bench *b) {
-    double gflops = per_second(b->flops, b->median);
+    double gflops = rate(b);
     json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:i, s:b, s:s}", "file", b->a->file, "name", b->a->name, "kind",
                           b->s ? "session" : "net", "inputs", b->shapes, "threads", kdc_threads(b->p), "train",
                           b->s || b->a->train, "weights", b->a->n_weights ? "given" : "random");
