@@ -1,9 +1,9 @@
 /* log.h: what a training run writes down, for people and for their tools. Everything is appended a whole record at a time
  * and flushed, so that a killed run leaves readable files; opening an existing one cuts off a torn last record.
  *
- * A run that goes on after step `keep` (0: from the start) drops what later steps wrote before the interruption: JSONL
- * and the loss log are cut back to steps <= keep (rewritten atomically); event files, of which TensorBoard reads all,
- * are left, and a new one is begun with a SessionLog START record at that step, which makes it drop stale events.
+ * A run that goes on after step `keep` (0: from the start) drops what later steps wrote before the interruption:
+ * log.jsonl is cut back to steps <= keep (rewritten atomically); event files, of which TensorBoard reads all, are left,
+ * and a new one is begun with a SessionLog START record at that step, which makes it drop stale events.
  */
 #ifndef KD_HOST_LOG_H
 #define KD_HOST_LOG_H
