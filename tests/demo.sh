@@ -72,7 +72,7 @@ constant() { sed -n "s/^#define $1_$2 \([0-9]*\).*/\1/p" "$out/export/$3/$1.h"; 
 latency() { sed -n 's/^ *latency *median \([0-9.]*\) ms.*/\1/p' "$out/bench-$1.txt"; }
 row() { # WHAT TEACHER STUDENT UNIT FORMAT
     awk -v what="$1" -v a="$2" -v b="$3" -v unit="$4" 'BEGIN {
-        printf "  %-22s %10.4g %10.4g %-4s %8.1f times less\n", what, a, b, unit, a / b }'
+        printf "  %-22s %10.0f %10.0f %-4s %8.1f times less\n", what, a, b, unit, a / b }'
 }
 say "teacher and student"
 printf '  %-22s %10s %10s\n' "at 256x256" teacher student
