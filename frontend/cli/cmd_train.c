@@ -276,12 +276,22 @@ static void plan_rows(Train *t, const Plan *m) {
     t->out.report.n_plan = n;
 }
 
+/* Is d[i] hidden by a declaration of the file itself, which an import's gives way to? */
+static bool hidden(const KdDecl *d, int n, int i) {
+    for (int k = 0; k < n && !d[i].main; k++) {
+        if (d[k].main && strcmp(d[k].name, d[i].name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void network_rows(Train *t) {
     int n, count = 0;
     const KdDecl *d = kd_lang_decls(t->p->lang, &n);
     KdcReportRow *row = KD_NEW_ARRAY(t->p->cx, KdcReportRow, n + 1);
     for (int i = 0; i < n; i++) {
-        if (d[i].kind != KD_DECL_INSTANCE) {
+        if (d[i].kind != KD_DECL_INSTANCE || hidden(d, n, i)) {
             continue;
         }
         int64_t parameters = 0;
