@@ -36,7 +36,8 @@ static void fill(const char *template, const Word *words, int n, KdStr *out) {
         size_t length = strcspn(template + 1, "@ \n");
         const char *text = NULL;
         for (int i = 0; i < n && template[1 + length] == '@'; i++) {
-            text = strlen(words[i].word) == length && strncmp(words[i].word, template + 1, length) == 0 ? words[i].text : text;
+            bool same = strlen(words[i].word) == length && strncmp(words[i].word, template + 1, length) == 0;
+            text = same ? words[i].text : text;
         }
         if (text) {
             kd_str_add(out, text, strlen(text));
@@ -59,8 +60,8 @@ static const char head[] =
     " *     @ID@_free(&net);\n"
     " *\n"
     " * Link with lib@ID@.a or @ID@.o@OPENMP_LINK@; it needs nothing but memcpy, memset, malloc and free@OPENMP_NEEDS@.\n"
-    " * After @ID@_init nothing is allocated. There is no global state: any number of nets may run at once, each with an object\n"
-    " * of its own; one object serves one call at a time. An object may be moved, but not copied to be used twice.\n"
+    " * After @ID@_init nothing is allocated. There is no global state: any number of nets may run at once, each with an\n"
+    " * object of its own; one object serves one call at a time. An object may be moved, but not copied to be used twice.\n"
     " */\n"
     "#ifndef KDC_EXPORT_@ID@_H\n"
     "#define KDC_EXPORT_@ID@_H\n"
@@ -88,13 +89,13 @@ static const char states[] =
     "\n";
 
 static const char inside[] =
-    "/* arena: @ID@_ARENA_BYTES bytes that stay yours, for as long as the net is used; NULL: from malloc. The weights are inside the\n"
-    " * library. */\n"
+    "/* arena: @ID@_ARENA_BYTES bytes that stay yours, for as long as the net is used; NULL: from malloc. The weights are\n"
+    " * inside the library. */\n"
     "int @ID@_init(@ID@_net *net, void *arena);\n";
 
 static const char outside[] =
-    "/* weights: the content of @ID@.weights, @ID@_WEIGHT_FILE_BYTES bytes, on a multiple of 4 (malloc's memory is). It is checked\n"
-    " * here, and must stay where it is for as long as the net is used; several nets may share it.\n"
+    "/* weights: the content of @ID@.weights, @ID@_WEIGHT_FILE_BYTES bytes, on a multiple of 4 (malloc's memory is). It is\n"
+    " * checked here, and must stay where it is for as long as the net is used; several nets may share it.\n"
     " * arena: @ID@_ARENA_BYTES bytes that stay yours, for as long as the net is used; NULL: from malloc. */\n"
     "int @ID@_init(@ID@_net *net, const void *weights, size_t weight_bytes, void *arena);\n";
 
@@ -112,8 +113,8 @@ static const char functions[] =
 
 static const char rgb8[] =
     "\n"
-    "/* The same for pictures: rows from the top, red, green and blue bytes by turns, rows without padding. 0 is @LO@ to the network\n"
-    " * and 255 is @HI@; what comes out is clamped and @ROUNDED@. */\n"
+    "/* The same for pictures: rows from the top, red, green and blue bytes by turns, rows without padding. 0 is @LO@ to the\n"
+    " * network and 255 is @HI@; what comes out is clamped and @ROUNDED@. */\n"
     "int @ID@_run_rgb8(@ID@_net *net, const unsigned char *input, unsigned char *output);\n";
 
 static const char tail[] =

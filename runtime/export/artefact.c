@@ -5,7 +5,7 @@
  * It must need nothing but memcpy, memset, malloc and free (and with OpenMP GOMP_parallel, omp_get_thread_num and
  * omp_get_max_threads, which libgomp and libomp both have), so no C library header is included. All that changes lies in
  * the caller's KdxState and in its arena. Results equal `kdc run`'s bit for bit: the plan is executed as
- * runtime/kdrt/parallel.c does, and pictures become numbers and back as in runtime/host/sample.c.
+ * runtime/kdrt/parallel.c does, and pictures become numbers and back as in frontend/cli/picture.c.
  */
 #include "runtime/export/artefact.h"
 #include "runtime/kdrt/kdrt.h"
@@ -224,8 +224,7 @@ static int as_is(void) {
 }
 
 static unsigned char to_byte(float x) {
-    float v = as_is() ? x : (float)(((double)x - kdx_net.lo) / (kdx_net.hi - kdx_net.lo) * 2 - 1);
-    v = (v + 1) / 2 * 255;
+    float v = as_is() ? (x + 1) / 2 * 255 : (float)(((double)x - kdx_net.lo) / (kdx_net.hi - kdx_net.lo) * 255);
     if (!(v > 0)) { /* NaN too */
         return 0;
     }
@@ -245,8 +244,7 @@ int kdx_run_rgb8(KdxState *s, const unsigned char *from, unsigned char *to) {
     float value[256], *x = ext[in];
     const float *y = ext[out];
     for (int v = 0; v < 256; v++) {
-        float u = ((float)v / 255 - 0.5f) / 0.5f;
-        value[v] = as_is() ? u : (float)(kdx_net.lo + ((double)u + 1) / 2 * (kdx_net.hi - kdx_net.lo));
+        value[v] = as_is() ? ((float)v / 255 - 0.5f) / 0.5f : (float)(kdx_net.lo + v * (kdx_net.hi - kdx_net.lo) / 255);
     }
     for (int64_t i = 0; i < plane; i++) {
         for (int c = 0; c < 3; c++) {

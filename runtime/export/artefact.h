@@ -79,8 +79,8 @@ static inline uint64_t kdx_hash(uint64_t h, const void *data, size_t n) {
     return h ^ h >> 33;
 }
 
-/* The golden input: element i of an input whose extern has number `number`. Real numbers are spread over lo..hi by a hash of the
- * two; whole numbers (labels, seeds) are 0, which is valid whatever they mean. */
+/* The golden input: element i of an input whose extern has number `number`. Real numbers are spread over lo..hi by a hash of
+ * the two; whole numbers (labels, seeds) are 0, which is valid whatever they mean. */
 static inline void kdx_golden(const KdxExtern *e, int64_t number, double lo, double hi, void *data) {
     for (int64_t i = 0; i < e->count; i++) {
         uint32_t h = (uint32_t)i * 0x9e3779b1u + (uint32_t)number * 0x85ebca6bu + 1;
