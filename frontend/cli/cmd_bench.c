@@ -4,7 +4,8 @@
  * The machine's multiply-add peak is measured right before and right after, with as many threads: a share of it is then a
  * share of what this machine gave at this time. Operations of a network are two for each multiply-accumulate of convolutions
  * and products of matrices, transposed ones counted by their input (Tin), in the median time; those of a training step are
- * what its kernels count, in the mean time, since not all steps run the same blocks. --profile runs as often again and adds up the time of each kernel.
+ * what its kernels count, in the mean time, since not all steps run the same blocks. --profile runs as often again and
+ * adds up the time of each kernel.
  */
 #include "frontend/cli/report.h"
 #include "frontend/cli/tensors.h"
@@ -133,7 +134,8 @@ static bool check_shapes(Bench *b) {
             found = found || (t->role == KDC_DATA && strncmp(t->name, text, n) == 0 && !t->name[n]);
         }
         if (!found) {
-            kd_error(b->p->cx, 0, "--shape: no input of %s is called '%.*s'; it takes %s", b->a->name, (int)n, text, b->shapes);
+            kd_error(b->p->cx, 0, "--shape: no input of %s is called '%.*s'; it takes %s", b->a->name, (int)n, text,
+                     b->shapes);
             return false;
         }
     }
@@ -293,8 +295,8 @@ static void print_table(const Bench *b) {
         const Kernel *k = &b->kernels.v[i];
         double gflops = per_second(k->flops, k->seconds);
         printf("%6lld %10.3f %6.1f%% %9.1f %8.1f %7.1f%%  %s\n", (long long)k->calls, 1e3 * k->seconds,
-               b->profiled > 0 ? 100 * k->seconds / b->profiled : 0, gflops, per_second(k->bytes, k->seconds), share(b, gflops),
-               k->what ? k->what : "?");
+               b->profiled > 0 ? 100 * k->seconds / b->profiled : 0, gflops, per_second(k->bytes, k->seconds),
+               share(b, gflops), k->what ? k->what : "?");
     }
     printf("%6s %10.3f  all kernels\n", "", 1e3 * b->profiled);
 }

@@ -1,8 +1,8 @@
 /* cmd_run.c: kdc run: an image, or a folder of them, through a network.
  *
- * Worker threads decode what comes next and encode and write what is done, while the verb's own thread runs the network on one
- * image after the other, in the order of their names. At most AHEAD images wait in front of the network and as many behind
- * it for each worker. What the threads do decides only when something happens, never what is in a result.
+ * Worker threads decode what comes next and encode and write what is done, while the verb's own thread runs the network
+ * on one image after the other, in the order of their names. At most AHEAD images wait in front of the network and as many
+ * behind it for each worker. What the threads do decides only when something happens, never what is in a result.
  */
 #include "frontend/cli/picture.h"
 #include "frontend/cli/report.h"
@@ -157,8 +157,9 @@ static bool make_folder(Run *r) {
     if (mkdir(r->a->output, 0777) == 0 || (errno == EEXIST && is_folder(r->a->output))) {
         return true;
     }
-    kd_trouble(&t, errno != EEXIST && errno != ENOENT && errno != ENOTDIR, "cannot make the folder %s: %s", r->a->output,
-               errno == EEXIST ? "it is a file" : strerror(errno));
+    int why = errno;
+    kd_trouble(&t, why != EEXIST && why != ENOENT && why != ENOTDIR, "cannot make the folder %s: %s", r->a->output,
+               why == EEXIST ? "it is a file" : strerror(why));
     return kdc_cli_trouble(r->p, &t);
 }
 
@@ -303,8 +304,8 @@ static void say(Run *r, Job *j) {
     clear_line(r);
     j->said = true;
     bool named = strstr(j->trouble.text, j->in) || strstr(j->trouble.text, j->out);
-    fprintf(stderr, "%skdc: error:%s %s%s%s\n", r->a->color ? "\033[1;31m" : "", r->a->color ? "\033[0m" : "", named ? "" : j->in,
-            named ? "" : ": ", j->trouble.text);
+    fprintf(stderr, "%skdc: error:%s %s%s%s\n", r->a->color ? "\033[1;31m" : "", r->a->color ? "\033[0m" : "",
+            named ? "" : j->in, named ? "" : ": ", j->trouble.text);
     r->failed++;
     r->machine = r->machine || j->trouble.machine;
 }
@@ -451,8 +452,8 @@ static void summary(const Run *r) {
     if (r->a->quiet || r->done == 0) {
         return;
     }
-    printf("%" PRId64 " image%s to %s: %.1f images/s, %.1f ms an image in %s", r->done, r->done == 1 ? "" : "s", r->a->output,
-           (double)r->done / took, 1e3 * r->network / (double)r->done, r->a->name);
+    printf("%" PRId64 " image%s to %s: %.1f images/s, %.1f ms an image in %s", r->done, r->done == 1 ? "" : "s",
+           r->a->output, (double)r->done / took, 1e3 * r->network / (double)r->done, r->a->name);
     if (r->sizes > 1) {
         printf(", compiled for %" PRId64 " sizes", r->sizes);
     }

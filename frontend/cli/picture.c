@@ -89,8 +89,8 @@ static Fit find_input(const char *name, const KdFunc *f, KdValue *input, Takes *
     if (n == 1 && takes_of(kd_vtype(f, *input), takes)) {
         return FIT_YES;
     }
-    kd_error(f->cx, 0, "%s takes %s: expected one picture, [1, 3, h, w] or [1, 1, h, w], or a label map, [1, classes, h, w] or i32[1, h, w]",
-             name, n ? all.s : "no input");
+    kd_error(f->cx, 0, "%s takes %s: expected one picture, [1, 3, h, w] or [1, 1, h, w], or a label map, [1, classes, h, w] "
+             "or i32[1, h, w]", name, n ? all.s : "no input");
     return FIT_NEVER;
 }
 
@@ -106,14 +106,16 @@ static Fit look(const char *name, const KdFunc *f, int height, int width, Takes 
         return FIT_NEVER;
     }
     if (in->dim[in->rank - 2] != height || in->dim[in->rank - 1] != width) {
+        kd_error(f->cx, 0, "%s takes %s only, not %d x %d pixels (height, width)", name, input_text(f, input), height, width);
         return FIT_NOT_NOW;
     }
     int64_t s = out->dim[2] / height;
     *scale = (int)s;
     bool whole = s >= 1 && out->dim[0] == 1 && out->dim[2] == s * height && out->dim[3] == s * width && s <= 64;
     if (!whole) {
-        kd_error(f->cx, 0, "%s makes [%lld, %lld, %lld, %lld] of a picture [1, %d, %d] (height, width): no whole number of times as large",
-                 name, (long long)out->dim[0], (long long)out->dim[1], (long long)out->dim[2], (long long)out->dim[3], height, width);
+        kd_error(f->cx, 0, "%s makes [%lld, %lld, %lld, %lld] of a picture of %d x %d (height, width): no whole number of "
+                 "times as large", name, (long long)out->dim[0], (long long)out->dim[1], (long long)out->dim[2],
+                 (long long)out->dim[3], height, width);
     }
     return whole ? FIT_YES : FIT_NOT_NOW;
 }
@@ -125,6 +127,7 @@ typedef struct Try {
     KdcUnit unit;
     Takes takes;
     int scale, height, width;
+    bool known; /* takes, though this size may not fit */
     Fit fit;
 } Try;
 
@@ -151,6 +154,7 @@ static void attempt(const KdcPictureNet *n, int height, int width, bool give, Tr
     if (kdc_status(t->q) == KDC_OK && KD_TRY(t->q->cx, l)) {
         if (kdc_net_options(t->q, &s, &o) && kdc_unit_net(t->q, n->name, &o, &t->unit)) {
             fit = look(n->name, t->unit.func, height, width, &t->takes, &t->scale);
+            t->known = fit != FIT_NEVER;
         }
         kd_landing_pop(t->q->cx);
     } else if (kdc_status(t->q) == KDC_OK) {
@@ -163,8 +167,8 @@ static int64_t up_to(int64_t x, int64_t multiple) {
     return (x + multiple - 1) / multiple * multiple;
 }
 
-/* The first size at or above height x width that works. mirrored: only those that one mirroring reaches; *far is then the
- * first that works beyond. The messages of the exact size are printed if nothing works at all (print). */
+/* The first size at or above height x width that works. mirrored: only those that one mirroring reaches; *far is then
+ * the first that works beyond. The messages of the exact size are printed if nothing works at all (print). */
 static Try find_size(KdcPictureNet *n, int height, int width, bool mirrored, bool give, bool print, Try *far) {
     Try first = {0}, t = {0};
     *far = (Try){0};
@@ -217,8 +221,8 @@ static KdcTensor *shared(void *user, const KdFunc *f, KdValue input) {
             continue;
         }
         if (t->rank != type->rank || memcmp(t->dim, type->dim, sizeof *t->dim * (size_t)t->rank) != 0) {
-            kd_raise(f->cx, KD_FAIL_INPUT, "%s: the shape of weight %s depends on the size of the picture; it was %s at first", n->name,
-                     name, kdc_tensor_shape(f->cx, t));
+            kd_raise(f->cx, KD_FAIL_INPUT, "%s: the shape of weight %s depends on the size of the picture; it was %s at first",
+                     n->name, name, kdc_tensor_shape(f->cx, t));
         }
         return t;
     }
@@ -237,7 +241,8 @@ static bool own_files(KdcPictureNet *n, KdcFiles *out) {
     for (int i = 0; i < n->files->weights.n; i++) {
         KdcWeightsFile w = n->files->weights.v[i];
         if (*w.net && strcmp(w.net, dotted) != 0) {
-            kd_error(n->p->cx, 0, "%s: given for %.*s, but the network is %s", w.file, (int)strlen(w.net) - 1, w.net, n->name);
+            kd_error(n->p->cx, 0, "%s: given for %.*s, but the network is %s", w.file, (int)strlen(w.net) - 1, w.net,
+                     n->name);
             return false;
         }
         w.net = "";
@@ -324,8 +329,8 @@ static bool failed_size(KdcPictureNet *n, KdcProgram *q) {
 
 static bool too_small(const KdcPictureNet *n, const KdImage *in, const Try *far, KdTrouble *t) {
     if (far->height) {
-        return kd_trouble(t, false, "%d x %d pixels are too few for %s: it works from %d x %d on (mirroring makes up for less than half)",
-                          in->width, in->height, n->name, far->width, far->height);
+        return kd_trouble(t, false, "%d x %d pixels are too few for %s: it works from %d x %d on (mirroring makes up for less "
+                          "than half)", in->width, in->height, n->name, far->width, far->height);
     }
     return kd_trouble(t, false, "%s cannot take %d x %d pixels, nor more around them", n->name, in->width, in->height);
 }
@@ -382,8 +387,9 @@ static int sample_at(const KdImage *x, int64_t i) {
     return x->bits == 16 ? ((const uint16_t *)x->samples)[i] : ((const uint8_t *)x->samples)[i];
 }
 
-static void put(const KdcPictureNet *n, KdcTensor *t, const float *value, int channels, int64_t at, int64_t plane, int c, int v) {
-    switch (n->takes) {
+/* Sample v of channel c as the network has it. */
+static void put(Takes takes, const float *value, KdcTensor *t, int classes, int64_t at, int64_t plane, int c, int v) {
+    switch (takes) {
     case TAKES_RGB:
     case TAKES_GRAY:
         ((float *)t->data)[c * plane + at] = value[v];
@@ -392,7 +398,7 @@ static void put(const KdcPictureNet *n, KdcTensor *t, const float *value, int ch
         ((uint8_t *)t->data)[c * plane + at] = (uint8_t)v;
         return;
     case TAKES_ONE_HOT:
-        if (v < channels) {
+        if (v < classes) {
             ((float *)t->data)[v * plane + at] = 1;
         }
         return;
@@ -418,7 +424,8 @@ static void fill_input(const KdcPictureNet *n, const Size *s, const KdImage *x) 
         for (int k = 0; k < s->padded_width; k++) {
             int64_t from = row + mirrored_index(k, x->width);
             for (int c = 0; c < x->channels; c++) {
-                put(n, s->in, value, classes, (int64_t)r * s->padded_width + k, plane, c, sample_at(x, from * x->channels + c));
+                int64_t at = (int64_t)r * s->padded_width + k;
+                put(n->takes, value, s->in, classes, at, plane, c, sample_at(x, from * x->channels + c));
             }
         }
     }
@@ -506,7 +513,7 @@ static bool look_at(KdcPictureNet *n, int height, int width) {
         bool exact = i < 2 && height;
         n->give = i % 2;
         t = find_size(n, exact ? height : 256, exact ? width : 256, false, n->give, false, &far);
-        if (t.fit == FIT_YES) {
+        if (t.known) {
             n->takes = t.takes;
             kdc_close(t.q);
             return true;
@@ -523,7 +530,8 @@ static bool look_at(KdcPictureNet *n, int height, int width) {
     return failed_size(n, t.q);
 }
 
-KdcPictureNet *kdc_picture_net(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, const char *name, int height, int width) {
+KdcPictureNet *kdc_picture_net(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, const char *name, int height,
+                               int width) {
     KdcPictureNet *n = KD_NEW(p->cx, KdcPictureNet);
     *n = (KdcPictureNet){.p = p, .a = a, .files = f, .name = kd_intern_z(p->cx, name)};
     return is_net(p, name) && look_at(n, height, width) ? n : NULL;
