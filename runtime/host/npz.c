@@ -197,7 +197,7 @@ static double element(const Header *h, const unsigned char *p) {
 
 static void fill(const Header *h, const unsigned char *p, double *out) {
     int64_t at[8] = {0}, stride[8], step = 1; /* stride: of the file, in elements */
-    for (int d = 0; d < h->rank; d++) {
+    for (int d = 0; d < h->rank && h->count; d++) { /* of an empty array the other dims may be any */
         int k = h->fortran ? d : h->rank - 1 - d;
         stride[k] = step;
         step *= h->dim[k];
