@@ -32,6 +32,7 @@ struct KdcPictureNet {
     KD_VEC(KdcTensor *) weights; /* in p's memory */
     int filled;                  /* of them */
     Size size[SIZES];
+    Size *last;
     int64_t runs;
 };
 
@@ -269,10 +270,11 @@ static bool fill_weights(KdcPictureNet *n) {
 
 /* ---- sizes that are kept -------------------------------------------------------------------------------- */
 
-static void drop(Size *s) {
+static void drop(KdcPictureNet *n, Size *s) {
     if (s->q) {
         kdc_close(s->q);
     }
+    n->last = n->last == s ? NULL : n->last;
     *s = (Size){0};
 }
 
@@ -290,7 +292,7 @@ static Size *place_for(KdcPictureNet *n, int64_t bytes) {
         if (free_one && (!oldest || kept + bytes <= MOST_KEPT)) {
             return free_one;
         }
-        drop(oldest);
+        drop(n, oldest);
     }
 }
 
@@ -491,6 +493,10 @@ KdImageWant kdc_picture_want(const KdcPictureNet *n) {
     return KD_IMAGE_RGB8;
 }
 
+const KdcTensor *kdc_picture_output(const KdcPictureNet *n) {
+    return n->last ? n->last->out : NULL;
+}
+
 static bool is_net(KdcProgram *p, const char *name) {
     const KdDecl *d = kdc_cli_find(p, name);
     if (!d || d->kind != KD_DECL_SESSION) {
@@ -533,7 +539,7 @@ KdcPictureNet *kdc_picture_net(KdcProgram *p, const KdcArgs *a, const KdcFiles *
 
 void kdc_picture_free(KdcPictureNet *n) {
     for (int i = 0; n && i < SIZES; i++) {
-        drop(&n->size[i]);
+        drop(n, &n->size[i]);
     }
 }
 
@@ -549,6 +555,7 @@ bool kdc_picture_run(KdcPictureNet *n, const KdImage *in, KdImage *out, KdcPictu
     if (!s) {
         return false;
     }
+    n->last = s;
     s->used = ++n->runs;
     fill_input(n, s, in);
     double start = kdc_now();

@@ -38,4 +38,7 @@ typedef struct KdcPictureRun { /* of one run */
  * will work any more; without, it is this picture that does not, and *t says why. */
 bool kdc_picture_run(KdcPictureNet *n, const KdImage *in, KdImage *out, KdcPictureRun *r, KdTrouble *t);
 
+/* The network's own output of the last run, f32 [1, c, h, w], before cutting. NULL: there was none. */
+const KdcTensor *kdc_picture_output(const KdcPictureNet *n);
+
 #endif
