@@ -103,9 +103,6 @@ bool kdc_eval_net_open(KdcEvalNet *n, KdcProgram *p, const KdcArgs *a, const Kdc
     own_files(n, files);
     n->net = kdc_picture_net(p, a, &n->files, name, x->image[0].height, x->image[0].width);
     if (!n->net) {
-        kd_error(p->cx, 0, "%s does not take %s: %d x %d (width x height)", name, x->name[0], x->image[0].width,
-                 x->image[0].height);
-        kd_hint(p->cx, "--crop-size HxW resizes the pictures");
         return false;
     }
     bool labels = layout == KD_LAYOUT_LABELS, map = kdc_picture_want(n->net) == KD_IMAGE_INDEX;
