@@ -50,13 +50,14 @@ static int check_usage(const KdcArgs *a) {
 
 /* Sets compute and missing. false after a message: something asked for cannot be had. */
 static bool choose(KdcEval *e, const bool *asked) {
-    const char *no_pairs = e->a->pred ? "--truth FOLDER is not given" : "the data set has no pairs (--against NET compares networks)";
+    const char *no_pairs = e->a->pred ? "--truth FOLDER is not given"
+                                      : "the data set has no pairs (--against NET compares networks)";
     for (int m = 0; m < KDC_PER_IMAGE; m++) {
         e->missing[m] = e->labels ? "label maps are compared by mIoU" : e->paired ? NULL : no_pairs;
     }
     e->missing[KDC_FID] = e->labels           ? "label maps are compared by mIoU"
                           : !e->a->inception ? "--inception FILE is not given (weights of models/nets/inception.kd)"
-                          : !e->targets && !e->a->ref ? "--ref FILE|FOLDER is not given, and there are no pictures to compare with"
+                          : !e->targets && !e->a->ref ? "--ref FILE|FOLDER is not given, nor pictures to compare with"
                                                       : NULL;
     e->missing[KDC_MIOU] = !e->labels && e->a->pred ? "--classes N is not given: these are pictures, not label maps"
                            : !e->labels ? "the network gives pictures, not class logits, or the data set has no label maps"

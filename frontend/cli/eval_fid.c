@@ -46,7 +46,8 @@ static bool compile(KdcEvalFid *f, const char *file) {
     }
     for (int i = 0; i < count; i++) {
         if (!m.from[i]) {
-            kd_error(q->cx, 0, "%s: there is no tensor %s: these are not the weights of FID's Inception network", file, w[i]->name);
+            kd_error(q->cx, 0, "%s: there is no tensor %s: these are not the weights of FID's Inception network", file,
+                     w[i]->name);
             return false;
         }
         if (!kdc_load_tensor(q, w[i], m.from[i], file)) {
@@ -58,7 +59,8 @@ static bool compile(KdcEvalFid *f, const char *file) {
 
 static bool open_network(KdcEval *e, KdcEvalFid *f) {
     static const char text[] = "import \"nets/inception.kd\"\nlet I = Inception[]\n";
-    KdcOptions o = {.batch = 1, .height = SIZE, .width = SIZE, .threads = (int)e->a->threads, .cache = e->a->no_cache ? "" : NULL};
+    KdcOptions o = {.batch = 1, .height = SIZE, .width = SIZE, .threads = (int)e->a->threads};
+    o.cache = e->a->no_cache ? "" : NULL;
     KdcProgram *q = f->own = kdc_open("kdc eval", text, sizeof text - 1, &o);
     if (!q) {
         kd_raise(e->p->cx, KD_FAIL_MACHINE, "out of memory for the Inception network");
