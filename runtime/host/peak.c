@@ -1,6 +1,7 @@
 /* peak.c: measures the f32 multiply-add peak.
  *
- * In: a number of threads. Out: GFLOP/s. Each thread runs a loop of independent multiply-adds on registers only,
+ * In: a number of threads, of which no more are started than there are cores: more would not add to the peak, and threads
+ * that wait for the start signal in turns make a round take minutes. Out: GFLOP/s. Each thread runs a loop of independent multiply-adds on registers only,
  * enough of them to cover the latency of two units (12 chains; 4 cycles x 2 units = 8 would just do). The
  * instructions are written as inline assembly on vector-extension types, because whether a compiler contracts a*b + c
  * into one instruction depends on its flags. The widest version that this CPU has is picked at run time. A machine
@@ -14,6 +15,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { CHAINS = 12, ROUNDS = 7 };
 
@@ -138,8 +140,11 @@ static int64_t calibrate(const Unit *u) {
 }
 
 double kd_host_fma_peak(int threads) {
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
     if (threads < 1)
         return 0;
+    if (cores > 0 && threads > cores)
+        threads = (int)cores;
     Worker *workers = calloc((size_t)threads, sizeof *workers);
     if (!workers)
         return 0;

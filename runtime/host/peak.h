@@ -3,7 +3,8 @@
 #define KD_HOST_PEAK_H
 
 /* GFLOP/s that `threads` threads together reach with independent multiply-adds in registers, the best of a few runs
- * of some 10 to 20 ms. 0 when threads cannot be started. */
+ * of some 10 to 20 ms. More threads than the machine has cores are measured as that many: there is no more to reach.
+ * 0 when threads cannot be started. */
 double kd_host_fma_peak(int threads);
 
 /* What it was measured with: "avx512", "avx2+fma", "sse2", "neon". */

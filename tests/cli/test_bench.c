@@ -231,6 +231,7 @@ static void test_others(void **state) {
     const Setup *s = ready(state);
     expect(s, "bench n.kd:T --train --runs 2", 0, "training mode", "");
     expect(s, "bench n.kd:Plain --runs 2 --size 16", 0, "operations as its kernels count them", "");
+    expect(s, "bench n.kd:Plain --runs 1 --size 16 --threads 1024", 0, "1024 threads", "");
     expect(s, "bench n.kd", 2, "", "name it: n.kd:NAME");
     expect(s, "bench n.kd:Q", 1, "", "'Q'");
     expect(s, "bench n.kd:T --runs 0", 2, "", "--runs needs a number");
