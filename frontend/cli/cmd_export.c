@@ -118,6 +118,9 @@ static int check(const KdcArgs *a) {
     if (!a->name) {
         return kdc_usage_error(a, "which network of %s? name it: %s:NET", a->file, a->file);
     }
+    if (a->threads && !a->openmp) {
+        return kdc_usage_error(a, "--threads is for --openmp; without it a run stays on the thread that calls it");
+    }
     return a->output ? 0 : kdc_usage_error(a, "where to? -o FOLDER");
 }
 

@@ -186,15 +186,26 @@ static int take_flag(KdcArgs *a, const Option *o, const char *value) {
     return 0;
 }
 
+/* 0, or 2 after a message: an empty path names nothing. */
+static int check_path(const KdcArgs *a, const Option *o, const char *value) {
+    static const char *const paths[] = {"FILE", "FOLDER", "PATH", "FILE|FOLDER", "[NET=]FILE"};
+    for (int i = 0; i < KD_COUNT(paths) && !*value; i++) {
+        if (strcmp(o->value, paths[i]) == 0) {
+            return kdc_usage_error(a, "--%s needs %s, got ''", o->name, o->value);
+        }
+    }
+    return 0;
+}
+
 static int take_text(KdcArgs *a, const Option *o, const char *value) {
     *(const char **)field(a, o->field) = value;
-    return 0;
+    return check_path(a, o, value);
 }
 
 static int take_list(KdcArgs *a, const Option *o, const char *value) {
     const char **list = *(const char ***)field(a, o->field);
     list[(*(int *)field(a, o->count))++] = value;
-    return 0;
+    return check_path(a, o, value);
 }
 
 static int take_whole(KdcArgs *a, const Option *o, const char *text) {

@@ -87,13 +87,13 @@ static char *read_text(const Setup *s, const char *name, size_t *n) {
     return text;
 }
 
-/* Runs `kdc LINE` (words separated by blanks) in the folder, with stdout to `out`; returns the exit code. */
+/* Runs `kdc LINE` (words separated by blanks; '' is an empty one) in the folder, with stdout to `out`; returns the exit code. */
 static int run_to(const Setup *s, const char *line, const char *out) {
     char copy[1024], *argv[64] = {(char *)(uintptr_t)"kdc"};
     int argc = 1;
     snprintf(copy, sizeof copy, "%s", line);
     for (char *w = strtok(copy, " "); w; w = strtok(NULL, " ")) {
-        argv[argc++] = w;
+        argv[argc++] = strcmp(w, "''") == 0 ? w + 2 : w;
     }
     pid_t pid = fork();
     assert_true(pid >= 0);
@@ -231,6 +231,19 @@ static const Row rows[] = {
     {"tiny.kd -O4", 2, "", "-O needs a level from 0 to 3"},
     {"tiny.kd -D 3=4", 2, "", "-D needs NAME=VALUE"},
     {"tiny.kd -Dch", 2, "", "-D needs NAME=VALUE"},
+    {"tiny.kd:T -o ''", 2, "", "--output needs FILE, got ''"},
+    {"tiny.kd:T --output=", 2, "", "--output needs FILE, got ''"},
+    {"tiny.kd -I ''", 2, "", "--import needs FOLDER, got ''"},
+    {"call tiny.kd:T --in ''", 2, "", "--in needs FILE, got ''"},
+    {"call tiny.kd:T --out ''", 2, "", "--out needs FILE, got ''"},
+    {"call tiny.kd:T --weights ''", 2, "", "--weights needs [NET=]FILE, got ''"},
+    {"run tiny.kd:T --in ''", 2, "", "--in needs PATH, got ''"},
+    {"run tiny.kd:T --in x.png --out ''", 2, "", "--out needs PATH, got ''"},
+    {"train tiny.kd:fit --data ''", 2, "", "--data needs FOLDER, got ''"},
+    {"train tiny.kd:fit --out ''", 2, "", "--out needs FOLDER, got ''"},
+    {"eval tiny.kd:T --data ''", 2, "", "--data needs FOLDER, got ''"},
+    {"export tiny.kd:T -o ''", 2, "", "--output needs FOLDER, got ''"},
+    {"import w.pth tiny.kd:T -o ''", 2, "", "--output needs FILE, got ''"},
     {"tiny.kd --color=red", 2, "", "--color needs auto, always or never"},
     {"tiny.kd --skip=fus", 2, "", "did you mean fuse?"},
     {"tiny.kd --skip=lower", 2, "", "pass lower cannot be left out"},

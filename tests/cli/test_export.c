@@ -345,6 +345,8 @@ static void test_refusals(void **state) {
     (void)state;
     refused("m.kd -o x", 2, "which network");
     refused("m.kd:G", 2, "-o FOLDER");
+    refused("m.kd:G -o ''", 2, "--output needs FOLDER, got ''");
+    refused("m.kd:G -o x --threads 4", 2, "--threads is for --openmp");
     refused("m.kd:s -o x", 2, "is a session");
     refused("m.kd:G -o x", 1, "no weights are given for");
     refused("m.kd:G -o x --weights t.safetensors", 1, "t.safetensors");
