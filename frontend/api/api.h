@@ -79,7 +79,7 @@ KdcRunnable *kdc_runnable_new(KdcProgram *p, const KdcUnit *u, KdcShareFn *share
 const KdcUnit *kdc_runnable_unit(const KdcRunnable *r);
 
 /* Runs r and looks at all that each call wrote. true when something was no finite number: *call is the first that wrote
- * a NaN or, if there is none, the first that wrote an infinity. */
+ * such a thing, *nan whether NaNs are among it. */
 bool kdc_run_watched(KdcRunnable *r, int *call, bool *nan);
 void kdc_runnable_arena(KdcRunnable *r, void *arena); /* from now on */
 /* From now on the time of each call of the plan is added up in *profile (kdrt.h), which is the caller's; NULL: no more. */

@@ -248,17 +248,15 @@ const KdcUnit *kdc_runnable_unit(const KdcRunnable *r) {
 
 typedef struct Watch {
     KdcRunnable *r;
-    int nan, infinite; /* numbers of calls; -1: none yet */
+    int call; /* the first whose result is not finite; -1: none yet */
+    bool nan; /* and that it has a NaN */
 } Watch;
 
 static void look(Watch *w, int call, const float *x, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
-        if (isnan(x[i])) {
-            w->nan = call;
-            return;
-        }
-        if (isinf(x[i]) && w->infinite < 0) {
-            w->infinite = call;
+        if (!isfinite(x[i])) {
+            w->call = call;
+            w->nan = w->nan || isnan(x[i]);
         }
     }
 }
@@ -268,7 +266,8 @@ static void watch(void *user, int64_t call) {
     const KlModule *m = w->r->unit.result.loops;
     const KlCall *c = &m->calls.v[call];
     const KlKernel *k = m->kernels.v[c->kernel];
-    for (int b = 0, a = 0; b < k->bufs.n && w->nan < 0; b++) {
+    bool done = w->call >= 0;
+    for (int b = 0, a = 0; b < k->bufs.n && !done; b++) {
         const KlBuf *buf = &k->bufs.v[b];
         if (buf->access == KL_SCRATCH) {
             continue;
@@ -282,14 +281,14 @@ static void watch(void *user, int64_t call) {
 }
 
 bool kdc_run_watched(KdcRunnable *r, int *call, bool *nan) {
-    Watch w = {r, -1, -1};
+    Watch w = {r, -1, false};
     r->rt.after = watch;
     r->rt.user = &w;
     r->entry(&r->rt, r->ext, r->arena);
     r->rt.after = NULL;
-    *nan = w.nan >= 0;
-    *call = *nan ? w.nan : w.infinite;
-    return *call >= 0;
+    *call = w.call;
+    *nan = w.nan;
+    return w.call >= 0;
 }
 
 KdcStats kdc_stats(const KdcRunnable *r) {

@@ -287,6 +287,15 @@ static bool write_file(KdcExport *e, const KdcExportOptions *o, const char *name
     return kd_file_write(path, bytes, n, &t) || kdc_host_trouble(e->p, &t);
 }
 
+int kdc_export_paths(KdcProgram *p, const char *name, const KdcExportOptions *o, const char *path[4]) {
+    const char *id = kdc_export_identifier(p->cx, name);
+    path[0] = kd_format(p->cx, "%s/%s.o", o->folder, id);
+    path[1] = kd_format(p->cx, "%s/lib%s.a", o->folder, id);
+    path[2] = kd_format(p->cx, "%s/%s.h", o->folder, id);
+    path[3] = kd_format(p->cx, "%s/%s.weights", o->folder, id);
+    return o->beside ? 4 : 3;
+}
+
 /* A main.c without the words that we put into ours is the user's. */
 static bool write_sample(KdcExport *e, const KdcExportOptions *o, const KdStr *text, KdcExportReport *r) {
     KdTrouble t;

@@ -36,6 +36,8 @@ typedef struct KdcExportReport {
 
 typedef struct KdcExport KdcExport;
 
+/* What kdc_export_write writes over in any case (a main.c only if it is ours), for network `name`. Gives how many: at most 4. */
+int kdc_export_paths(KdcProgram *p, const char *name, const KdcExportOptions *o, const char *path[4]);
 /* Elaborates and compiles for p's target, and for this machine what computes the golden output. NULL after diagnostics;
  * raises. Memory is p's. */
 KdcExport *kdc_export_new(KdcProgram *p, const char *name, const KdcShapes *s);

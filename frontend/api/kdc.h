@@ -121,14 +121,14 @@ KdcStatus kdc_session_step(KdcSession *s, int64_t step, int64_t epoch, uint64_t 
 /* Compiles what the steps first..last need, which else happens when one is first run. What that takes, together: memory is
  * the arena that all of them share; nothing of it is allocated yet. */
 KdcStatus kdc_session_prepare(KdcSession *s, int64_t first, int64_t last, KdcStats *stats);
-/* Where the first NaN (or, without one, the first infinity) of a step came up. */
+/* Where the first value of a step that is no finite number came up: a NaN, else an infinity. */
 typedef struct KdcFault {
     bool found, nan;
-    const char *what; /* the pass over memory, by its ops: "log+mul+mean 1x1x30x30" */
+    const char *what; /* the op, or the ops of a pass over memory, and the shape: "log 1x1x30x30" */
     const char *file; /* and its place in the program; NULL: unknown */
     int line, column;
 } KdcFault;
-/* Runs a step like kdc_session_step, looking at everything that is computed. Slow. */
+/* Runs a step like kdc_session_step, but op by op, looking at everything that is computed. Compiles it anew: slow. */
 KdcStatus kdc_session_trace(KdcSession *s, int64_t step, int64_t epoch, uint64_t seed, KdcFault *fault);
 /* Saves all that decides how the session goes on (weights, buffers, states; not frozen networks) as `folder`'s checkpoint
  * after `step` steps; the two newest are kept. meta: n_meta pairs of strings kept in it. Refuses what is not finite. */

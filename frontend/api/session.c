@@ -230,10 +230,40 @@ KdcStatus kdc_session_step(KdcSession *s, int64_t step, int64_t epoch, uint64_t 
     return s->last ? kdc_run(s->last) : status;
 }
 
+/* The step's variant with nothing fused: every op has a kernel, and a place, of its own. NULL where that cannot be had (it
+ * takes more memory): the fused one is then looked at, whose passes hold several ops. */
+static KdcRunnable *unfused(KdcSession *s, unsigned mask) {
+    KdcProgram *p = s->p;
+    const char **skip = KD_NEW_ARRAY(p->cx, const char *, p->o.n_skip + 2), *const *before = p->o.skip;
+    KdcRunnable *volatile r = NULL;
+    KdcUnit u = s->whole;
+    KdSessionInfo info;
+    KdLanding l;
+    int n = p->o.n_skip;
+    for (int i = 0; i < n; i++) {
+        skip[i] = before[i];
+    }
+    skip[n] = "fuse";
+    p->o.skip = skip;
+    p->o.n_skip = n + 1;
+    if (KD_TRY(p->cx, l)) {
+        if (mask == all_blocks(s) || kdc_unit_session(p, s->name, mask, &s->o, &info, &u)) {
+            kdc_unit_passes(p, &u, &p->host);
+            r = kdc_unit_jit(p, &u) ? kdc_runnable_new(p, &u, shared, s, NULL) : NULL;
+        }
+        kd_landing_pop(p->cx);
+    }
+    p->o.skip = before;
+    p->o.n_skip = n;
+    return r;
+}
+
 KdcStatus kdc_session_trace(KdcSession *s, int64_t step, int64_t epoch, uint64_t seed, KdcFault *fault) {
     KdcStatus status = begin_step(s, step, epoch, seed);
+    KdcRunnable *apart = s->last ? unfused(s, mask_of(s, step)) : NULL;
     int call;
     *fault = (KdcFault){0};
+    s->last = apart ? apart : s->last;
     if (!s->last || !kdc_run_watched(s->last, &call, &fault->nan)) {
         return status;
     }

@@ -27,7 +27,7 @@ static bool read_run(KdcProgram *p, KdcFiles *f, KdcWeightsFile w) {
     KdTrouble t = {0};
     char *path, note[512];
     int64_t step;
-    w.run = true;
+    w.run = folder;
     w.w = kd_checkpoint_read(folder, &step, &path, note, sizeof note, &t);
     if (!w.w) {
         return *t.text ? kdc_cli_trouble(p, &t)
@@ -174,7 +174,8 @@ static bool fill_from(KdcProgram *p, const KdcArgs *a, const KdWeights *w, const
         any = any || strncmp(t[i]->name, net, strlen(net)) == 0;
     }
     if (*net && !any) {
-        kd_error(p->cx, 0, "%s: there are no weights under '%.*s'", file, (int)strlen(net) - 1, net);
+        kd_error(p->cx, 0, "--weights %.*s=%s: no network here is called %.*s", (int)strlen(net) - 1, net, file,
+                 (int)strlen(net) - 1, net);
         return false;
     }
     if (must && count && !taken) {
@@ -188,6 +189,78 @@ static bool fill_from(KdcProgram *p, const KdcArgs *a, const KdWeights *w, const
     }
     if (a->verbose && m.unused) {
         fprintf(stderr, "%s: %d tensors are no weights of this\n", file, m.unused);
+    }
+    return true;
+}
+
+static bool holds(const KdWeights *w, const char *net) {
+    for (int i = 0; i < w->n; i++) {
+        if (strncmp(w->tensor[i].name, net, strlen(net)) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* "trained with -D size=64 -D width=8", from the run's kdc.json. */
+static void hint_defines(KdcProgram *p, const char *run) {
+    size_t n;
+    KdTrouble ignored;
+    KdStr s = {.cx = p->cx};
+    char *text = kd_file_read(kd_format(p->cx, "%s/kdc.json", run), &n, &ignored);
+    json_t *root = text ? json_loadb(text, n, 0, NULL) : NULL;
+    const json_t *list = json_object_get(json_object_get(root, "arguments"), "defines");
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *define = json_string_value(json_array_get(list, i));
+        kd_str_printf(&s, " -D %s", define ? define : "");
+    }
+    if (s.s) {
+        kd_warning(p->cx, 0, "%s was trained with%s", run, s.s);
+    }
+    json_decref(root);
+    free(text);
+}
+
+/* Of a run folder only what its networks are called is looked at: its optimiser's moments belong to its own session, and
+ * other networks' weights to nobody here. */
+static bool fill_from_run(KdcProgram *p, const KdcArgs *a, const KdcWeightsFile *w, const char *net, bool whole_net,
+                          KdcTensor *const *t, int n, bool *done) {
+    KdcTensor **kept = KD_NEW_ARRAY(p->cx, KdcTensor *, n + 1);
+    int *place = KD_NEW_ARRAY(p->cx, int, n + 1);
+    bool *filled = KD_NEW_ARRAY(p->cx, bool, n + 1);
+    int count = 0, errors = kd_error_count(p->cx);
+    if (whole_net && !*net && !holds(w->w, kd_format(p->cx, "%s.", a->name))) {
+        return true;
+    }
+    for (int i = 0; i < n; i++) {
+        if (!done[i] && t[i]->role != KDC_STATE) {
+            place[count] = i;
+            kept[count++] = t[i];
+        }
+    }
+    bool ok = fill_from(p, a, w->w, w->file, net, false, false, kept, count, filled);
+    for (int i = 0; i < count; i++) {
+        done[place[i]] = filled[i];
+    }
+    if (!ok && kd_error_count(p->cx) > errors) {
+        hint_defines(p, w->run);
+    }
+    return ok;
+}
+
+/* A network that is taken from a run folder is there whole, or it is another network. */
+static bool whole_from_run(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, KdcTensor *const *t, int n, const bool *done) {
+    const char *run = NULL;
+    for (int i = 0; i < f->weights.n; i++) {
+        run = f->weights.v[i].run ? f->weights.v[i].run : run;
+    }
+    for (int i = 0; run && i < n; i++) {
+        if (!done[i]) {
+            kd_error(p->cx, 0, "%s has no tensor for weight %s %s of %s", run, t[i]->name, kdc_tensor_shape(p->cx, t[i]), a->name);
+            kd_hint(p->cx, "a run folder gives its networks by the names they have in its program");
+            hint_defines(p, run);
+            return false;
+        }
     }
     return true;
 }
@@ -206,9 +279,16 @@ bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, bool w
     }
     for (int i = 0; i < f->weights.n; i++) {
         const KdcWeightsFile *w = &f->weights.v[i];
-        if (!fill_from(p, a, w->w, w->file, w->net, (whole_net && !w->run) || *w->net, !w->run, kept, count, done)) {
+        bool own = whole_net && *w->net && strcmp(w->net, kd_format(p->cx, "%s.", a->name)) == 0; /* S=FILE for S itself */
+        const char *net = own ? "" : w->net;
+        bool ok = w->run ? fill_from_run(p, a, w, net, whole_net, kept, count, done)
+                         : fill_from(p, a, w->w, w->file, net, whole_net || *net, true, kept, count, done);
+        if (!ok) {
             return false;
         }
+    }
+    if (whole_net && !whole_from_run(p, a, f, kept, count, done)) {
+        return false;
     }
     const char *warned = "";
     const KdcTensor *first = NULL;

@@ -7,7 +7,7 @@
 /* One --weights [NET=]FILE: of all weights, or of those under NET. */
 typedef struct KdcWeightsFile {
     const char *net, *file; /* net: "T.", or "" */
-    bool run;               /* of a run folder: holds networks by name, not all of which need be asked for */
+    const char *run;        /* the run folder that it is of: networks by name, not all of which need be asked for; or NULL */
     KdWeights *w;
 } KdcWeightsFile;
 
