@@ -3,7 +3,7 @@
  * A session's inputs may have one dimension more than the parameter: step n (from 1, over all runs) then gets slice
  * n - 1, beginning again after the last. How many a parameter has is found by elaborating in a context of its own, first
  * with nothing given, then with the shapes as they stand, then with the first dimension taken off all that could be
- * sliced. A log that a step does not compute (its `every` block did not run) is NaN there.
+ * sliced. The result may take the place of --weights, so that a session goes on in one file, but of no other input. A log that a step does not compute (its `every` block did not run) is NaN there.
  */
 #include "frontend/cli/tensors.h"
 
@@ -288,7 +288,7 @@ static int check_kind(const KdcArgs *a, const KdDecl *d) {
 }
 
 static bool work(Call *c, const KdDecl *d) {
-    return kdc_files_read(c->p, c->a, &c->files) &&
+    return kdc_cli_spares(c->p, c->a, c->a->out, &c->a->in, 1) && kdc_files_read(c->p, c->a, &c->files) &&
            (d && d->kind == KD_DECL_SESSION ? call_session(c) : call_net(c));
 }
 

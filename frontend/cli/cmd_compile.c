@@ -324,6 +324,9 @@ static bool check_shapes(Job *j) {
 static bool work(Job *j) {
     double start = kdc_now();
     KdStr out = {.cx = j->p->cx};
+    if (!kdc_cli_spares(j->p, j->a, j->a->output, NULL, 0)) {
+        return false;
+    }
     if (j->stage == STAGE_AST) {
         kd_lang_print_ast(&out, j->p->lang);
         return kdc_cli_write(j->p, j->a->output, out.s ? out.s : "", out.n);

@@ -89,10 +89,24 @@ static bool fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, Kdc
     return kdc_fill_weights(p, a, f, true, all, n);
 }
 
+static bool spares_inputs(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, const KdcExportOptions *o) {
+    const char *path[4], **inputs = KD_NEW_ARRAY(p->cx, const char *, f->weights.n + 1);
+    bool ok = true;
+    for (int i = 0; i < f->weights.n; i++) {
+        inputs[i] = f->weights.v[i].file;
+    }
+    for (int i = 0, n = kdc_export_paths(p, a->name, o, path); i < n && ok; i++) {
+        ok = kdc_cli_spares(p, a, path[i], inputs, f->weights.n);
+    }
+    return ok;
+}
+
 static bool work(KdcProgram *p, const KdcArgs *a, KdcFiles *f) {
+    const KdcExportOptions o = {.folder = a->output, .beside = a->beside, .openmp = a->openmp, .truncate = a->truncate,
+                                .lo = a->range_lo, .hi = a->range_hi, .threads = a->threads ? (int)a->threads : 16};
     KdcShapes s = {0};
     KdcExportReport r;
-    if (!kdc_files_read(p, a, f)) {
+    if (!kdc_files_read(p, a, f) || !spares_inputs(p, a, f, &o)) {
         return false;
     }
     int errors = kd_error_count(p->cx);
@@ -103,8 +117,6 @@ static bool work(KdcProgram *p, const KdcArgs *a, KdcFiles *f) {
         }
         return false;
     }
-    const KdcExportOptions o = {.folder = a->output, .beside = a->beside, .openmp = a->openmp, .truncate = a->truncate,
-                                .lo = a->range_lo, .hi = a->range_hi, .threads = a->threads ? (int)a->threads : 16};
     if (!fill_weights(p, a, f, kdc_export_runnable(e)) || !kdc_export_write(e, &o, &r)) {
         return false;
     }

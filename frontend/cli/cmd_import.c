@@ -302,7 +302,8 @@ static bool write_out(const Import *m) {
 static bool work(Import *m) {
     KdContext *cx = m->p->cx;
     KdTrouble t;
-    if (!find_weights(m)) {
+    const char *const inputs[] = {m->a->other, m->a->map};
+    if (!kdc_cli_spares(m->p, m->a, m->a->output, inputs, KD_COUNT(inputs)) || !find_weights(m)) {
         return false;
     }
     if (!(m->w = kd_checkpoint_file_read(m->a->other, &t))) {

@@ -74,11 +74,6 @@ static bool is_folder(const char *path) {
     return stat(path, &s) == 0 && S_ISDIR(s.st_mode);
 }
 
-static bool same_file(const char *x, const char *y) {
-    struct stat a, b;
-    return stat(x, &a) == 0 && stat(y, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
-}
-
 static bool ends_in_png(const char *path) {
     size_t n = strlen(path);
     return n > 4 && (strcmp(path + n - 4, ".png") == 0 || strcmp(path + n - 4, ".PNG") == 0);
@@ -142,7 +137,7 @@ static bool check_results(Run *r) {
     }
     for (int i = 0; i < n; i++) {
         for (int k = 0; access(r->jobs.v[i].out, F_OK) == 0 && k < n; k++) {
-            if (same_file(r->jobs.v[i].out, r->jobs.v[k].in)) {
+            if (kdc_cli_same_file(r->jobs.v[i].out, r->jobs.v[k].in)) {
                 kd_error(r->p->cx, 0, "%s would be overwritten by the result of %s", r->jobs.v[k].in, r->jobs.v[i].in);
                 kd_hint(r->p->cx, "give another --out");
                 return false;
@@ -176,7 +171,7 @@ static bool list_jobs(Run *r) {
         kd_push(cx, &r->jobs, j);
         return check_results(r) && (!into || make_folder(r));
     }
-    if (same_file(r->a->in, r->a->output)) {
+    if (kdc_cli_same_file(r->a->in, r->a->output)) {
         kd_error(cx, 0, "%s is the folder with the images: results need another", r->a->output);
         return false;
     }

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* ---- watching passes ------------------------------------------------------------------------------- */
 
@@ -164,6 +165,41 @@ const KdDecl *kdc_cli_find(const KdcProgram *p, const char *name) {
         }
     }
     return NULL;
+}
+
+/* ---- files ------------------------------------------------------------------------------------------- */
+
+bool kdc_cli_same_file(const char *x, const char *y) {
+    struct stat a, b;
+    return stat(x, &a) == 0 && stat(y, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+/* The program's own file and those that it imports, by what they declare. NULL: the place is nowhere. */
+static const char *source_of(const KdcProgram *p, const KdcArgs *a, const KdDecl *d) {
+    const KdPlace *place = d ? kd_place(p->cx, d->loc) : NULL;
+    return d ? (place ? place->file : NULL) : strcmp(a->file, "-") == 0 ? "/dev/stdin" : a->file;
+}
+
+bool kdc_cli_spares(KdcProgram *p, const KdcArgs *a, const char *path, const char *const *inputs, int n) {
+    struct stat st;
+    int n_decls;
+    const KdDecl *d = kd_lang_decls(p->lang, &n_decls);
+    const char *hit = NULL;
+    if (!path || strcmp(path, "-") == 0 || stat(path, &st) != 0 || !S_ISREG(st.st_mode)) {
+        return true;
+    }
+    for (int i = -1; i < n_decls && !hit; i++) {
+        const char *source = source_of(p, a, i < 0 ? NULL : &d[i]);
+        hit = source && kdc_cli_same_file(path, source) ? source : NULL;
+    }
+    for (int i = 0; i < n && !hit; i++) {
+        hit = inputs[i] && kdc_cli_same_file(path, inputs[i]) ? inputs[i] : NULL;
+    }
+    if (hit) {
+        kd_error(p->cx, 0, "%s would be overwritten by the result", hit);
+        kd_hint(p->cx, "write to another place than %s", path);
+    }
+    return !hit;
 }
 
 bool kdc_cli_write(KdcProgram *p, const char *path, const void *data, size_t n) {

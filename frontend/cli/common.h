@@ -23,6 +23,11 @@ int kdc_cli_close(const KdcArgs *a, KdcWatch *w, KdcProgram *p, bool ok);
 bool kdc_cli_trouble(KdcProgram *p, const KdTrouble *t);
 const KdDecl *kdc_cli_find(const KdcProgram *p, const char *name); /* NULL: no such declaration */
 
+bool kdc_cli_same_file(const char *x, const char *y); /* both are there, and are one: by name or by a link */
+/* No verb writes over what it reads. true: path (NULL or "-": none) is neither a source of the program nor one of the inputs;
+ * false after a message in p. To be asked before anything is compiled. */
+bool kdc_cli_spares(KdcProgram *p, const KdcArgs *a, const char *path, const char *const *inputs, int n);
+
 /* Writes to path, or to stdout when it is NULL or "-". false after a message in p. */
 bool kdc_cli_write(KdcProgram *p, const char *path, const void *data, size_t n);
 

@@ -629,9 +629,53 @@ static void test_call_session(void **state) {
     kd_weights_free(w), kd_weights_free(r);
 }
 
+/* Whatever the result would be, the file is as it was. */
+static void refuses(const Setup *s, const char *line, const char *file, const char *sentence) {
+    size_t before, after, n;
+    char *old = read_text(s, file, &before);
+    if (run(s, line) != 1) {
+        fail_msg("kdc %s: should be refused", line);
+    }
+    char *new = read_text(s, file, &after), *err = read_text(s, "stderr", &n);
+    assert_int_equal(before, after);
+    assert_memory_equal(old, new, before);
+    if (!strstr(err, sentence)) {
+        fail_msg("kdc %s: no '%s' in:\n%s", line, sentence, err);
+    }
+    free(old), free(new), free(err);
+}
+
+static void test_spares_inputs(void **state) {
+    const Setup *s = ready(state);
+    char from[512], to[512];
+    write_text(s, "own.kd", "import \"part.kd\"\nlet T = Part[]\n");
+    write_text(s, "part.kd", "net Part[](x: [n, 3, h, w]) {\n    return relu(x)\n}\n");
+    in_folder(s, "own.kd", from, sizeof from);
+    in_folder(s, "link.o", to, sizeof to);
+    assert_int_equal(symlink("own.kd", to), 0);
+    in_folder(s, "hard.o", to, sizeof to);
+    assert_int_equal(link(from, to), 0);
+    refuses(s, "own.kd:T -o own.kd", "own.kd", "own.kd would be overwritten by the result");
+    refuses(s, "own.kd:T -o ./own.kd", "own.kd", "own.kd would be overwritten");
+    refuses(s, "own.kd:T --emit ir -o own.kd", "own.kd", "own.kd would be overwritten");
+    refuses(s, "own.kd --emit ast -o own.kd", "own.kd", "own.kd would be overwritten");
+    refuses(s, "own.kd:T -o link.o", "own.kd", "own.kd would be overwritten");
+    refuses(s, "own.kd:T -o hard.o", "own.kd", "own.kd would be overwritten");
+    refuses(s, "own.kd:T -o part.kd", "part.kd", "part.kd would be overwritten");
+    float x[3] = {1, -2, 3};
+    const KdTensorOut in = {"x", KD_STORED_F32, 4, (const int64_t[4]){1, 3, 1, 1}, x};
+    write_tensors(s, "x.safetensors", &in, 1);
+    refuses(s, "call own.kd:T --in x.safetensors --out own.kd", "own.kd", "own.kd would be overwritten");
+    refuses(s, "call own.kd:T --in x.safetensors --out x.safetensors", "x.safetensors", "x.safetensors would be");
+    must(s, "call own.kd:T --in x.safetensors --out y.safetensors");
+    must(s, "call own.kd:T --in x.safetensors --out y.safetensors");
+    must(s, "own.kd:T -o own.o");
+    must(s, "own.kd:T -o own.o");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rows),       cmocka_unit_test(test_full_stdout),
+        cmocka_unit_test(test_rows),       cmocka_unit_test(test_full_stdout), cmocka_unit_test(test_spares_inputs),
         cmocka_unit_test(test_json),       cmocka_unit_test(test_cache),
         cmocka_unit_test(test_ast_reads_back), cmocka_unit_test(test_stages),
         cmocka_unit_test(test_call_fn),    cmocka_unit_test(test_call_net),

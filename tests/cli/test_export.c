@@ -356,6 +356,12 @@ static void test_refusals(void **state) {
     refused("m.kd:G -o m.kd --weights g.safetensors --size 8x8", 3, "it is a file");
     refused("m.kd:G -o /proc/x --weights g.safetensors --size 8x8", 3, "cannot be made");
     assert_int_not_equal(access("x", F_OK), 0);
+    must("mkdir -p in && cp g.safetensors in/G.weights && cp m.kd in/G.h && cp in/G.h h && cp in/G.weights w");
+    refused("m.kd:G --weights in/G.weights --size 8x8 --beside -o in", 1, "in/G.weights would be overwritten by the result");
+    refused("in/G.h:G --weights in/G.weights --size 8x8 -o in", 1, "in/G.h would be overwritten by the result");
+    must("rm in/G.h && ln m.kd in/libG.a");
+    refused("m.kd:G --weights in/G.weights --size 8x8 -o in", 1, "m.kd would be overwritten by the result");
+    must("test $(ls in | wc -l) = 2 && cmp h m.kd && cmp w in/G.weights");
     static const char unet[] = "import \"nets/unet.kd\"\nlet U = Unet[depth = 5, ngf = 4]\n";
     save("u.kd", unet, sizeof unet - 1);
     refused("u.kd:U -o x --size 40x64", 1, "U takes multiples of 32: --size 64x64");

@@ -279,9 +279,24 @@ static void test_refused(void **state) {
         expect("err", refused[i].says);
         assert_int_equal(access("no", F_OK), -1);
     }
+    KdTrouble t;
+    write_text("map", "a.weight = P.0.weight");
+    static const char *const inputs[] = {"nets.kd", "two.safetensors", "map"};
+    for (size_t i = 0; i < COUNT(inputs); i++) {
+        char line[128];
+        size_t n, m;
+        char *before = kd_file_read(inputs[i], &n, &t);
+        snprintf(line, sizeof line, "import two.safetensors nets.kd:Two --map map -o %s", inputs[i]);
+        assert_int_equal(run(line), 1);
+        snprintf(line, sizeof line, "%s would be overwritten by the result", inputs[i]);
+        expect("err", line);
+        char *after = kd_file_read(inputs[i], &m, &t);
+        assert_true(before && after && n == m && memcmp(before, after, n) == 0);
+        free(before);
+        free(after);
+    }
     static const char code[] = "\x80\x02\x8a\x0al\xfc\x9c\x46\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}(U\x0dlittle_endian\x88u."
                                "\x80\x02" "cos\nsystem\n(U\x07" "echo hitR.";
-    KdTrouble t;
     assert_true(kd_file_write("w.pth", code, sizeof code - 1, &t));
     assert_int_equal(run("import w.pth nets.kd:Two -o no"), 1);
     expect("err", "w.pth: the pickle asks for 'os.system' at byte 2; only state dicts of tensors are read");
