@@ -12,7 +12,6 @@
 #include "runtime/host/peak.h"
 #include "runtime/kdrt/kdrt.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,35 +46,13 @@ typedef struct Bench {
 
 /* ---- what runs ------------------------------------------------------------------------------------------ */
 
-/* --shape x=1x3x8x8 */
-static bool given_shapes(Bench *b, KdcShapes *s) {
-    KdcShape *given = KD_NEW_ARRAY(b->p->cx, KdcShape, b->a->n_shapes + 1);
-    for (int i = 0; i < b->a->n_shapes; i++) {
-        const char *text = b->a->shapes[i], *p = strchr(text, '=');
-        given[i] = (KdcShape){.name = kd_intern(b->p->cx, text, (size_t)(p - text)), .dtype = KDC_F32};
-        for (p++; *p; p += *p == 'x') {
-            char *end;
-            errno = 0;
-            long long d = strtoll(p, &end, 10);
-            if (given[i].rank == KD_MAX_RANK || errno || d < 1) {
-                kd_error(b->p->cx, 0, "--shape %s: expected at most %d sizes from 1 on", text, KD_MAX_RANK);
-                return false;
-            }
-            given[i].dim[given[i].rank++] = d;
-            p = end;
-        }
-    }
-    s->given = given;
-    s->n_given = b->a->n_shapes;
-    return true;
-}
-
 static bool compile(Bench *b, bool session) {
     KdcShapes s = {.train = b->a->train || session};
-    if (!given_shapes(b, &s)) {
+    if (!kdc_cli_shapes(b->p, b->a, &s)) {
         return false;
     }
     if (!session) {
+        kdc_cli_default_shape(b->p, b->a, b->a->name, &s);
         b->r = kdc_net(b->p, b->a->name, &s);
         for (int i = 0; b->r && i < kdc_input_count(b->r); i++) {
             kd_push(b->p->cx, &b->all, kdc_input(b->r, i));
@@ -123,25 +100,6 @@ static void fill_data(Bench *b, KdcTensor *t, uint64_t *state) {
     }
 }
 
-/* Each --shape names an input. */
-static bool check_shapes(Bench *b) {
-    for (int i = 0; i < b->a->n_shapes; i++) {
-        const char *text = b->a->shapes[i];
-        size_t n = strcspn(text, "=");
-        bool found = false;
-        for (int k = 0; k < b->all.n; k++) {
-            const KdcTensor *t = b->all.v[k];
-            found = found || (t->role == KDC_DATA && strncmp(t->name, text, n) == 0 && !t->name[n]);
-        }
-        if (!found) {
-            kd_error(b->p->cx, 0, "--shape: no input of %s is called '%.*s'; it takes %s", b->a->name, (int)n, text,
-                     b->shapes);
-            return false;
-        }
-    }
-    return true;
-}
-
 static bool fill(Bench *b) {
     KdcArgs a = *b->a;
     uint64_t state = a.seed;
@@ -166,7 +124,8 @@ static bool fill(Bench *b) {
         }
     }
     b->shapes = shapes.n ? shapes.s : "no data";
-    return check_shapes(b) && kdc_fill_weights(b->p, &a, &b->files, !b->s, b->all.v, b->all.n);
+    return kdc_cli_check_shapes(b->p, b->a, b->all.v, b->all.n) &&
+           kdc_fill_weights(b->p, &a, &b->files, !b->s, b->all.v, b->all.n);
 }
 
 /* ---- measuring ------------------------------------------------------------------------------------------ */

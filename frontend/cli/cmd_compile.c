@@ -3,7 +3,7 @@
  * What is compiled: the one NAME asked for; else every instance and session declared in the file itself; else, when
  * there are none, every net template of it. A network's input shapes are those of --shape, or those a session of the
  * file applies it to, or what its own annotations and --size and --batch say; if none of these works it is listed as
- * such, unless it was asked for by name.
+ * such, unless it was asked for by name or nothing of the file could apply it: then x is a picture, if that will do.
  */
 #include "frontend/cli/common.h"
 
@@ -128,6 +128,9 @@ static bool find_shapes(Job *j, const KdDecl *d, KdcShapes *out) {
 static void add(Job *j, const KdDecl *d, bool may_skip) {
     KdcShapes shapes;
     bool alone = find_shapes(j, d, &shapes);
+    if (!alone && !may_skip) {
+        kdc_cli_default_shape(j->p, j->a, d->name, &shapes);
+    }
     KdcSummary s = {.name = d->name, .what = d->value ? d->value : ""};
     s.session = d->kind == KD_DECL_SESSION;
     s.skipped = may_skip && !alone ? "not compiled by itself: its shapes are known only where it is applied" : NULL;

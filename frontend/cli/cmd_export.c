@@ -80,13 +80,13 @@ static void print_report(KdcProgram *p, const KdcArgs *a, const KdcExportReport 
 
 /* ---- the verb -------------------------------------------------------------------------------------------------- */
 
-static bool fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, KdcRunnable *r) {
+static bool fill(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, KdcRunnable *r) {
     int n = kdc_input_count(r);
     KdcTensor **all = KD_NEW_ARRAY(p->cx, KdcTensor *, n + 1);
     for (int i = 0; i < n; i++) {
         all[i] = kdc_input(r, i);
     }
-    return kdc_fill_weights(p, a, f, true, all, n);
+    return kdc_cli_check_shapes(p, a, all, n) && kdc_fill_weights(p, a, f, true, all, n);
 }
 
 static bool spares_inputs(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, const KdcExportOptions *o) {
@@ -106,9 +106,10 @@ static bool work(KdcProgram *p, const KdcArgs *a, KdcFiles *f) {
                                 .lo = a->range_lo, .hi = a->range_hi, .threads = a->threads ? (int)a->threads : 16};
     KdcShapes s = {0};
     KdcExportReport r;
-    if (!kdc_files_read(p, a, f) || !spares_inputs(p, a, f, &o)) {
+    if (!kdc_files_read(p, a, f) || !spares_inputs(p, a, f, &o) || !kdc_cli_shapes(p, a, &s)) {
         return false;
     }
+    kdc_cli_default_shape(p, a, a->name, &s);
     int errors = kd_error_count(p->cx);
     KdcExport *e = kdc_export_new(p, a->name, &s);
     if (!e) {
@@ -117,7 +118,7 @@ static bool work(KdcProgram *p, const KdcArgs *a, KdcFiles *f) {
         }
         return false;
     }
-    if (!fill_weights(p, a, f, kdc_export_runnable(e)) || !kdc_export_write(e, &o, &r)) {
+    if (!fill(p, a, f, kdc_export_runnable(e)) || !kdc_export_write(e, &o, &r)) {
         return false;
     }
     if (!a->quiet) {

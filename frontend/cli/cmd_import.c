@@ -144,38 +144,35 @@ static bool read_map(Import *m) {
 
 /* ---- the network ------------------------------------------------------------------------------------ */
 
-/* --shape x=1x3x8x8, which options.c has checked. */
-static KdcShape shape_of(KdcProgram *p, const char *text) {
-    const char *at = strchr(text, '=');
-    KdcShape s = {.name = kd_intern(p->cx, text, (size_t)(at - text))};
-    while (*at && s.rank < 6) {
-        char *end;
-        s.dim[s.rank++] = strtoll(at + 1, &end, 10);
-        at = end;
-    }
-    return s;
-}
-
 static bool find_weights(Import *m) {
     KdcProgram *p = m->p;
-    KdcShape *given = KD_NEW_ARRAY(p->cx, KdcShape, m->a->n_shapes + 1);
-    for (int i = 0; i < m->a->n_shapes; i++) {
-        given[i] = shape_of(p, m->a->shapes[i]);
-    }
-    KdcShapes s = {.given = given, .n_given = m->a->n_shapes};
+    KD_VEC(KdcTensor *) data = {0};
+    KdcShapes s = {0};
     KdNetOptions o;
     KdcUnit u;
+    if (!kdc_cli_shapes(p, m->a, &s)) {
+        return false;
+    }
+    kdc_cli_default_shape(p, m->a, m->a->name, &s);
     if (!kdc_net_options(p, &s, &o) || !kdc_unit_net(p, m->a->name, &o, &u)) {
         return false;
     }
     for (int i = 0; i < u.func->inputs.n; i++) {
         KdValue v = u.func->inputs.v[i];
-        if (kd_input_role(u.func, v) == KD_DATA) {
+        bool is_data = kd_input_role(u.func, v) == KD_DATA;
+        if (is_data && !m->a->n_shapes) {
             continue;
         }
         KdcTensor *t = KD_NEW(p->cx, KdcTensor);
         *t = kdc_tensor_of(p, u.func, v);
-        kd_push(p->cx, &m->t, t);
+        if (is_data) {
+            kd_push(p->cx, &data, t);
+        } else {
+            kd_push(p->cx, &m->t, t);
+        }
+    }
+    if (!kdc_cli_check_shapes(p, m->a, data.v, data.n)) {
+        return false;
     }
     if (!m->t.n) {
         kd_error(p->cx, 0, "%s: %s has no weights", m->a->file, m->a->name);

@@ -44,7 +44,10 @@ typedef struct Train {
     /* the state after step `snapshot_step` */
     char *snapshot;
     int64_t snapshot_bytes, snapshot_step;
-    bool failed; /* after a message in p */
+    double decode_seconds; /* of one sample */
+    char reason[160];      /* why it stopped */
+    bool failed;           /* after a message in p */
+    bool spoiled;          /* the session's state is no longer that after the last good step */
 } Train;
 
 static volatile sig_atomic_t interrupted; /* the signal's number */
@@ -103,6 +106,20 @@ static KdDataOptions data_options(const Train *t, bool *ok) {
         kd_error(t->p->cx, 0, "--layout %s: expected aligned, unpaired, folders, labels or plain", a->layout);
         *ok = false;
     }
+    if (t->feed.classes && a->classes && a->classes != t->feed.classes) {
+        kd_error(t->p->cx, 0, "--classes %" PRId64 ": the session takes maps of %d classes", a->classes, t->feed.classes);
+        *ok = false;
+    }
+    if (a->batch && a->batch != t->feed.batch) {
+        kd_error(t->p->cx, 0, "--batch %" PRId64 ": the session takes %" PRId64 "; its params decide (-D batch=%" PRId64 ")", a->batch,
+                 t->feed.batch, a->batch);
+        *ok = false;
+    }
+    if ((a->height && a->height != t->feed.height) || (a->width && a->width != t->feed.width)) {
+        kd_error(t->p->cx, 0, "--size %" PRId64 "x%" PRId64 ": the session takes %dx%d; its params decide (-D size=%" PRId64 ")", a->height,
+                 a->width, t->feed.height, t->feed.width, a->height);
+        *ok = false;
+    }
     if ((a->crop_h && a->crop_h != t->feed.height) || (a->crop_w && a->crop_w != t->feed.width)) {
         kd_error(t->p->cx, 0, "--crop-size %" PRId64 "x%" PRId64 ": the session takes %dx%d; its params decide (-D size=%" PRId64 ")", a->crop_h,
                  a->crop_w, t->feed.height, t->feed.width, a->crop_h);
@@ -148,6 +165,7 @@ static int64_t epoch_of(const Train *t, int64_t step) {
 static bool feed(Train *t, int64_t step, bool again) {
     KdSample s;
     KdTrouble trouble;
+    double start = kdc_now();
     for (int64_t i = 0; i < t->feed.batch; i++) {
         bool ok = again ? kd_dataset_sample(t->data, (step - 1) * t->feed.batch + i, &s, &trouble)
                         : kd_loader_next(t->loader, &s, &trouble);
@@ -156,6 +174,9 @@ static bool feed(Train *t, int64_t step, bool again) {
         }
         kdc_feed_sample(&t->feed, &s, i);
         kd_sample_free(&s);
+    }
+    if (again) {
+        t->decode_seconds = (kdc_now() - start) / (double)t->feed.batch;
     }
     return true;
 }
@@ -214,10 +235,11 @@ static bool fits(Train *t, const Plan *m) {
     if (limit <= 0 || m->total <= limit) {
         return true;
     }
-    kd_error(t->p->cx, 0, "the plan needs %s, %s: %s activations, %s weights and states, %s program and compiler",
+    kd_error(t->p->cx, 0, "the plan needs %s, %s: %s activations, %s weights, states and their snapshot, %s images, "
+             "%s program and compiler",
              bytes_text(t, m->total),
              kd_format(t->p->cx, t->a->memory_limit ? "--memory-limit allows %s" : "the machine has %s", bytes_text(t, limit)),
-             bytes_text(t, m->activations), bytes_text(t, m->weights), bytes_text(t, m->program));
+             bytes_text(t, m->activations), bytes_text(t, m->weights + m->snapshot), bytes_text(t, m->images), bytes_text(t, m->program));
     kd_hint(t->p->cx, "a smaller size or batch (-D size=..., -D batch=1) needs less");
     t->p->status = KDC_INPUT;
     return false;
@@ -227,7 +249,8 @@ static bool run_step(Train *t, int64_t step) {
     return kdc_session_step(t->s, step, epoch_of(t, step), t->a->seed) == KDC_OK;
 }
 
-/* Runs the first step once or twice, and takes it back: what a step costs on this machine with these images. */
+/* Runs the first step once or twice, and takes it back: what a step costs on this machine. Images are decoded beside it, on the
+ * same cores. */
 static bool time_step(Train *t) {
     double best = INFINITY;
     take_snapshot(t, t->first);
@@ -240,7 +263,8 @@ static bool time_step(Train *t) {
         best = seconds < best ? seconds : best;
         copy_state(t, true);
     }
-    t->step_seconds = best;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    t->step_seconds = best + t->decode_seconds * (double)t->feed.batch / (double)(cores > 1 ? cores : 1);
     return true;
 }
 
@@ -318,6 +342,7 @@ static void setting_rows(Train *t) {
     int n = 0, decls;
     const KdDecl *d = kd_lang_decls(t->p->lang, &decls);
     add_pair(t, &v, &n, "program", kd_format(cx, "%s:%s (%08" PRIx32 ")", t->a->file, t->session, kdc_session_hash(t->s)));
+    add_pair(t, &v, &n, "arguments", kdc_run_args_text(t->p, t->a));
     add_pair(t, &v, &n, "seed", kd_format(cx, "%" PRIu64, t->a->seed));
     for (int i = 0; i < decls; i++) {
         if (d[i].kind == KD_DECL_PARAM && d[i].main) {
@@ -337,19 +362,19 @@ static void print_plan(const Train *t) {
     fprintf(stderr, "%s -> %s\n", t->out.report.title, t->folder);
     for (int i = 0; i < t->out.report.n_nets; i++) {
         const KdcReportRow *r = &t->out.report.net[i];
-        fprintf(stderr, "  %-9s%s%s, %" PRId64 " parameters%s\n", r->name, r->frozen ? "frozen " : "", r->what, r->parameters,
+        fprintf(stderr, "  %-8s %s%s, %" PRId64 " parameters%s\n", r->name, r->frozen ? "frozen " : "", r->what, r->parameters,
                 r->macs < 0 ? "" : kd_format(t->p->cx, ", %.4g G MACs", r->macs / 1e9));
     }
     for (int i = 0; i < t->out.report.n_plan; i++) {
-        fprintf(stderr, "  %-9s%s\n", t->out.report.plan[i].key, t->out.report.plan[i].value);
+        fprintf(stderr, "  %-8s %s\n", t->out.report.plan[i].key, t->out.report.plan[i].value);
     }
 }
 
 /* ---- steps ------------------------------------------------------------------------------------------ */
 
-/* Values of this step's logs; NaN for those of blocks that did not run. Returns the first that ran and is not finite. */
-static const char *read_logs(Train *t) {
-    const char *bad = NULL;
+/* Values of this step's logs; NaN for those of blocks that did not run. Returns the first that ran and is not finite, or -1. */
+static int read_logs(Train *t) {
+    int bad = -1;
     for (int i = 0; i < t->n_logs; i++) {
         t->value[i] = NAN;
     }
@@ -362,7 +387,7 @@ static const char *read_logs(Train *t) {
             double v = (double)*(const float *)x->data;
             t->value[i] = v;
             t->mean[i] = isnan(t->mean[i]) ? v : t->mean[i] + (v - t->mean[i]) * 0.05;
-            bad = !bad && !isfinite(v) ? t->log[i] : bad;
+            bad = bad < 0 && !isfinite(v) ? i : bad;
         }
     }
     return bad;
@@ -373,41 +398,68 @@ static bool save(Train *t, int64_t step) {
     snprintf(seed, sizeof seed, "%" PRIu64, t->a->seed);
     snprintf(hash, sizeof hash, "%08" PRIx32, kdc_session_hash(t->s));
     const char *const meta[] = {"kdc", KDC_VERSION, "seed", seed, "program", hash, "session", t->session};
-    if (kdc_session_save(t->s, t->folder, step, meta, KD_COUNT(meta) / 2) != KDC_OK) {
+    int errors = kd_error_count(t->p->cx);
+    bool failed_before = t->p->status != KDC_OK;
+    if (kdc_session_save(t->s, t->folder, step, meta, KD_COUNT(meta) / 2) != KDC_OK &&
+        (!failed_before || kd_error_count(t->p->cx) > errors)) {
         return false;
     }
     t->saved = step;
     return true;
 }
 
-/* A log of step `bad` is not finite: says which op made it. Always false. */
-static bool fault(Train *t, int64_t bad, const char *log) {
+/* The first tensor that steps change and that is not finite; NULL: all are. */
+static const char *spoiled_tensor(const Train *t) {
+    for (int i = 0; i < kdc_session_count(t->s); i++) {
+        const KdcTensor *x = kdc_session_tensor(t->s, i);
+        const float *v = x->data;
+        bool changing = x->role != KDC_DATA && x->role != KDC_FROZEN && x->dtype == KDC_F32;
+        for (int64_t k = 0; changing && k < x->count; k++) {
+            if (!isfinite(v[k])) {
+                return x->name;
+            }
+        }
+    }
+    return NULL;
+}
+
+/* After `step`, `what` is not finite ("adv is NaN"): finds the op that made the first such value since the snapshot. The steps
+ * since are run again, and the one that fails op by op. Always false. */
+static bool fault(Train *t, int64_t step, const char *what) {
     KdContext *cx = t->p->cx;
     KdcFault f = {0};
-    double value = 0;
-    for (int i = 0; i < t->n_logs; i++) {
-        value = strcmp(t->log[i], log) == 0 ? t->value[i] : value;
-    }
+    int64_t bad = t->snapshot_step + 1;
     const char *kept = t->saved >= 0 ? kd_format(cx, "the checkpoint of step %" PRId64 " is intact", t->saved) : "nothing was saved yet";
-    if (bad == t->snapshot_step) { /* before the first snapshot there is nothing to go back to */
-        kd_error(cx, 0, "%s is %g at step %" PRId64 "; %s", log, value, bad, kept);
-        return false;
-    }
+    t->spoiled = true;
+    snprintf(t->reason, sizeof t->reason, "%s", what);
     copy_state(t, true);
-    for (int64_t step = t->snapshot_step + 1; step < bad; step++) {
-        if (!feed(t, step, true) || !run_step(t, step)) {
+    for (; bad < step; bad++) {
+        if (!feed(t, bad, true) || !run_step(t, bad)) {
             return false;
+        }
+        if (spoiled_tensor(t)) { /* once more, from where it began */
+            copy_state(t, true);
+            for (int64_t k = t->snapshot_step + 1; k < bad; k++) {
+                if (!feed(t, k, true) || !run_step(t, k)) {
+                    return false;
+                }
+            }
+            break;
         }
     }
     if (!feed(t, bad, true) || kdc_session_trace(t->s, bad, epoch_of(t, bad), t->a->seed, &f) != KDC_OK) {
         return false;
     }
-    kd_error(cx, 0, "%s is %g at step %" PRId64 " (epoch %" PRId64 "); %s", log, value, bad, epoch_of(t, bad), kept);
+    kd_error(cx, 0, "%s at step %" PRId64 " (epoch %" PRId64 "); %s", what, step, epoch_of(t, step), kept);
     if (f.found) {
-        kd_note(cx, 0, "the first %s of that step is made by %s%s%s", f.nan ? "NaN" : "infinity", f.what, f.file ? ", at " : "",
+        kd_note(cx, 0, "the first %s of step %" PRId64 " is made by %s%s%s", f.nan ? "NaN" : "infinity", bad, f.what, f.file ? ", at " : "",
                 f.file ? kd_format(cx, "%s:%d:%d", f.file, f.line, f.column) : "");
     }
     return false;
+}
+
+static const char *not_finite(KdContext *cx, const char *name, double v) {
+    return kd_format(cx, "%s is %s", name, isnan(v) ? "NaN" : v < 0 ? "minus infinity" : "infinite");
 }
 
 static bool due(int64_t step, int64_t every, int64_t total) {
@@ -418,10 +470,16 @@ static bool one_step(Train *t, int64_t step) {
     if (!feed(t, step, false) || !run_step(t, step)) {
         return false;
     }
-    const char *bad = read_logs(t);
-    if (bad) {
+    int bad = read_logs(t);
+    if (bad >= 0) {
         kdc_progress_end(&t->progress);
-        return fault(t, step, bad);
+        return fault(t, step, not_finite(t->p->cx, t->log[bad], t->value[bad]));
+    }
+    bool saves = due(step, t->save_every, t->total), keeps = due(step, RECENT, t->total);
+    const char *spoiled = saves || keeps ? spoiled_tensor(t) : NULL;
+    if (spoiled) {
+        kdc_progress_end(&t->progress);
+        return fault(t, step, kd_format(t->p->cx, "%s is not finite any more", spoiled));
     }
     double took = kdc_now() - t->progress.start;
     double rate = took > 0 ? (double)((step - t->first) * t->feed.batch) / took : 0;
@@ -431,12 +489,12 @@ static bool one_step(Train *t, int64_t step) {
     if (!t->a->quiet) {
         kdc_progress_step(&t->progress, epoch_of(t, step), step, t->log, t->mean, t->n_logs);
     }
-    if (due(step, RECENT, t->total)) {
+    if (keeps) {
         take_snapshot(t, step);
     }
     bool show = step == 1 || due(step, t->sample_every, t->total);
     return (!show || (kdc_run_folder_samples(&t->out, t->s, step, t->a->seed) && kdc_run_folder_report(&t->out, "running"))) &&
-           (!due(step, t->save_every, t->total) || save(t, step));
+           (!saves || save(t, step));
 }
 
 /* true when all steps were run; *last: the latest that was. */
@@ -476,14 +534,22 @@ static bool has_frozen(const Train *t) {
 }
 
 /* Weights: from the checkpoint and frozen.safetensors of the folder; or from --weights and the seed. */
-static bool fill(Train *t, uint32_t hash) {
-    const char *frozen = kd_format(t->p->cx, "%s/frozen.safetensors", t->folder);
+static bool fill(Train *t, const KdcRunArgs *r) {
+    KdContext *cx = t->p->cx;
+    const char *frozen = kd_format(cx, "%s/frozen.safetensors", t->folder);
     if (t->a->resume) {
-        if (hash != kdc_session_hash(t->s)) {
-            kd_warning(t->p->cx, 0, "the program is not the one that %s was begun with: the run goes on, but not bit for bit", t->folder);
-        }
-        if (kdc_session_restore(t->s, t->folder, &t->first) != KDC_OK) {
+        if (!kdc_run_folder_take(&t->out, t->p, t->folder) || kdc_session_restore(t->s, t->folder, &t->first) != KDC_OK) {
             return false;
+        }
+        const char *other = r->hash != kdc_session_hash(t->s)                      ? "the program or a param is"
+                            : r->samples && r->samples != t->epoch_samples ? "the number of images is"
+                            : *r->changed                                 ? kd_format(cx, "%s: what is given now is", r->changed)
+                                                                          : NULL;
+        if (other) {
+            kd_warning(cx, 0, "%s not what %s was begun with: the run goes on, but not bit for bit", other, t->folder);
+        }
+        if (!t->first) {
+            kd_warning(cx, 0, "%s has no checkpoint: the run begins again at step 1", t->folder);
         }
         t->saved = t->first ? t->first : -1;
         if (t->first) {
@@ -498,28 +564,45 @@ static bool fill(Train *t, uint32_t hash) {
     return kdc_files_read(t->p, t->a, &t->files) && kdc_fill_weights(t->p, t->a, &t->files, false, all, n);
 }
 
-static bool plan_length(Train *t) {
+static void plan_length(Train *t) {
     const KdcArgs *a = t->a;
     int64_t steps = (a->epochs * t->epoch_samples + t->feed.batch - 1) / t->feed.batch;
     t->total = a->steps ? a->steps : steps;
-    if (t->total > t->first) {
-        return true;
-    }
-    if (t->first) {
-        kd_error(t->p->cx, 0, "%s has done %" PRId64 " steps, all that were asked for; --steps N goes on to N", t->folder, t->first);
-    } else {
-        kd_error(t->p->cx, 0, "how long? --epochs N or --steps N (an epoch of %s is %" PRId64 " samples)", a->data, t->epoch_samples);
-    }
-    return false;
 }
 
 static int64_t about(double n) {
     return n < 1 ? 1 : n > 1e9 ? 1000000000 : (int64_t)n;
 }
 
-static bool start(Train *t, uint32_t hash) {
-    if (!kdc_feed_plan(t->p, t->s, &t->feed) || !open_data(t) || !fill(t, hash) || !plan_length(t) ||
-        kdc_session_prepare(t->s, t->first + 1, t->total, &t->stats) != KDC_OK) {
+/* A run that is there is never overwritten. */
+static bool free_folder(KdcProgram *p, const KdcArgs *a, const char *folder) {
+    struct stat st;
+    if (stat(folder, &st) == 0 && !S_ISDIR(st.st_mode)) {
+        kd_error(p->cx, 0, "--out %s is no folder", folder);
+        return false;
+    }
+    if (a->resume || stat(kd_format(p->cx, "%s/kdc.json", folder), &st) != 0) {
+        return true;
+    }
+    kd_error(p->cx, 0, "%s holds a run already: --resume goes on with it, --out FOLDER begins another", folder);
+    return false;
+}
+
+/* Messages so far, such as warnings, before the plan. */
+static void say_so_far(Train *t) {
+    kdc_print_messages(t->p, stderr, t->a->color);
+}
+
+static bool start(Train *t, const KdcRunArgs *r) {
+    if (!kdc_feed_plan(t->p, t->s, &t->feed) || !open_data(t) || !fill(t, r)) {
+        return false;
+    }
+    plan_length(t);
+    say_so_far(t);
+    if (t->total <= t->first) {
+        return true;
+    }
+    if (kdc_session_prepare(t->s, t->first + 1, t->total, &t->stats) != KDC_OK) {
         return false;
     }
     Plan m = memory_plan(t);
@@ -542,26 +625,30 @@ static bool start(Train *t, uint32_t hash) {
     t->save_every = t->a->save_every ? t->a->save_every : about(60 / t->step_seconds);
     t->sample_every = t->a->sample_every ? t->a->sample_every : about((double)(t->total + 19) / 20);
     const char *frozen = kd_format(t->p->cx, "%s/frozen.safetensors", t->folder);
-    return kdc_run_folder_open(&t->out, t->p, t->folder, t->first) &&
-           (t->first || !has_frozen(t) || kdc_session_save_frozen(t->s, frozen) == KDC_OK) &&
-           (t->first || kdc_run_args_write(t->p, t->folder, t->a, kdc_session_hash(t->s))) &&
-           open_loader(t, t->first * t->feed.batch);
+    KdcRunArgs now = {.hash = kdc_session_hash(t->s), .samples = t->epoch_samples};
+    return kdc_run_folder_take(&t->out, t->p, t->folder) && free_folder(t->p, t->a, t->folder) &&
+           kdc_run_args_write(t->p, t->folder, t->a, &now) && kdc_run_folder_open(&t->out, t->first) &&
+           (t->first || !has_frozen(t) || kdc_session_save_frozen(t->s, frozen) == KDC_OK) && open_loader(t, t->first * t->feed.batch);
 }
 
-static bool work(Train *t, uint32_t hash) {
+static bool work(Train *t, const KdcRunArgs *r) {
     int64_t last;
     t->s = kdc_session(t->p, t->session, &(KdcShapes){.train = true});
-    if (!t->s || !start(t, hash)) {
+    if (!t->s || !start(t, r)) {
         return false;
+    }
+    if (t->total <= t->first) {
+        fprintf(stderr, "%s has done %" PRId64 " steps, all that were asked for; --steps N goes on to N\n", t->folder, t->first);
+        return true;
     }
     catch_signals();
     bool done = loop(t, &last);
-    char state[128];
-    if (!t->failed && last > t->first && t->saved != last) {
-        t->failed = !save(t, last);
+    char state[256];
+    if (!t->spoiled && last > t->first && t->saved != last) { /* an image that cannot be read is no reason to lose steps */
+        t->failed = !save(t, last) || t->failed;
     }
-    snprintf(state, sizeof state, t->failed ? "stopped at step %" PRId64 : done ? "finished: %" PRId64 " steps" : "interrupted after step %" PRId64,
-             t->failed ? last + 1 : last);
+    snprintf(state, sizeof state, t->failed ? "stopped at step %" PRId64 "%s%s" : done ? "finished: %" PRId64 " steps" : "interrupted after step %" PRId64,
+             t->failed ? last + 1 : last, *t->reason ? ": " : "", t->reason);
     kdc_run_folder_report(&t->out, state);
     if (!t->a->quiet) {
         fprintf(stderr, "%s; peak memory %s, waited %.2g s for images\n%s/report.html\n", state, bytes_text(t, kdc_peak_bytes()),
@@ -594,17 +681,7 @@ static const char *session_name(KdcProgram *p, const KdcArgs *a) {
     return NULL;
 }
 
-/* A run that is there is never overwritten. */
-static bool free_folder(KdcProgram *p, const KdcArgs *a, const char *folder) {
-    struct stat st;
-    if (a->resume || stat(kd_format(p->cx, "%s/kdc.json", folder), &st) != 0) {
-        return true;
-    }
-    kd_error(p->cx, 0, "%s holds a run already: --resume goes on with it, --out FOLDER begins another", folder);
-    return false;
-}
-
-static int train(KdcArgs *a, const char *folder, uint32_t hash) {
+static int train(KdcArgs *a, const char *folder, const KdcRunArgs *r) {
     KdcWatch w;
     int code;
     KdcProgram *p = kdc_cli_open(a, &w, &code);
@@ -617,7 +694,7 @@ static int train(KdcArgs *a, const char *folder, uint32_t hash) {
     if (KD_TRY(p->cx, l)) {
         t.session = w.unit = session_name(p, a);
         t.folder = folder ? folder : kd_format(p->cx, "runs/%s", t.session ? t.session : "");
-        ok = t.session && free_folder(p, a, t.folder) && work(&t, hash);
+        ok = t.session && free_folder(p, a, t.folder) && work(&t, r);
         kd_landing_pop(p->cx);
     } else {
         kdc_failed(p);
@@ -654,23 +731,26 @@ static char *default_folder(const KdcArgs *a, int *code) {
 
 int kdc_cmd_train(const KdcArgs *given) {
     KdcArgs a = *given;
-    json_t *owner = NULL;
-    uint32_t hash = 0;
+    KdcRunArgs stored = {0};
     KdTrouble trouble;
     int code = 0;
     char *folder = a.output ? strdup(a.output) : default_folder(&a, &code);
     if (!folder) {
         return code ? code : 3;
     }
-    if (a.resume && !kdc_run_args_read(folder, &a, &hash, &owner, &trouble)) {
+    if (a.resume && !kdc_run_args_read(folder, &a, &stored, &trouble)) {
         fprintf(stderr, "kdc: error: %s: nothing to resume: %s\n", folder, trouble.text);
         code = trouble.machine ? 3 : 1;
     } else if (!a.data) {
         code = kdc_usage_error(&a, "which images? --data FOLDER");
+    } else if (!a.steps && !a.epochs) {
+        code = kdc_usage_error(&a, "how long? --epochs N or --steps N");
+    } else if (a.steps && a.epochs) {
+        code = kdc_usage_error(&a, "--epochs %" PRId64 " and --steps %" PRId64 ": give one", a.epochs, a.steps);
     } else {
-        code = train(&a, folder, hash);
+        code = train(&a, folder, &stored);
     }
-    kdc_run_args_free(&a, given, owner);
+    kdc_run_args_free(&a, given, &stored);
     free(folder);
     return code;
 }

@@ -23,6 +23,14 @@ int kdc_cli_close(const KdcArgs *a, KdcWatch *w, KdcProgram *p, bool ok);
 bool kdc_cli_trouble(KdcProgram *p, const KdTrouble *t);
 const KdDecl *kdc_cli_find(const KdcProgram *p, const char *name); /* NULL: no such declaration */
 
+/* shapes.c. The shapes that --shape gives; false after a message in p: one that no tensor has. */
+bool kdc_cli_shapes(KdcProgram *p, const KdcArgs *a, KdcShapes *s);
+/* Where nothing is given and network `name` cannot be elaborated so: its input x is given as a picture, f32 [1, 3, 256, 256] or
+ * what --batch and --size say, if that is enough; else *s is left as it is. */
+void kdc_cli_default_shape(KdcProgram *p, const KdcArgs *a, const char *name, KdcShapes *s);
+/* Is each --shape of one of the data inputs among t? false after a message in p. */
+bool kdc_cli_check_shapes(KdcProgram *p, const KdcArgs *a, KdcTensor *const *t, int n);
+
 bool kdc_cli_same_file(const char *x, const char *y); /* both are there, and are one: by name or by a link */
 /* No verb writes over what it reads. true: path (NULL or "-": none) is neither a source of the program nor one of the inputs;
  * false after a message in p. To be asked before anything is compiled. */

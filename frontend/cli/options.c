@@ -102,7 +102,7 @@ static const Option options[] = {
     {'D', "define", "NAME=VALUE", CODE, "set a param", OWN(take_define)},
     {'I', "import", "FOLDER", CODE, "look for imports there too", LIST(imports)},
     {0, "size", "HxW", CODE, "image size where the program leaves it open (256x256)", OWN(take_size)},
-    {0, "shape", "X=DIMS", COMPILE | BENCH | IMPORT, "shape of an input: x=1x3x256x256; may be repeated", OWN(take_shape)},
+    {0, "shape", "X=DIMS", COMPILE | EXPORT | BENCH | IMPORT, "shape of an input: x=1x3x256x256; may be repeated", OWN(take_shape)},
     {0, "batch", "N", CODE, "batch size where the program leaves it open (1)", WHOLE(batch, 1, 65536)},
     {0, "seed", "N", CALL | TRAIN | BENCH | DATA, "of initial weights, order and random numbers (0)", OWN(take_seed)},
     {0, "threads", "N", CODE, "threads (all cores); results do not depend on it", WHOLE(threads, 1, 1024)},

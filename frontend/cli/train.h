@@ -49,21 +49,32 @@ void kdc_feed_sample(const KdcFeed *f, const KdSample *s, int64_t i);
 
 /* ---- train_folder.c --------------------------------------------------------------------------------- */
 
-/* FOLDER/kdc.json: what the run was started with, all that --resume must not be told again. hash: kdc_session_hash. */
-bool kdc_run_args_write(KdcProgram *p, const char *folder, const KdcArgs *a, uint32_t hash);
-/* Fills what `a` was not given from FOLDER/kdc.json; a -D given again wins. *owner keeps the strings: kdc_run_args_free. */
-bool kdc_run_args_read(const char *folder, KdcArgs *a, uint32_t *hash, json_t **owner, KdTrouble *t);
-void kdc_run_args_free(KdcArgs *a, const KdcArgs *given, json_t *owner);
+/* FOLDER/kdc.json: what a run was started with, all that --resume must not be told again. */
+typedef struct KdcRunArgs {
+    uint32_t hash;   /* kdc_session_hash */
+    int64_t samples; /* of an epoch */
+    json_t *owner;   /* of the strings */
+    char changed[256]; /* names of options that were given again, differently */
+} KdcRunArgs;
+bool kdc_run_args_write(KdcProgram *p, const char *folder, const KdcArgs *a, const KdcRunArgs *r);
+/* Fills what `a` was not given; what was given again wins. kdc_run_args_free even if it fails. */
+bool kdc_run_args_read(const char *folder, KdcArgs *a, KdcRunArgs *r, KdTrouble *t);
+void kdc_run_args_free(KdcArgs *a, const KdcArgs *given, KdcRunArgs *r);
+/* For the report: options that were given, as "--data=FOLDER ...". */
+const char *kdc_run_args_text(KdcProgram *p, const KdcArgs *a);
 
 typedef struct KdcRunFolder {
     KdcProgram *p;
     const char *path;
+    int lock; /* of the folder, open; 0: not taken */
     KdLog *log;
     KdEvents *events;
     KdcReport report;
 } KdcRunFolder;
-/* Makes the folder and opens its logs; what they say of steps after `keep` is dropped. */
-bool kdc_run_folder_open(KdcRunFolder *f, KdcProgram *p, const char *path, int64_t keep);
+/* Makes the folder and takes it for this process alone, until closed. */
+bool kdc_run_folder_take(KdcRunFolder *f, KdcProgram *p, const char *path);
+/* Opens its logs; what they say of steps after `keep` is dropped. */
+bool kdc_run_folder_open(KdcRunFolder *f, int64_t keep);
 bool kdc_run_folder_log(KdcRunFolder *f, int64_t step, int64_t epoch, double rate, const char *const *name, const double *value,
                         int n);
 bool kdc_run_folder_samples(KdcRunFolder *f, KdcSession *s, int64_t step, uint64_t seed);

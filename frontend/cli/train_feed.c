@@ -38,6 +38,10 @@ static bool kind_of_instances(KdcProgram *p, KdcFeedInput *in) {
 
 static bool same_size(KdcProgram *p, KdcFeed *f, const KdcTensor *t) {
     int h = (int)t->dim[t->rank - 2], w = (int)t->dim[t->rank - 1];
+    if (t->count == 0) {
+        kd_error(p->cx, 0, "input %s %s is empty: batch, height and width must be at least 1", t->name, kdc_tensor_shape(p->cx, t));
+        return false;
+    }
     if (f->height == 0) {
         f->batch = t->dim[0];
         f->height = h;

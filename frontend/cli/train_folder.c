@@ -3,11 +3,13 @@
 #include "frontend/cli/train.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -56,7 +58,7 @@ static json_t *strings(const char *const *v, int n) {
     return list;
 }
 
-bool kdc_run_args_write(KdcProgram *p, const char *folder, const KdcArgs *a, uint32_t hash) {
+bool kdc_run_args_write(KdcProgram *p, const char *folder, const KdcArgs *a, const KdcRunArgs *r) {
     json_t *root = json_object(), *args = json_object();
     char word[16];
     KdTrouble t;
@@ -66,12 +68,13 @@ bool kdc_run_args_write(KdcProgram *p, const char *folder, const KdcArgs *a, uin
             json_object_set_new(args, fields[i].name, v);
         }
     }
-    snprintf(word, sizeof word, "%08" PRIx32, hash);
+    snprintf(word, sizeof word, "%08" PRIx32, r->hash);
     json_object_set_new(args, "defines", strings(a->defines, a->n_defines));
     json_object_set_new(args, "weights", strings(a->weights, a->n_weights));
     json_object_set_new(args, "seed", json_integer((json_int_t)a->seed));
     json_object_set_new(root, "kdc", json_string(KDC_VERSION));
     json_object_set_new(root, "program", json_string(word));
+    json_object_set_new(root, "samples", json_integer(r->samples));
     json_object_set_new(root, "arguments", args);
     char *text = json_dumps(root, JSON_INDENT(2) | JSON_ENSURE_ASCII);
     json_decref(root);
@@ -84,22 +87,57 @@ bool kdc_run_args_write(KdcProgram *p, const char *folder, const KdcArgs *a, uin
     return ok;
 }
 
-static void take_field(KdcArgs *a, const Field *f, const json_t *v) {
+const char *kdc_run_args_text(KdcProgram *p, const KdcArgs *a) {
+    KdStr s = {.cx = p->cx};
+    for (int i = 0; i < KD_COUNT(fields); i++) {
+        json_t *v = field_json(a, &fields[i]);
+        bool text = json_is_string(v), whole = json_is_integer(v);
+        bool said = strcmp(fields[i].name, "file") != 0 && strcmp(fields[i].name, "name") != 0; /* in the title */
+        if (v && said) {
+            kd_str_printf(&s, "%s%s", s.n ? ", " : "", fields[i].name);
+            kd_str_printf(&s, text ? " %s" : "", text ? json_string_value(v) : "");
+            if (whole) {
+                kd_str_printf(&s, " %" PRId64, (int64_t)json_integer_value(v));
+            }
+        }
+        json_decref(v);
+    }
+    for (int i = 0; i < a->n_weights; i++) {
+        kd_str_printf(&s, ", weights %s", a->weights[i]);
+    }
+    return s.s ? s.s : "";
+}
+
+static void changed(KdcRunArgs *r, const char *name) {
+    size_t n = strlen(r->changed);
+    snprintf(r->changed + n, sizeof r->changed - n, "%s%s", n ? ", " : "", name);
+}
+
+/* Takes a stored value where none was given; notes one that was given differently (how long and how often it is saved is no
+ * part of what a step does). */
+static void take_field(KdcArgs *a, const Field *f, const json_t *v, KdcRunArgs *r) {
     char *at = (char *)a + f->at;
+    const char *text;
+    bool free_to_change = strcmp(f->name, "file") == 0 || strcmp(f->name, "steps") == 0 || strcmp(f->name, "epochs") == 0 ||
+                          strcmp(f->name, "save_every") == 0 || strcmp(f->name, "sample_every") == 0;
+    bool other = false;
     switch (f->kind) {
     case TEXT:
-        if (!*(const char **)at && json_is_string(v)) {
-            *(const char **)at = json_string_value(v);
-        }
-        return;
+        text = json_string_value(v);
+        other = *(const char **)at && (!text || strcmp(text, *(const char **)at) != 0);
+        *(const char **)at = *(const char **)at ? *(const char **)at : text;
+        break;
     case WHOLE:
-        if (*(int64_t *)at == f->none && json_is_integer(v)) {
-            *(int64_t *)at = json_integer_value(v);
-        }
-        return;
+        other = *(int64_t *)at != f->none && (!json_is_integer(v) || json_integer_value(v) != *(int64_t *)at);
+        *(int64_t *)at = *(int64_t *)at == f->none && json_is_integer(v) ? json_integer_value(v) : *(int64_t *)at;
+        break;
     case FLAG:
+        other = *(bool *)at && !json_is_true(v);
         *(bool *)at = *(bool *)at || json_is_true(v);
-        return;
+        break;
+    }
+    if (other && !free_to_change) {
+        changed(r, f->name);
     }
 }
 
@@ -144,48 +182,53 @@ static bool merge_defines(KdcArgs *a, const json_t *list) {
     return true;
 }
 
-bool kdc_run_args_read(const char *folder, KdcArgs *a, uint32_t *hash, json_t **owner, KdTrouble *t) {
+bool kdc_run_args_read(const char *folder, KdcArgs *a, KdcRunArgs *r, KdTrouble *t) {
     char path[4096];
     size_t n;
     json_error_t why;
-    *owner = NULL;
+    *r = (KdcRunArgs){0};
     snprintf(path, sizeof path, "%s/kdc.json", folder);
     char *text = kd_file_read(path, &n, t);
     if (!text) {
         return false;
     }
-    json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
+    json_t *root = r->owner = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
     free(text);
-    const json_t *args = json_object_get(root, "arguments");
+    json_t *args = json_object_get(root, "arguments");
     const char *word = json_string_value(json_object_get(root, "program"));
     if (!json_is_object(args) || !word) {
-        json_decref(root);
         return kd_trouble(t, false, "%s: expected what kdc train writes there (%s)", path, root ? "no \"arguments\"" : why.text);
     }
     if (a->steps || a->epochs) { /* how long is one question */
-        json_object_del(json_object_get(root, "arguments"), "steps");
-        json_object_del(json_object_get(root, "arguments"), "epochs");
+        json_object_del(args, "steps");
+        json_object_del(args, "epochs");
     }
     for (int i = 0; i < KD_COUNT(fields); i++) {
-        take_field(a, &fields[i], json_object_get(args, fields[i].name));
+        take_field(a, &fields[i], json_object_get(args, fields[i].name), r);
     }
-    const json_t *seed = json_object_get(args, "seed");
-    a->seed = a->has_seed ? a->seed : (uint64_t)json_integer_value(seed);
-    *hash = (uint32_t)strtoul(word, NULL, 16);
-    *owner = root;
+    uint64_t seed = (uint64_t)json_integer_value(json_object_get(args, "seed"));
+    if (a->has_seed && a->seed != seed) {
+        changed(r, "seed");
+    }
+    a->seed = a->has_seed ? a->seed : seed;
+    r->hash = (uint32_t)strtoul(word, NULL, 16);
+    r->samples = json_integer_value(json_object_get(root, "samples"));
+    if (a->n_weights) {
+        changed(r, "weights");
+    }
     const char **weights = a->n_weights ? NULL : stored_list(json_object_get(args, "weights"), &a->n_weights);
     a->weights = weights ? weights : a->weights;
     return merge_defines(a, json_object_get(args, "defines")) || kd_trouble(t, true, "out of memory");
 }
 
-void kdc_run_args_free(KdcArgs *a, const KdcArgs *given, json_t *owner) {
+void kdc_run_args_free(KdcArgs *a, const KdcArgs *given, KdcRunArgs *r) {
     if (a->defines != given->defines) {
         free(a->defines);
     }
     if (a->weights != given->weights) {
         free(a->weights);
     }
-    json_decref(owner);
+    json_decref(r->owner);
 }
 
 /* ---- the folder ------------------------------------------------------------------------------------- */
@@ -205,23 +248,37 @@ static bool make_folders(KdcProgram *p, const char *path) {
         }
     }
     if (!ok) {
-        kd_trouble(&t, true, "cannot make the folder %s: %s", path, copy ? strerror(errno) : "out of memory");
+        kd_trouble(&t, errno != ENOTDIR && errno != EEXIST, "cannot make the folder %s: %s", path, copy ? strerror(errno) : "out of memory");
         kdc_cli_trouble(p, &t);
     }
     free(copy);
     return ok;
 }
 
-bool kdc_run_folder_open(KdcRunFolder *f, KdcProgram *p, const char *path, int64_t keep) {
-    KdTrouble t;
+bool kdc_run_folder_take(KdcRunFolder *f, KdcProgram *p, const char *path) {
+    if (f->lock) {
+        return true;
+    }
     f->p = p;
     f->path = path;
     if (!make_folders(p, kd_format(p->cx, "%s/samples", path))) {
         return false;
     }
-    f->log = kd_log_open(kd_format(p->cx, "%s/log.jsonl", path), keep, &t);
-    f->events = f->log ? kd_events_open(path, keep, &t) : NULL;
-    return f->events || kdc_cli_trouble(p, &t);
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        close(fd);
+        kd_error(p->cx, 0, "%s: another kdc train is at work in this run folder", path);
+        return false;
+    }
+    f->lock = fd; /* a file system without locks is no reason not to train */
+    return true;
+}
+
+bool kdc_run_folder_open(KdcRunFolder *f, int64_t keep) {
+    KdTrouble t;
+    f->log = kd_log_open(kd_format(f->p->cx, "%s/log.jsonl", f->path), keep, &t);
+    f->events = f->log ? kd_events_open(f->path, keep, &t) : NULL;
+    return f->events || kdc_cli_trouble(f->p, &t);
 }
 
 static double unix_time(void) {
@@ -292,5 +349,8 @@ void kdc_run_folder_close(KdcRunFolder *f) {
     }
     if (f->log) {
         kd_log_close(f->log);
+    }
+    if (f->lock > 0) {
+        close(f->lock);
     }
 }

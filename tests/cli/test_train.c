@@ -308,7 +308,7 @@ static void test_resume(void **state) {
     expect_run(s, TRAIN "--steps 6 --out parts", 0);
     expect_run(s, TRAIN "--steps 9 --out parts", 1); /* never over a run that is there */
     expect_message(s, "--resume goes on with it");
-    expect_run(s, "train all.kd --out parts --resume", 1);
+    expect_run(s, "train all.kd --out parts --resume", 0);
     expect_message(s, "has done 6 steps");
     expect_run(s, "train all.kd --out parts --resume --steps 14", 0);
     same_tensors(s, "whole/checkpoint-000014.safetensors", "parts/checkpoint-000014.safetensors");
@@ -379,11 +379,49 @@ static void test_other_program(void **state) {
 static void test_nan(void **state) {
     const Setup *s = ready(state);
     expect_run(s, "train faulty.kd --data plain --steps 20 --out nan --save-every 2", 1);
-    expect_message(s, "loss is nan at step 6");
-    expect_message(s, "log");
+    expect_message(s, "loss is NaN at step 6");
+    expect_message(s, "made by log");
     expect_message(s, "faulty.kd:6:");
     expect_message(s, "the checkpoint of step 4 is intact");
     assert_true(there(s, "nan/checkpoint-000004.safetensors"));
+}
+
+/* The loss is not logged: weights go bad first, and the op is still found, a step earlier. */
+static void test_nan_weights(void **state) {
+    const Setup *s = ready(state);
+    char *text = strdup(faulty_kd), *at = strstr(text, "    log loss");
+    strcpy(at, "    log left\n}\n");
+    memcpy(strstr(text, " + 0.0 *"), "       *", 8); /* now its gradient is NaN, too */
+    write_text(s, "quiet.kd", text, strlen(text));
+    free(text);
+    expect_run(s, "train quiet.kd --data plain --steps 20 --out quiet", 1);
+    expect_message(s, "G.conv2d_0.weight is not finite any more at step 16");
+    expect_message(s, "the first NaN of step 6 is made by log");
+}
+
+static void test_one_at_a_time(void **state) {
+    const Setup *s = ready(state);
+    pid_t pid = start(s, TRAIN "--steps 100000 --out busy");
+    for (int i = 0; i < 2000 && !(there(s, "busy/log.jsonl") && count_lines(s, "busy/log.jsonl") > 2); i++) {
+        nanosleep(&(struct timespec){0, 10000000}, NULL);
+    }
+    int code = run(s, "train all.kd --out busy --resume");
+    kill(pid, SIGKILL);
+    finish(pid);
+    assert_int_equal(code, 1);
+    expect_message(s, "another kdc train is at work");
+}
+
+static void test_other_arguments(void **state) {
+    const Setup *s = ready(state);
+    expect_run(s, TRAIN "--steps 4 --out other -q", 0);
+    expect_run(s, "train all.kd --out other --resume --steps 6 --load-size 19", 0);
+    expect_message(s, "load_h, load_w: what is given now is not what other was begun with");
+    expect_run(s, "train all.kd --out other --resume --steps 8 -q", 0); /* what was given last stays */
+    expect_run(s, "run all.kd:G --weights other -i plain/p0.png -o g.png", 0);
+    expect_run(s, "run faulty.kd:G --weights other -i plain/p0.png -o g.png", 1);
+    expect_run(s, "run all.kd:Gen --weights other -i plain/p0.png -o g.png", 1);
+    expect_message(s, "other has no tensor for weight");
 }
 
 static void test_memory_limit(void **state) {
@@ -398,6 +436,7 @@ static void test_bad_image(void **state) {
     write_text(s, "plain/p2x.png", "\x89PNG\r\n\x1a\nnothing", 15);
     expect_run(s, "train faulty.kd:bad --data plain --steps 4 --serial-batches --out torn", 1);
     expect_message(s, "p2x.png");
+    assert_true(there(s, "torn/checkpoint-000003.safetensors")); /* the good steps are kept */
     unlink(in(s, "plain/p2x.png"));
 }
 
@@ -407,13 +446,20 @@ static void test_usage(void **state) {
     expect_message(s, "--data");
     expect_run(s, "train all.kd --data nowhere --steps 2", 1);
     expect_message(s, "nowhere");
-    expect_run(s, "train all.kd --data set", 1);
+    expect_run(s, "train all.kd --data set", 2);
     expect_message(s, "how long?");
     expect_run(s, "train all.kd:none --data set --steps 2", 1);
     expect_message(s, "no session called none");
     expect_run(s, "train all.kd --data set --steps 2 --crop-size 32", 1);
     expect_message(s, "the session takes 16x16");
     expect_run(s, "train all.kd --data plain --steps 2", 1);
+    expect_run(s, "train all.kd --data set --steps 2 --batch 4", 1);
+    expect_message(s, "the session takes 2; its params decide");
+    expect_run(s, "train all.kd --data set --steps 2 --epochs 3", 2);
+    static const char empty[] = "let G = conv2d[3, 1]\nsession e(x: [0, 3, 8, 8]) { minimize mean(G(x)) over G with sgd(0.1) }\n";
+    write_text(s, "empty.kd", empty, sizeof empty - 1);
+    expect_run(s, "train empty.kd --data plain --steps 2", 1);
+    expect_message(s, "must be at least 1");
 }
 
 int main(void) {
@@ -421,6 +467,7 @@ int main(void) {
         cmocka_unit_test(test_run_folder),  cmocka_unit_test(test_it_trains), cmocka_unit_test(test_threads),
         cmocka_unit_test(test_resume),      cmocka_unit_test(test_signals),   cmocka_unit_test(test_damaged_checkpoint),
         cmocka_unit_test(test_other_program), cmocka_unit_test(test_nan),     cmocka_unit_test(test_memory_limit),
+        cmocka_unit_test(test_nan_weights),   cmocka_unit_test(test_one_at_a_time), cmocka_unit_test(test_other_arguments),
         cmocka_unit_test(test_bad_image),   cmocka_unit_test(test_usage),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
