@@ -152,19 +152,30 @@ const char *kd_weights_meta(const KdWeights *w, const char *key) {
     return NULL;
 }
 
-/* Is it whole, and what its name says? Else says why not. */
-static bool sound(const char *path, const KdWeights *w, int64_t step, KdTrouble *t) {
-    const char *sum = kd_weights_meta(w, "checksum"), *at = kd_weights_meta(w, "step");
+static bool sum_is(const char *path, const KdWeights *w, const char *sum, KdTrouble *t) {
     uint32_t crc = 0;
-    if (!sum || !at) {
-        return kd_trouble(t, false, "%s is no checkpoint: its metadata has no \"%s\"", path, sum ? "step" : "checksum");
-    }
+    char *end;
     for (int i = 0; i < w->n; i++) {
         const KdTensor *x = &w->tensor[i];
         crc = kd_crc32c(crc, x->data, (size_t)x->count * (size_t)kd_stored_size(x->dtype));
     }
-    if (strtoul(sum, NULL, 16) != crc) {
-        return kd_trouble(t, false, "%s is damaged: its checksum is %08" PRIx32 ", expected %s", path, crc, sum);
+    return (strtoul(sum, &end, 16) == crc && !*end) ||
+           kd_trouble(t, false, "%s is damaged: its checksum is %08" PRIx32 ", expected %s", path, crc, sum);
+}
+
+bool kd_checkpoint_sum_ok(const char *path, const KdWeights *w, KdTrouble *t) {
+    const char *sum = kd_weights_meta(w, "checksum");
+    return !sum || strlen(sum) != 8 || !kd_weights_meta(w, "step") || sum_is(path, w, sum, t);
+}
+
+/* Is it whole, and what its name says? Else says why not. */
+static bool sound(const char *path, const KdWeights *w, int64_t step, KdTrouble *t) {
+    const char *sum = kd_weights_meta(w, "checksum"), *at = kd_weights_meta(w, "step");
+    if (!sum || !at) {
+        return kd_trouble(t, false, "%s is no checkpoint: its metadata has no \"%s\"", path, sum ? "step" : "checksum");
+    }
+    if (!sum_is(path, w, sum, t)) {
+        return false;
     }
     if (strtoll(at, NULL, 10) != step) {
         return kd_trouble(t, false, "%s holds step %s", path, at);

@@ -17,6 +17,10 @@ bool kd_checkpoint_write(const char *folder, int64_t step, const KdTensorOut *x,
  * over is named in `note` (size bytes; "" when none). *path (malloc'ed) is its name, *step its step. */
 KdWeights *kd_checkpoint_read(const char *folder, int64_t *step, char **path, char *note, size_t size, KdTrouble *t);
 
+/* Do the tensors of w, read from `path`, have the sum that its metadata says? false after "... is damaged". A file whose
+ * metadata is not a checkpoint's ("step", and a "checksum" of eight characters) has none to hold them against: true. */
+bool kd_checkpoint_sum_ok(const char *path, const KdWeights *w, KdTrouble *t);
+
 const char *kd_weights_meta(const KdWeights *w, const char *key); /* NULL: no such key */
 
 #endif

@@ -39,7 +39,8 @@ static bool say(KdTrouble *t, const char *doing, const char *path, int error) {
     return kd_trouble(t, is_machine(error), "cannot %s %s: %s", doing, path, strerror(error));
 }
 
-static bool read_all(int fd, char **data, size_t *n, size_t guess, int *error) {
+/* error EFBIG: more than `most` bytes. */
+static bool read_all(int fd, char **data, size_t *n, size_t guess, size_t most, int *error) {
     size_t cap = guess + 1;
     char *p = malloc(cap);
     size_t have = 0;
@@ -71,10 +72,19 @@ static bool read_all(int fd, char **data, size_t *n, size_t guess, int *error) {
             return true;
         }
         have += (size_t)got;
+        if (have > most) {
+            free(p);
+            *error = EFBIG;
+            return false;
+        }
     }
     free(p);
     *error = ENOMEM;
     return false;
+}
+
+static const char *kind_of(mode_t mode) {
+    return S_ISFIFO(mode) ? "a pipe" : S_ISSOCK(mode) ? "a socket" : "a device";
 }
 
 char *kd_file_read(const char *path, size_t *n, KdTrouble *t) {
@@ -83,20 +93,32 @@ char *kd_file_read(const char *path, size_t *n, KdTrouble *t) {
         say(t, "open", path, errno);
         return NULL;
     }
-    struct stat st;
+    struct stat st = {0};
     char *data = NULL;
     if (fstat(fd, &st) != 0) {
         error = errno;
     } else if (S_ISDIR(st.st_mode)) {
         error = EISDIR;
     } else {
-        read_all(fd, &data, n, S_ISREG(st.st_mode) ? (size_t)st.st_size + 1 : 65536, &error);
+        bool regular = S_ISREG(st.st_mode);
+        read_all(fd, &data, n, regular ? (size_t)st.st_size + 1 : 65536, regular ? SIZE_MAX : KD_FILE_MAX_STREAM, &error);
     }
     close(fd);
-    if (error) {
+    if (error == EFBIG && !S_ISREG(st.st_mode)) {
+        kd_trouble(t, false, "%s: %s that gives more than %zu MiB; a file is expected", path, kind_of(st.st_mode),
+                   KD_FILE_MAX_STREAM >> 20);
+    } else if (error) {
         say(t, "read", path, error);
     }
     return data;
+}
+
+bool kd_file_plain(const char *path, KdTrouble *t) {
+    struct stat st;
+    if (stat(path, &st) != 0 || S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)) {
+        return true;
+    }
+    return kd_trouble(t, false, "%s is %s, not a plain file", path, kind_of(st.st_mode));
 }
 
 static void forget(KdFileOut *f) {

@@ -21,8 +21,14 @@ __attribute__((format(printf, 3, 4)))
 #endif
 bool kd_trouble(KdTrouble *t, bool machine, const char *fmt, ...); /* always false */
 
-/* The whole file, with a NUL after its last byte; free() it. NULL after filling *t. */
+/* The whole file, with a NUL after its last byte; free() it. NULL after filling *t. Of what is no regular file (a pipe, a
+ * device), which may never end, at most KD_FILE_MAX_STREAM bytes: more is an error. */
+#define KD_FILE_MAX_STREAM ((size_t)64 << 20)
 char *kd_file_read(const char *path, size_t *n, KdTrouble *t);
+
+/* false after *t for a pipe, a device or a socket (links are followed): what is read from the middle, or read twice, or one
+ * of many that were found in a folder, must not be one. What is not there, and a folder, is left to who opens it. */
+bool kd_file_plain(const char *path, KdTrouble *t);
 
 typedef struct KdFileOut KdFileOut;
 KdFileOut *kd_file_begin(const char *path, KdTrouble *t);

@@ -9,8 +9,10 @@
 bool kd_image_size_ok(const char *from, int64_t width, int64_t height, KdTrouble *t) {
     if (width < 1 || height < 1 || width > INT32_MAX / 8 || height > INT32_MAX / 8 ||
         width > KD_IMAGE_MAX_PIXELS / height) {
-        return kd_trouble(t, false, "%s: an image of %lld x %lld; at most %lld pixels are read", from, (long long)width,
-                          (long long)height, (long long)KD_IMAGE_MAX_PIXELS);
+        const long long w = width, h = height, most = KD_IMAGE_MAX_PIXELS;
+        return from ? kd_trouble(t, false, "%s: an image of %lld x %lld; at most %lld pixels are read", from, w, h, most)
+                    : kd_trouble(t, false, "an image cannot be %lld x %lld: sides are at least 1, with at most %lld pixels "
+                                           "in all", w, h, most);
     }
     return true;
 }
@@ -25,7 +27,7 @@ static size_t row_bytes(const KdImage *x) {
 
 bool kd_image_new(int width, int height, int channels, int bits, KdImage *out, KdTrouble *t) {
     *out = (KdImage){width, height, channels, bits, NULL};
-    if (!kd_image_size_ok("image", width, height, t)) {
+    if (!kd_image_size_ok(NULL, width, height, t)) {
         return false;
     }
     out->samples = malloc(row_bytes(out) * (size_t)height);
@@ -70,7 +72,7 @@ bool kd_image_decode(const char *from, const void *data, size_t n, KdImageWant w
 
 bool kd_image_read(const char *path, KdImageWant want, KdImage *out, KdTrouble *t) {
     size_t n;
-    char *data = kd_file_read(path, &n, t);
+    char *data = kd_file_plain(path, t) ? kd_file_read(path, &n, t) : NULL;
     *out = (KdImage){0};
     if (!data) {
         return false;
@@ -90,6 +92,10 @@ static bool probe(const char *from, const void *data, size_t n, KdImageInfo *inf
 /* Folders of thousands are probed: a first piece of the file mostly has it all. If not, the whole file decides. */
 bool kd_image_probe(const char *path, KdImageInfo *info, KdTrouble *t) {
     char head[8192];
+    *info = (KdImageInfo){0};
+    if (!kd_file_plain(path, t)) {
+        return false;
+    }
     FILE *f = fopen(path, "rb");
     size_t n = f ? fread(head, 1, sizeof head, f) : 0;
     if (f) {

@@ -352,7 +352,8 @@ static bool global(Machine *m, const char *module, size_t n_module, const char *
     char a[100], b[100];
     printable(a, sizeof a, module, n_module);
     printable(b, sizeof b, name, n_name);
-    return kd_trouble(m->t, false, "%s: the pickle asks for '%s.%s' at byte %zu; only state dicts of tensors are read",
+    return kd_trouble(m->t, false, "%s: the pickle asks for '%s.%s' at byte %zu; only state dicts of tensors are read, as "
+                                   "torch.save(model.state_dict(), ...) writes them",
                       m->p->from, a, b, m->op);
 }
 
@@ -445,7 +446,8 @@ static bool persistent(Machine *m) {
     }
     const KdPickleValue *id = x[0], *view = NULL;
     if (id->kind == KD_PICKLE_TUPLE && id->n && is_text(id->item[0], "module")) {
-        return bad(m, "a whole Python module instead of its state_dict()");
+        return kd_trouble(m->t, false, "%s: a whole Python module (byte %zu of the pickle); what can be read is what "
+                                       "torch.save(model.state_dict(), ...) writes", m->p->from, m->op);
     }
     if (id->kind != KD_PICKLE_TUPLE || id->n < 5 || id->n > 6 || !is_text(id->item[0], "storage") ||
         id->item[1]->kind != KD_PICKLE_GLOBAL || globals[id->item[1]->i].tag != G_STORAGE ||

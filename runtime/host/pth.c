@@ -5,6 +5,7 @@
  * are copied by their strides into one block, whose size is known and bounded before it is allocated.
  */
 #include "runtime/host/pth.h"
+#include "runtime/host/checkpoint.h"
 #include "runtime/host/pickle.h"
 
 #include <inttypes.h>
@@ -589,6 +590,9 @@ typedef enum Form { FORM_ZIP, FORM_LEGACY, FORM_TAR, FORM_OTHER, FORM_NONE } For
 /* FORM_NONE after a message. */
 static Form form_of(const char *path, uint64_t *size, KdTrouble *t) {
     unsigned char head[512] = {0};
+    if (!kd_file_plain(path, t)) { /* it is opened twice */
+        return FORM_NONE;
+    }
     FILE *f = fopen(path, "rb");
     size_t n = f ? fread(head, 1, sizeof head, f) : 0;
     bool ok = f && !ferror(f) && fseek(f, 0, SEEK_END) == 0;
@@ -601,7 +605,7 @@ static Form form_of(const char *path, uint64_t *size, KdTrouble *t) {
         char *data = kd_file_read(path, &length, t);
         if (data) {
             free(data);
-            kd_trouble(t, false, "%s: not a file that can be read twice; give a plain file", path);
+            kd_trouble(t, true, "%s: cannot be read", path);
         }
         return FORM_NONE;
     }
@@ -640,7 +644,15 @@ KdWeights *kd_pth_read(const char *path, KdTrouble *t) {
 KdWeights *kd_checkpoint_file_read(const char *path, KdTrouble *t) {
     uint64_t size = 0;
     Form form = form_of(path, &size, t);
-    return form == FORM_OTHER ? kd_weights_read(path, t) : read_form(path, form, size, t);
+    if (form != FORM_OTHER) {
+        return read_form(path, form, size, t);
+    }
+    KdWeights *w = kd_weights_read(path, t);
+    if (w && !kd_checkpoint_sum_ok(path, w, t)) {
+        kd_weights_free(w);
+        w = NULL;
+    }
+    return w;
 }
 
 /* ---- writing ---------------------------------------------------------------------------------------- */

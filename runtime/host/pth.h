@@ -15,7 +15,7 @@
  * The result is as of kd_weights_read: free with kd_weights_free. NULL after *t. */
 KdWeights *kd_pth_read(const char *path, KdTrouble *t);
 
-/* By content: safetensors, PyTorch zip, PyTorch legacy. */
+/* By content: safetensors (of kdc's checkpoints the sum is checked), PyTorch zip, PyTorch legacy. */
 KdWeights *kd_checkpoint_file_read(const char *path, KdTrouble *t);
 
 /* A state dict that torch.load reads: a zip of stored entries. */

@@ -206,5 +206,5 @@ bool kd_image_resize(const KdImage *x, int width, int height, KdFilter filter, K
     if (x->bits != 8) {
         return kd_trouble(t, false, "16-bit samples are only resized to the nearest");
     }
-    return kd_image_size_ok("image", width, height, t) && smooth(x, width, height, filter, out, t);
+    return kd_image_size_ok(NULL, width, height, t) && smooth(x, width, height, filter, out, t);
 }

@@ -247,7 +247,7 @@ KdWeights *kd_weights_parse(const char *from, const void *data, size_t n, KdTrou
 
 KdWeights *kd_weights_read(const char *path, KdTrouble *t) {
     size_t n = 0;
-    char *data = kd_file_read(path, &n, t);
+    char *data = kd_file_plain(path, t) ? kd_file_read(path, &n, t) : NULL;
     if (!data) {
         return NULL;
     }

@@ -8,6 +8,7 @@
 
 #include "runtime/host/checkpoint.h"
 #include "runtime/host/checksum.h"
+#include "runtime/host/pth.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -171,6 +172,51 @@ static void only_damaged(void **state) {
     expect_none(p->folder, "is damaged");
 }
 
+/* A checkpoint named as a file of weights: nothing older is taken for it. */
+static void named_directly(void **state) {
+    const Place *p = *state;
+    KdTrouble t = {0};
+    write_step(p, 5);
+    KdWeights *w = kd_checkpoint_file_read(file_at(p, 5), &t);
+    assert_non_null(w);
+    kd_weights_free(w);
+    change(file_at(p, 5), -1, 1, 0);
+    assert_null(kd_checkpoint_file_read(file_at(p, 5), &t));
+    assert_false(t.machine);
+    assert_non_null(strstr(t.text, "checkpoint-000005.safetensors is damaged: its checksum is "));
+    const int64_t dim[] = {1};
+    const float v = 1;
+    const KdTensorOut x = {"a", KD_STORED_F32, 1, dim, &v};
+    const char *foreign[] = {"checksum", "sha256 of something", "step", "8"};
+    assert_true(kd_weights_write(file_at(p, 8), &x, 1, foreign, 2, &t)); /* not kdc's: nothing to hold it against */
+    w = kd_checkpoint_file_read(file_at(p, 8), &t);
+    assert_non_null(w);
+    kd_weights_free(w);
+}
+
+/* What may never end, or never begin, is refused with a sentence. */
+static void no_plain_file(void **state) {
+    const Place *p = *state;
+    KdTrouble t = {0};
+    char path[96];
+    size_t n;
+    assert_null(kd_checkpoint_file_read("/dev/zero", &t));
+    assert_string_equal(t.text, "/dev/zero is a device, not a plain file");
+    assert_null(kd_weights_read("/dev/zero", &t));
+    assert_null(kd_file_read("/dev/zero", &n, &t));
+    assert_string_equal(t.text, "/dev/zero: a device that gives more than 64 MiB; a file is expected");
+    assert_false(t.machine);
+    snprintf(path, sizeof path, "%s/pipe", p->folder);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    alarm(20); /* it would block for ever */
+    assert_null(kd_checkpoint_file_read(path, &t));
+    assert_non_null(strstr(t.text, "pipe is a pipe, not a plain file"));
+    alarm(0);
+    char *text = kd_file_read("/dev/null", &n, &t); /* streams that end are fine */
+    assert_true(text && n == 0);
+    free(text);
+}
+
 static void no_metadata(void **state) {
     const Place *p = *state;
     const int64_t dim[] = {1};
@@ -249,6 +295,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(two_generations, set_up, tear_down),
         cmocka_unit_test_setup_teardown(damage_falls_back, set_up, tear_down),
         cmocka_unit_test_setup_teardown(only_damaged, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(named_directly, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(no_plain_file, set_up, tear_down),
         cmocka_unit_test_setup_teardown(no_metadata, set_up, tear_down),
         cmocka_unit_test_setup_teardown(left_overs, set_up, tear_down),
         cmocka_unit_test_setup_teardown(folders_at_fault, set_up, tear_down),

@@ -587,6 +587,43 @@ static void broken_files(void **state) {
     free(r);
 }
 
+/* A pipe with an image's name must hold up nobody. */
+static void pipes(void **state) {
+    (void)state;
+    many("pi", 3);
+    assert_int_equal(mkfifo(place("pi/train/pipe.png"), 0600), 0);
+    KdDataOptions o = {.root = at("pi"), .crop_h = 16, .crop_w = 16, .ignore = -1, .serial = true};
+    KdTrouble t;
+    KdSample s;
+    KdImageInfo info;
+    KdImage x;
+    int refused = 0;
+    alarm(30);
+    KdDataset *d = opened(&o);
+    for (int i = 0; i < 4; i++) {
+        bool ok = kd_dataset_sample(d, i, &s, &t);
+        refused += !ok;
+        if (ok) {
+            kd_sample_free(&s);
+        } else {
+            assert_non_null(strstr(t.text, "is a pipe, not a plain file"));
+        }
+    }
+    assert_int_equal(refused, 1);
+    KdDataReport *r = malloc(sizeof *r);
+    assert_true(kd_dataset_check(d, 2, r, &t));
+    assert_int_equal(r->images, 4);
+    assert_int_equal(r->unreadable, 1);
+    assert_non_null(strstr(r->line[0], "is a pipe, not a plain file"));
+    kd_data_report_free(r);
+    free(r);
+    kd_dataset_free(d);
+    assert_false(kd_image_probe("/dev/zero", &info, &t));
+    assert_false(kd_image_read("/dev/zero", KD_IMAGE_RGB8, &x, &t));
+    assert_string_equal(t.text, "/dev/zero is a device, not a plain file");
+    alarm(0);
+}
+
 /* ---- the loader ------------------------------------------------------------------------------------- */
 
 static void loader(void **state) {
@@ -689,7 +726,8 @@ int main(void) {
         cmocka_unit_test(plain),         cmocka_unit_test(order),
         cmocka_unit_test(crop_and_flip), cmocka_unit_test(pairs_move_together),
         cmocka_unit_test(sizes),         cmocka_unit_test(strange_names),
-        cmocka_unit_test(broken_files),  cmocka_unit_test(loader),
+        cmocka_unit_test(broken_files),  cmocka_unit_test(pipes),
+        cmocka_unit_test(loader),
         cmocka_unit_test(planes),        cmocka_unit_test(real_sets),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

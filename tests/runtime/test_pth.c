@@ -270,6 +270,8 @@ static const Hostile hostile[] = {
     CASE("\x80\x02]}b.", "attributes set on what is no dict"),
     CASE("\x80\x02NQ.", "a persistent id that is no storage"),
     CASE("\x80\x02(U\x06moduleNNNtQ.", "a whole Python module"),
+    CASE("\x80\x02(U\x06moduleNNNtQ.", "torch.save(model.state_dict(), ...)"),
+    CASE("\x80\x02" "c__main__\nNet\n)\x81.", "as torch.save(model.state_dict(), ...) writes them"),
     CASE("\x80\x02(U\7storagectorch\nFloatStorage\nU\3../U\3cpuK\1tQ.", "key is no number"),
     CASE("\x80\x02(U\7storagectorch\nFloatStorage\nU\2" "01U\3cpuK\1tQ.", "key is no number"),
     CASE("\x80\x02(U\7storagectorch\nFloatStorage\nU\1" "0U\3cpuJ\xff\xff\xff\xfftQ.", "count of elements is out of bounds"),

@@ -103,6 +103,7 @@ static void test_refused_sizes(void **unused) {
             assert_null(y.samples);
             assert_false(t.machine);
             assert_non_null(strstr(t.text, "at most 268435456 pixels"));
+            assert_ptr_equal(strstr(t.text, "an image cannot be "), t.text); /* no file is to blame */
         }
     }
     kd_image_free(&x);
