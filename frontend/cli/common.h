@@ -25,8 +25,8 @@ const KdDecl *kdc_cli_find(const KdcProgram *p, const char *name); /* NULL: no s
 
 /* shapes.c. The shapes that --shape gives; false after a message in p: one that no tensor has. */
 bool kdc_cli_shapes(KdcProgram *p, const KdcArgs *a, KdcShapes *s);
-/* Where nothing is given and network `name` cannot be elaborated so: its input x is given as a picture, f32 [1, 3, 256, 256] or
- * what --batch and --size say, if that is enough; else *s is left as it is. */
+/* Where network `name` cannot be elaborated with *s, which does not tell its input x: x is given as a picture, too, f32
+ * [1, 3, 256, 256] or what --batch and --size say, if that is enough; else *s is left as it is. */
 void kdc_cli_default_shape(KdcProgram *p, const KdcArgs *a, const char *name, KdcShapes *s);
 /* Is each --shape of one of the data inputs among t? false after a message in p. */
 bool kdc_cli_check_shapes(KdcProgram *p, const KdcArgs *a, KdcTensor *const *t, int n);

@@ -26,6 +26,7 @@ static const char nets_kd[] =
     "    return relu(x)\n"
     "}\n"
     "let T = Tiny[ch = 8]\n"
+    "let Open = conv2d[3, 3, padding = 1]\n"
     "session fit(x: [2, 3, 16, 16], y: [2, 3, 16, 16]) from paired {\n"
     "    let out = T(x)\n"
     "    let loss = mean(square(out - y))\n"
@@ -232,6 +233,8 @@ static void test_others(void **state) {
     expect(s, "bench n.kd:T --train --runs 2", 0, "training mode", "");
     expect(s, "bench n.kd:Plain --runs 2 --size 16", 0, "operations as its kernels count them", "");
     expect(s, "bench n.kd:Plain --runs 1 --size 16 --threads 1024", 0, "1024 threads", "");
+    expect(s, "bench n.kd:Open --runs 1 --size 16x24", 0, "x: [1, 3, 16, 24]", "");
+    expect(s, "bench n.kd:Open --runs 1 --shape x=1x1x8x8", 0, "x: [1, 1, 8, 8]", "");
     expect(s, "bench n.kd", 2, "", "name it: n.kd:NAME");
     expect(s, "bench n.kd:Q", 1, "", "'Q'");
     expect(s, "bench n.kd:T --runs 0", 2, "", "--runs needs a number");

@@ -160,6 +160,7 @@ static int setup(void **state) {
     write_text(&s, "tiny.kd", tiny_kd);
     write_text(&s, "bad.kd", bad_kd);
     write_text(&s, "empty.kd", "# nothing\n");
+    write_text(&s, "open.kd", "let S = conv2d[3, 3, padding = 1]\nlet F = conv2d[3, 3, groups = 2]\n");
     *state = &s;
     return 0;
 }
@@ -271,6 +272,10 @@ static const Row rows[] = {
     {"tiny.kd --shape x", 2, "", "--shape needs NAME=DIMS"},
     {"tiny.kd --shape x=3x", 2, "", "--shape needs NAME=DIMS"},
     {"tiny.kd", 0, "x: [2, 3, 8, 8])\n  parameters    127", ""}, /* as the session applies T */
+    {"open.kd:S", 0, "x: [1, 3, 256, 256])\n  parameters    84", ""}, /* channels as kdc run takes them */
+    {"open.kd:S --size 8x9 --batch 2", 0, "x: [2, 3, 8, 9]", ""},
+    {"open.kd:S --shape x=1x1x8x8", 0, "x: [1, 1, 8, 8])\n  parameters    30", ""},
+    {"open.kd:F", 1, "", "the number of channels of 'x' is not known"},
     {"tiny.kd -q", 0, "", ""},
     {"tiny.kd:T --print-after=dce", 0, NULL, "after dce"},
     {"tiny.kd:T --print-after-all", 0, NULL, "after memplan"},

@@ -341,6 +341,22 @@ static void refused(const char *args, int code, const char *sentence) {
     log_has(sentence);
 }
 
+/* Channels that nothing tells are three, as kdc run has it; --shape tells others. */
+static void test_channels(void **state) {
+    (void)state;
+    static const float zeros[3 * 3 * 9 + 3];
+    const int64_t three[4] = {3, 3, 3, 3}, one[4] = {3, 1, 3, 3};
+    const KdTensorOut o3[] = {{"weight", KD_STORED_F32, 4, three, zeros}, {"bias", KD_STORED_F32, 1, three, zeros}};
+    const KdTensorOut o1[] = {{"weight", KD_STORED_F32, 4, one, zeros}, {"bias", KD_STORED_F32, 1, one, zeros}};
+    KdTrouble t;
+    assert_true(kd_weights_write("o3.safetensors", o3, 2, NULL, 0, &t) && kd_weights_write("o1.safetensors", o1, 2, NULL, 0, &t));
+    must("echo 'let Open = conv2d[3, 3, padding = 1]' >o.kd");
+    must("$KDC export o.kd:Open --weights o3.safetensors --size 12x16 -o open && grep -q 'INPUT_CHANNELS 3' open/Open.h && "
+         "grep -q 'INPUT_WIDTH 16' open/Open.h && cd open && cc main.c libOpen.a -o s");
+    must("$KDC export o.kd:Open --weights o1.safetensors --shape x=1x1x12x16 -o open && grep -q 'INPUT_CHANNELS 1' open/Open.h");
+    refused("o.kd:Open --weights o1.safetensors --shape y=1x1x12x16 -o open", 1, "no input of Open is called 'y'; it takes x: [1, 3, 256, 256]");
+}
+
 static void test_refusals(void **state) {
     (void)state;
     refused("m.kd -o x", 2, "which network");
@@ -372,7 +388,7 @@ int main(void) {
         cmocka_unit_test(test_host),     cmocka_unit_test(test_cpp),     cmocka_unit_test(test_beside),
         cmocka_unit_test(test_sample),   cmocka_unit_test(test_like_run),  cmocka_unit_test(test_levels),
         cmocka_unit_test(test_valgrind), cmocka_unit_test(test_aarch64), cmocka_unit_test(test_openmp),
-        cmocka_unit_test(test_several),  cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_several),  cmocka_unit_test(test_refusals), cmocka_unit_test(test_channels),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -33,6 +33,7 @@ static const char nets_kd[] = "import \"nets/resnet.kd\"\n"
                               "let G_B = ResnetGen[ngf = 2, n_blocks = 2]\n"
                               "let Wide = ResnetGen[ngf = 4, n_blocks = 2]\n"
                               "let U = Unet[ngf = 2, depth = 5]\n"
+                              "let Open = conv2d[3, 1, bias = false]\n"
                               "let D = PatchGan[ndf = 2, norm = \"batch\"]\n"
                               "net Two[](x: [n, 3, h, w]) {\n"
                               "    let a = conv2d[3, 1, bias = false]\n"
@@ -243,6 +244,14 @@ static void test_parts(void **state) {
     expect("out", "a.weight = Q.10.weight   [3, 3, 1, 1]  (by map)\nb.weight = P.0.weight   [3, 3, 1, 1]  (by map)\n"
                   "2 tensors of Two: 2 by map; written to w.safetensors\n");
     expect("err", "not used: P.2.weight (no weight takes it)\n");
+    const KdTensorOut open = {"weight", KD_STORED_F32, 4, dim, v[0]};
+    assert_true(kd_weights_write("again.safetensors", &open, 1, NULL, 0, &t));
+    must("import again.safetensors nets.kd:Open -o w.safetensors"); /* three channels, as kdc run takes them */
+    expect("out", "weight = weight   [3, 3, 1, 1]  (by name)\n");
+    assert_int_equal(run("import again.safetensors nets.kd:Open -o w.safetensors --shape x=1x1x8x8"), 1);
+    expect("err", "[3, 1, 1, 1]");
+    assert_int_equal(run("import again.safetensors nets.kd:Open -o w.safetensors --shape y=1x1x8x8"), 1);
+    expect("err", "--shape: no input of Open is called 'y'; it takes x: [1, 3, 256, 256]");
 }
 
 typedef struct Refused {
