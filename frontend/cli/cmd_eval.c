@@ -48,8 +48,8 @@ static int check_usage(const KdcArgs *a) {
     return a->data ? 0 : kdc_usage_error(a, "which pictures? --data FOLDER");
 }
 
-/* Sets compute and missing. false after a message: something asked for cannot be had. */
-static bool choose(KdcEval *e, const bool *asked) {
+/* Sets compute and missing. false after a message: something asked for cannot be had, or nothing can. */
+static bool choose(KdcEval *e) {
     const char *no_pairs = e->a->pred ? "--truth FOLDER is not given"
                                       : "the data set has no pairs (--against NET compares networks)";
     for (int m = 0; m < KDC_PER_IMAGE; m++) {
@@ -62,15 +62,23 @@ static bool choose(KdcEval *e, const bool *asked) {
     e->missing[KDC_MIOU] = !e->labels && e->a->pred ? "--classes N is not given: these are pictures, not label maps"
                            : !e->labels ? "the network gives pictures, not class logits, or the data set has no label maps"
                                         : NULL;
-    bool ok = true;
+    bool ok = true, any = false;
     for (int m = 0; m < KDC_METRICS; m++) {
-        e->compute[m] = !e->missing[m] && (asked[m] || !e->a->metrics);
-        if (asked[m] && e->missing[m]) {
+        e->compute[m] = !e->missing[m] && (e->asked[m] || !e->a->metrics);
+        any = any || e->compute[m];
+        if (e->asked[m] && e->missing[m]) {
             kd_error(e->p->cx, 0, "no %s: %s", kdc_metric_name((KdcMetric)m), e->missing[m]);
             ok = false;
         }
     }
-    return ok;
+    if (ok && !any) {
+        kd_error(e->p->cx, 0, "there is nothing to compare %s with: %s; no FID: %s", e->what, e->missing[KDC_L1],
+                 e->missing[KDC_FID]);
+        if (!e->a->pred) {
+            kd_hint(e->p->cx, "give --against NET, or a paired data set (kdc data --help has the layouts)");
+        }
+    }
+    return ok && any;
 }
 
 /* ---- measuring --------------------------------------------------------------------------------------- */
@@ -82,6 +90,22 @@ static bool refused(KdcEval *e, const KdcEvalPair *pair, const KdTrouble *t) {
     return kdc_cli_trouble(e->p, &named);
 }
 
+/* SSIM of a picture that is smaller than its window: where nobody asked for it, there is none of the whole set. */
+static bool too_small(KdcEval *e, const KdcEvalPair *pair) {
+    enum { WINDOW = 11 };
+    const KdImage *x = &pair->got;
+    if (!e->compute[KDC_SSIM] || e->asked[KDC_SSIM] || (x->width >= WINDOW && x->height >= WINDOW)) {
+        return false;
+    }
+    e->compute[KDC_SSIM] = false;
+    e->missing[KDC_SSIM] = kd_format(e->p->cx, "it needs pictures of at least %d x %d, %s is %d x %d", WINDOW, WINDOW,
+                                     pair->name, x->width, x->height);
+    for (int i = 0; i < e->rows.n; i++) {
+        e->rows.v[i].value[KDC_SSIM] = NAN;
+    }
+    return true;
+}
+
 static bool measure_pair(KdcEval *e, const KdcEvalPair *pair) {
     typedef bool Metric(const KdImage *, const KdImage *, double *, KdTrouble *);
     static Metric *const metrics[KDC_PER_IMAGE] = {kd_metric_l1, kd_metric_psnr, kd_metric_ssim};
@@ -89,7 +113,8 @@ static bool measure_pair(KdcEval *e, const KdcEvalPair *pair) {
     KdTrouble t;
     for (int m = 0; m < KDC_PER_IMAGE; m++) {
         row.value[m] = NAN;
-        if (e->compute[m] && !metrics[m](&pair->got, &pair->want, &row.value[m], &t)) {
+        bool skipped = !e->compute[m] || (m == KDC_SSIM && too_small(e, pair));
+        if (!skipped && !metrics[m](&pair->got, &pair->want, &row.value[m], &t)) {
             return refused(e, pair, &t);
         }
     }
@@ -138,9 +163,9 @@ static bool measure(KdcEval *e) {
     return true;
 }
 
-static bool work(KdcEval *e, const bool *asked) {
+static bool work(KdcEval *e) {
     KdTrouble t;
-    if (!kdc_eval_open(e) || !choose(e, asked)) {
+    if (!kdc_eval_open(e) || !choose(e)) {
         return false;
     }
     if (e->labels && !kd_confusion_init(&e->confusion, kdc_eval_classes(e), (int)e->a->ignore, &t)) {
@@ -174,11 +199,11 @@ static KdcProgram *open_program(const KdcArgs *a, KdcWatch *w, int *code) {
     return p;
 }
 
-static bool run(KdcEval *e, const bool *asked) {
+static bool run(KdcEval *e) {
     volatile bool ok = false;
     KdLanding l;
     if (KD_TRY(e->p->cx, l)) {
-        ok = work(e, asked);
+        ok = work(e);
         kd_landing_pop(e->p->cx);
     } else {
         kdc_failed(e->p);
@@ -192,9 +217,9 @@ static bool run(KdcEval *e, const bool *asked) {
 
 int kdc_cmd_eval(const KdcArgs *a) {
     KdcWatch w;
-    bool asked[KDC_METRICS] = {false};
+    KdcEval e = {.a = a, .list = KDC_EVAL_HASH_START, .pixels = KDC_EVAL_HASH_START};
     int code = check_usage(a);
-    code = code ? code : read_metrics(a, asked);
+    code = code ? code : read_metrics(a, e.asked);
     if (code) {
         return code;
     }
@@ -203,7 +228,7 @@ int kdc_cmd_eval(const KdcArgs *a) {
         return code;
     }
     w.unit = a->name;
-    KdcEval e = {.a = a, .p = p, .list = KDC_EVAL_HASH_START, .pixels = KDC_EVAL_HASH_START};
-    bool ok = run(&e, asked);
+    e.p = p;
+    bool ok = run(&e);
     return kdc_cli_close(a, &w, p, ok);
 }

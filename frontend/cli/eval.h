@@ -36,6 +36,7 @@ typedef struct KdcEval {
     bool labels;                       /* pictures are label maps: `want` is the truth */
     bool paired;                       /* got and want belong together */
     bool targets;                      /* there is something to compare with, picture by picture or as a set */
+    bool asked[KDC_METRICS];           /* --metrics names it */
     bool compute[KDC_METRICS];
     const char *missing[KDC_METRICS];  /* why a metric is not computed: "--inception FILE is not given" */
     KD_VEC(KdcEvalRow) rows;

@@ -372,6 +372,37 @@ static void sizes(void **state) {
     free(text);
 }
 
+/* SSIM's window is 11 x 11: of smaller pictures there is none, but the rest. */
+static void small_pictures(void **state) {
+    (void)state;
+    ready();
+    assert_int_equal(mkdir(here("small"), 0777), 0);
+    assert_int_equal(mkdir(here("small/got"), 0777), 0);
+    assert_int_equal(mkdir(here("small/want"), 0777), 0);
+    for (int k = 0; k < 2; k++) {
+        int width = k ? 10 : W;
+        KdImage x = picture(0, k, width, H, 3), y = picture(1, k, width, H, 3);
+        write_png(k ? "small/got/p1.png" : "small/got/p0.png", &x);
+        write_png(k ? "small/want/p1.png" : "small/want/p0.png", &y);
+        kd_image_free(&x);
+        kd_image_free(&y);
+    }
+    json_t *v = results("--pred small/got --truth small/want --json");
+    assert_true(at(v, "metrics.l1.mean") > 1 && at(v, "metrics.psnr.mean") > 1);
+    assert_null(json_object_get(json_object_get(v, "metrics"), "ssim"));
+    const char *why = json_string_value(json_object_get(json_object_get(v, "not_computed"), "ssim"));
+    assert_string_equal(why, "it needs pictures of at least 11 x 11, p1.png is 10 x 20");
+    json_decref(v);
+    assert_int_equal(eval("--pred small/got --truth small/want -v"), 0);
+    char *text = text_of("stdout");
+    assert_non_null(strstr(text, "SSIM              -  it needs pictures of at least 11 x 11, p1.png is 10 x 20\n"));
+    free(text);
+    assert_int_equal(eval("--pred small/got --truth small/want --metrics l1,ssim"), 1);
+    text = text_of("stderr");
+    assert_non_null(strstr(text, "p1.png: SSIM needs pictures of at least 11 x 11, found 10 x 20"));
+    free(text);
+}
+
 /* ---- label maps ---------------------------------------------------------------------------------------- */
 
 /* Of the maps of make_pictures: every tenth pixel is ignored, of the others every fourth is wrong. */
@@ -509,6 +540,10 @@ static void wrong_lines(void **state) {
         {"m.kd:Same --data pair --metrics miou", 1, "no mIoU: the network gives pictures"},
         {"m.kd:Same --data un --metrics ssim", 1, "no SSIM: the data set has no pairs"},
         {"--pred a --truth b --metrics miou", 1, "no mIoU: --classes N is not given"},
+        {"m.kd:Same --data a", 1, "there is nothing to compare Same of m.kd with: the data set has no pairs (--against NET"},
+        {"m.kd:Same --data a", 1, "give --against NET, or a paired data set"},
+        {"m.kd:Same --data un", 1, "no FID: --inception FILE is not given"},
+        {"--pred a --ref a", 1, "--truth FOLDER is not given; no FID: --inception FILE is not given"},
         {"--pred a --ref a --metrics l1", 1, "no L1: --truth FOLDER is not given"},
         {"--pred odd --truth b", 1, "of different sizes: 23 x 20 with 3 channels and 24 x 20 with 3"},
         {"--pred a --truth empty", 1, "empty: no images there"},
@@ -535,7 +570,7 @@ static void wrong_lines(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(folders_and_networks), cmocka_unit_test(other_direction),
-        cmocka_unit_test(one_network_against_another), cmocka_unit_test(sizes), cmocka_unit_test(label_maps),
+        cmocka_unit_test(one_network_against_another), cmocka_unit_test(sizes), cmocka_unit_test(small_pictures), cmocka_unit_test(label_maps),
         cmocka_unit_test(fid), cmocka_unit_test(the_table), cmocka_unit_test(wrong_lines),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
