@@ -222,6 +222,7 @@ static const Rate rates[] = {
     {"linear_decay(2.0)", 99, 2},
     {"linear_decay(2.0)", 100, 2.0 * (1 - 1 / 101.0)},
     {"linear_decay(2.0)", 200, 0},
+    {"linear_decay(2.0)", 260, 0},
     {"linear_decay(2.0, offset = 0)", 200, 2.0 / 101},
     {"linear_decay(1.0, keep = 5, decay = 3)", 7, 1 - 3 / 4.0},
     {"subtractive_decay(1.0, keep = 10, decay = 4)", 12, 0.5},
