@@ -5,15 +5,17 @@
  * `OUR = THEIR` names a tensor for a weight, `* = PREFIX` keeps of the file only what lies under PREFIX. All others are
  * matched by kdc_match. Every weight and buffer must get a tensor. The map used goes to stdout, what is left over and
  * why to stderr, the tensors (converted to the network's types) to the output: safetensors, or a PyTorch file where
- * its name ends in .pth or .pt.
+ * its name ends in .pth or .pt, with names as PyTorch has them. CHECKPOINT may be a run folder of kdc train.
  */
 #include "frontend/cli/common.h"
 
+#include "runtime/host/checkpoint.h"
 #include "runtime/host/pth.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 typedef struct Import {
     const KdcArgs *a;
@@ -268,11 +270,26 @@ static bool ends_in(const char *name, const char *end) {
     return strlen(name) > strlen(end) && strcmp(name + strlen(name) - strlen(end), end) == 0;
 }
 
-/* Named by their names in the file, prefix and all. */
+/* Of a checkpoint of kdc train: what the optimisers, pools and counters of the run hold. */
+static bool is_state(const Import *m, const char *name) {
+    static const char *const under[] = {"opt.", "pool.", "every."};
+    bool state = false;
+    for (int i = 0; i < KD_COUNT(under); i++) {
+        state = state || strncmp(name, under[i], strlen(under[i])) == 0;
+    }
+    return state && kd_weights_meta(m->w, "step") && kd_weights_meta(m->w, "checksum");
+}
+
+/* Named by their names in the file, prefix and all; a run's state is only counted. */
 static void print_unused(const Import *m) {
+    int states = 0;
     for (int k = 0; k < m->w->n; k++) {
         const KdTensor *x = &m->w->tensor[k];
         if (is_used(m, x)) {
+            continue;
+        }
+        if (is_state(m, x->name)) {
+            states++;
             continue;
         }
         bool statistic = ends_in(x->name, "running_mean") || ends_in(x->name, "running_var");
@@ -281,30 +298,65 @@ static void print_unused(const Import *m) {
                 : statistic                             ? "statistics of a normalisation that has none here"
                                                         : "no weight takes it");
     }
+    if (states) {
+        fprintf(stderr, "not used: %d tensor%s of the training run's state (opt, pool, every)\n", states,
+                states > 1 ? "s" : "");
+    }
+}
+
+/* "blocks[0].conv.weight" -> "blocks.0.conv.weight": what torch's load_state_dict looks for. */
+static const char *torch_name(KdContext *cx, const char *name) {
+    KdStr s = {.cx = cx};
+    for (const char *c = name; *c; c++) {
+        if (*c != ']') {
+            kd_str_add(&s, *c == '[' ? "." : c, 1);
+        }
+    }
+    return kd_intern(cx, s.s ? s.s : "", s.n);
 }
 
 static bool write_out(const Import *m) {
     static const KdStored stored[] = {[KDC_F32] = KD_STORED_F32, [KDC_I32] = KD_STORED_I32, [KDC_U8] = KD_STORED_U8};
     KdTensorOut *out = KD_NEW_ARRAY(m->p->cx, KdTensorOut, m->t.n + 1);
+    bool pth = ends_in(m->a->output, ".pth") || ends_in(m->a->output, ".pt");
     for (int i = 0; i < m->t.n; i++) {
         const KdcTensor *t = m->t.v[i];
-        out[i] = (KdTensorOut){t->name, stored[t->dtype], t->rank, t->dim, t->data};
+        out[i] = (KdTensorOut){pth ? torch_name(m->p->cx, t->name) : t->name, stored[t->dtype], t->rank, t->dim, t->data};
     }
     KdTrouble t;
-    bool pth = ends_in(m->a->output, ".pth") || ends_in(m->a->output, ".pt");
     return (pth ? kd_pth_write(m->a->output, out, m->t.n, &t) : kd_weights_write(m->a->output, out, m->t.n, NULL, 0, &t)) ||
            kdc_cli_trouble(m->p, &t);
 }
 
+/* The file; of a folder of kdc train its newest good checkpoint. */
+static bool read_checkpoint(Import *m) {
+    KdTrouble t = {0};
+    struct stat st;
+    char *path = NULL, note[512] = "";
+    int64_t step;
+    if (stat(m->a->other, &st) != 0 || !S_ISDIR(st.st_mode)) {
+        m->w = kd_checkpoint_file_read(m->a->other, &t);
+        return m->w || kdc_cli_trouble(m->p, &t);
+    }
+    m->w = kd_checkpoint_read(m->a->other, &step, &path, note, sizeof note, &t);
+    free(path);
+    if (!m->w && !*t.text) {
+        kd_trouble(&t, false, "%s is a folder without a checkpoint of kdc train", m->a->other);
+    }
+    if (*note) {
+        kd_warning(m->p->cx, 0, "%s", note);
+    }
+    return m->w || kdc_cli_trouble(m->p, &t);
+}
+
 static bool work(Import *m) {
     KdContext *cx = m->p->cx;
-    KdTrouble t;
     const char *const inputs[] = {m->a->other, m->a->map};
     if (!kdc_cli_spares(m->p, m->a, m->a->output, inputs, KD_COUNT(inputs)) || !find_weights(m)) {
         return false;
     }
-    if (!(m->w = kd_checkpoint_file_read(m->a->other, &t))) {
-        return kdc_cli_trouble(m->p, &t);
+    if (!read_checkpoint(m)) {
+        return false;
     }
     m->from = KD_NEW_ARRAY(cx, const KdTensor *, m->t.n + 1);
     m->how = KD_NEW_ARRAY(cx, const char *, m->t.n + 1);

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "frontend/api/kdc.h"
+#include "runtime/host/checkpoint.h"
 #include "runtime/host/pth.h"
 
 #include <fcntl.h>
@@ -17,6 +18,7 @@
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -69,6 +71,8 @@ static int teardown(void **state) {
     for (size_t i = 0; i < COUNT(files); i++) {
         unlink(files[i]);
     }
+    unlink("run/checkpoint-000003.safetensors");
+    rmdir("run");
     return chdir("/") == 0 && rmdir(folder) == 0 ? 0 : -1;
 }
 
@@ -254,6 +258,47 @@ static void test_parts(void **state) {
     expect("err", "--shape: no input of Open is called 'y'; it takes x: [1, 3, 256, 256]");
 }
 
+/* Names as torch has them in a .pth; a run folder; a run's state is counted; a damaged checkpoint. */
+static void test_runs(void **state) {
+    (void)state;
+    needs_binary();
+    KdTrouble t;
+    must("import " GOLDEN "resnet.pth nets.kd:R -o w.pth --size 32x32");
+    KdWeights *w = kd_pth_read("w.pth", &t);
+    assert_non_null(w);
+    assert_non_null(kd_weights_find(w, "down.0.weight"));
+    for (int i = 0; i < w->n; i++) {
+        assert_null(strpbrk(w->tensor[i].name, "[]"));
+    }
+    kd_weights_free(w);
+    must("import w.pth nets.kd:R -o again.safetensors --size 32x32");
+    expect("out", "down[0].weight = down.0.weight ");
+    const float v[2][9] = {{1}, {2}};
+    const int64_t dim[4] = {3, 3, 1, 1};
+    const KdTensorOut x[5] = {{"Two.a.weight", KD_STORED_F32, 4, dim, v[0]}, {"Two.b.weight", KD_STORED_F32, 4, dim, v[1]},
+                              {"opt.Two.a.weight.m", KD_STORED_F32, 4, dim, v[0]}, {"pool.x", KD_STORED_F32, 4, dim, v[0]},
+                              {"Other.weight", KD_STORED_F32, 4, dim, v[0]}};
+    assert_int_equal(mkdir("run", 0777), 0);
+    assert_int_equal(run("import run nets.kd:Two -o w.safetensors"), 1);
+    expect("err", "run is a folder without a checkpoint of kdc train");
+    assert_true(kd_checkpoint_write("run", 3, x, 5, NULL, 0, &t));
+    must("import run nets.kd:Two -o w.safetensors");
+    expect("out", "a.weight = Two.a.weight   [3, 3, 1, 1]  (by name)\n");
+    expect("err", "not used: Other.weight (no weight takes it)\n"
+                  "not used: 2 tensors of the training run's state (opt, pool, every)\n");
+    size_t n;
+    char *b = kd_file_read("run/checkpoint-000003.safetensors", &n, &t);
+    b[n - 1] ^= 1;
+    assert_true(kd_file_write("run/checkpoint-000003.safetensors", b, n, &t));
+    free(b);
+    assert_int_equal(run("import run/checkpoint-000003.safetensors nets.kd:Two -o no"), 1);
+    expect("err", "checkpoint-000003.safetensors is damaged: its checksum is ");
+    assert_int_equal(run("import run nets.kd:Two -o no"), 1);
+    expect("err", "is damaged");
+    assert_int_equal(run("import /dev/zero nets.kd:Two -o no"), 1);
+    expect("err", "/dev/zero is a device, not a plain file");
+}
+
 typedef struct Refused {
     const char *line, *map, *says;
     int code;
@@ -317,6 +362,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_official),
         cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_runs),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
