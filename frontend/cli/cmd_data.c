@@ -143,6 +143,10 @@ static bool print_text(const KdDataset *d, const KdDataReport *r) {
     }
     printf("  unreadable %" PRId64 ", wrong %" PRId64 ", without counterpart %" PRId64 "\n", r->unreadable, r->wrong,
            r->unmatched);
+    char other[200];
+    if (kd_other_kinds_text(r->other, other, sizeof other)) {
+        printf("  %s\n", other);
+    }
     for (int i = 0; i < r->n_lines; i++) {
         char *line = printable(r->line[i]);
         if (!line) {
@@ -164,7 +168,12 @@ static json_t *text_value(const char *s) {
 }
 
 static json_t *phase_value(const KdDataset *d, const KdDataReport *r) {
-    json_t *labels = json_array(), *errors = json_array(), *warnings = json_array();
+    json_t *labels = json_array(), *errors = json_array(), *warnings = json_array(), *other = json_object();
+    for (int k = 0; k < KD_OTHER_KINDS; k++) {
+        if (r->other[k]) {
+            json_object_set_new(other, kd_other_kind(k), json_integer((json_int_t)r->other[k]));
+        }
+    }
     for (int v = 0; r->labels && v <= r->label_max; v++) {
         if (occurs(r, v)) {
             json_array_append_new(labels, json_integer(v));
@@ -173,12 +182,12 @@ static json_t *phase_value(const KdDataset *d, const KdDataReport *r) {
     for (int i = 0; i < r->n_lines; i++) {
         json_array_append_new(i < r->unreadable + r->wrong ? errors : warnings, text_value(r->line[i]));
     }
-    return json_pack("{s:o s:I s:I s:[i,i] s:[i,i] s:I s:I s:I s:o s:I s:I s:I s:o s:o}", "phase",
+    return json_pack("{s:o s:I s:I s:[i,i] s:[i,i] s:I s:I s:I s:o s:I s:I s:I s:o s:o s:o}", "phase",
                      text_value(kd_dataset_phase(d)), "samples", (json_int_t)r->items, "files", (json_int_t)r->images,
                      "width", r->min_w, r->max_w, "height", r->min_h, r->max_h, "gray", (json_int_t)r->gray, "alpha",
                      (json_int_t)r->alpha, "sixteen", (json_int_t)r->sixteen, "labels", labels, "unreadable",
                      (json_int_t)r->unreadable, "wrong", (json_int_t)r->wrong, "unmatched", (json_int_t)r->unmatched,
-                     "errors", errors, "warnings", warnings);
+                     "other_kinds", other, "errors", errors, "warnings", warnings);
 }
 
 /* ---- the verb --------------------------------------------------------------------------------------- */

@@ -10,9 +10,11 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 
 enum { MAX_PROBED = 8 };
@@ -154,6 +156,49 @@ static bool has_images(const char *folder) {
     bool yes = l.n > 0;
     kd_data_list_free(&l);
     return yes;
+}
+
+const char *kd_other_kind(int kind) {
+    static const char *const endings[KD_OTHER_KINDS] = {".bmp",  ".tif",  ".tiff", ".webp", ".ppm", ".pgm",
+                                                        ".gif", ".jfif", ".jp2",  ".avif", ".heic", ".tga"};
+    return endings[kind];
+}
+
+void kd_data_count_other(const char *folder, int64_t count[KD_OTHER_KINDS]) {
+    DIR *dir = opendir(folder);
+    for (const struct dirent *e; dir && (e = readdir(dir));) {
+        const char *dot = e->d_name[0] != '.' ? strrchr(e->d_name, '.') : NULL;
+        for (int k = 0; dot && k < KD_OTHER_KINDS; k++) {
+            if (strcasecmp(dot, kd_other_kind(k)) == 0 && !is_folder(folder, e)) {
+                count[k]++;
+            }
+        }
+    }
+    if (dir) {
+        closedir(dir);
+    }
+}
+
+bool kd_other_kinds_text(const int64_t count[KD_OTHER_KINDS], char *text, size_t size) {
+    int64_t n = 0;
+    const char *separator = ":";
+    for (int k = 0; k < KD_OTHER_KINDS; k++) {
+        n += count[k];
+    }
+    size_t at = n ? (size_t)snprintf(text, size, "%" PRId64 " file%s of other kinds %s not read", n, n > 1 ? "s" : "",
+                                     n > 1 ? "are" : "is")
+                  : 0;
+    text[at < size ? at : 0] = '\0';
+    for (int k = 0; k < KD_OTHER_KINDS && at < size; k++) {
+        if (count[k]) {
+            at += (size_t)snprintf(text + at, size - at, "%s %s %" PRId64, separator, kd_other_kind(k), count[k]);
+            separator = ",";
+        }
+    }
+    if (n && at < size) {
+        snprintf(text + at, size - at, "; PNG and JPEG are");
+    }
+    return n > 0;
 }
 
 static bool contains(const KdDataList *l, const char *name) {
@@ -372,7 +417,8 @@ static bool nothing_fits(const KdDataOptions *o, const char *root, const KdDataL
     struct stat st;
     KdLayout c[5];
     KdDataList dirs = {0};
-    char looked[160], there[120] = "no folders";
+    char looked[160], there[120] = "no folders", unread[120];
+    int64_t other[KD_OTHER_KINDS] = {0};
     if (stat(root, &st) != 0) {
         return kd_trouble(t, errno != ENOENT && errno != ENOTDIR && errno != EACCES, "cannot open the data set %s: %s",
                           root, strerror(errno));
@@ -387,6 +433,15 @@ static bool nothing_fits(const KdDataOptions *o, const char *root, const KdDataL
         return false;
     }
     size_t at = 0;
+    kd_data_count_other(root, other);
+    for (int64_t i = 0; i < dirs.n; i++) {
+        char *inner = join(root, dirs.path[i]);
+        if (inner) {
+            kd_data_count_other(inner, other);
+        }
+        free(inner);
+    }
+    bool any = kd_other_kinds_text(other, unread, sizeof unread);
     for (int64_t i = 0; i < dirs.n && at < sizeof there - 1; i++) {
         at += (size_t)snprintf(there + at, sizeof there - at, "%s%s", i ? ", " : "", dirs.path[i]);
     }
@@ -394,11 +449,12 @@ static bool nothing_fits(const KdDataOptions *o, const char *root, const KdDataL
         memcpy(there + sizeof there - 4, "...", 4);
     }
     kd_data_list_free(&dirs);
-    return kd_trouble(t, false, "%s: no images for layout %s: looked for %s; it holds %s%s", root,
+    return kd_trouble(t, false, "%s: no images for layout %s: looked for %s; it holds %s%s%s%s", root,
                       n == 1                        ? kd_layout_name(c[0])
                       : o->wanted == KD_LAYOUT_AUTO ? "auto (any)"
                                                     : "aligned or folders",
-                      looked, there, has_images(root) ? ", and images in the folder itself (layout plain)" : "");
+                      looked, there, has_images(root) ? ", and images in the folder itself (layout plain)" : "",
+                      any ? "; " : "", unread);
 }
 
 /* Where nobody said that these are pairs, single images must not be cut in two. */

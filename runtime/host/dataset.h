@@ -85,6 +85,12 @@ bool kd_loader_next(KdLoader *l, KdSample *s, KdTrouble *t);
 double kd_loader_waited(const KdLoader *l); /* seconds that next has waited so far */
 void kd_loader_free(KdLoader *l);
 
+/* Pictures of kinds that are not read, counted by the endings of their names, in any case: of ".bmp" first. */
+enum { KD_OTHER_KINDS = 12 };
+const char *kd_other_kind(int kind); /* ".bmp" */
+/* "12 files of other kinds are not read: .bmp 10, .webp 2; PNG and JPEG are". false and "": none. */
+bool kd_other_kinds_text(const int64_t count[KD_OTHER_KINDS], char *text, size_t size);
+
 /* `kdc data`: decodes everything. Each finding is a line "path: what", in the order of the lists: first what cannot be
  * read, has a wrong label, or does not fit a crop size that the options give; then what has no counterpart. */
 typedef struct KdDataReport {
@@ -95,6 +101,7 @@ typedef struct KdDataReport {
     int64_t labels;                 /* different labels that occur */
     uint8_t occurs[65536 / 8];      /* label v: bit v % 8 of byte v / 8 */
     int64_t gray, alpha, sixteen;   /* images (not maps) of such kinds */
+    int64_t other[KD_OTHER_KINDS];  /* beside the images, in the same folders */
     int n_lines;
     char **line;
 } KdDataReport;

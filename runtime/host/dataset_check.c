@@ -147,6 +147,22 @@ static bool collect(Check *c) {
     return ok;
 }
 
+/* Of the folders that the lists are from. */
+static bool count_other(const KdDataset *d, KdDataReport *r) {
+    for (int k = 0; k < d->lists; k++) {
+        char *folder = d->list[k].n ? strdup(d->list[k].path[0]) : NULL, *slash = folder ? strrchr(folder, '/') : NULL;
+        if (slash) {
+            *slash = '\0';
+            kd_data_count_other(folder, r->other);
+        }
+        free(folder);
+        if (d->list[k].n && !folder) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool kd_dataset_check(const KdDataset *d, int workers, KdDataReport *r, KdTrouble *t) {
     Check c = {.d = d, .r = r};
     *r = (KdDataReport){.items = d->count, .unmatched = d->unmatched.n, .label_min = -1, .label_max = -1};
@@ -159,7 +175,7 @@ bool kd_dataset_check(const KdDataset *d, int workers, KdDataReport *r, KdTroubl
     if (ok) {
         pthread_mutex_init(&c.lock, NULL);
         run(&c, workers);
-        ok = collect(&c);
+        ok = collect(&c) && count_other(d, r);
         pthread_mutex_destroy(&c.lock);
     }
     for (int64_t i = 0; c.finding && i < c.n; i++) {

@@ -24,6 +24,9 @@ struct KdDataset {
 bool kd_data_push(KdDataList *l, char *path); /* takes path over, also when there is no memory (false) */
 void kd_data_list_free(KdDataList *l);
 
+/* Adds the folder's files of other kinds to count. What cannot be read has none. */
+void kd_data_count_other(const char *folder, int64_t count[KD_OTHER_KINDS]);
+
 /* Is list k of this data set one of label or instance maps? */
 bool kd_data_is_index(const KdDataset *d, int k);
 

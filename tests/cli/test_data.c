@@ -151,6 +151,39 @@ static void broken_and_strange(void **state) {
     json_decref(all);
 }
 
+/* A pipe is no image; pictures of other kinds are counted. */
+static void other_kinds(void **state) {
+    (void)state;
+    static const char *const names[] = {"a.bmp", "b.BMP", "c.webp", "notes.txt", ".hidden.bmp"};
+    char path[256];
+    KdTrouble t;
+    folder("mixed");
+    folder("mixed/train");
+    image("mixed/train/fine.png", 16, 16, 3, 8, 1);
+    for (int i = 0; i < 5; i++) {
+        snprintf(path, sizeof path, "%s/mixed/train/%s", top, names[i]);
+        assert_true(kd_file_write(path, "junk", 4, &t));
+    }
+    assert_int_equal(data("mixed"), 0);
+    says(out, "unreadable 0");
+    says(out, "\n  3 files of other kinds are not read: .bmp 2, .webp 1; PNG and JPEG are\n");
+    assert_int_equal(data("mixed --json"), 0);
+    json_t *all = json_loads(out, 0, NULL), *phase = json_array_get(json_object_get(all, "phases"), 0);
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(phase, "other_kinds"), ".bmp")), 2);
+    json_decref(all);
+    snprintf(path, sizeof path, "%s/mixed/train/pipe.png", top);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    alarm(30);
+    assert_int_equal(data("mixed"), 1);
+    alarm(0);
+    says(out, "error: mixed/train/pipe.png is a pipe, not a plain file");
+    folder("only");
+    snprintf(path, sizeof path, "%s/only/x.tif", top);
+    assert_true(kd_file_write(path, "junk", 4, &t));
+    assert_int_equal(data("only"), 1);
+    says(err, "1 file of other kinds is not read: .tif 1; PNG and JPEG are");
+}
+
 static void mistakes(void **state) {
     (void)state;
     assert_int_equal(data("nowhere"), 1);
@@ -169,7 +202,8 @@ static void mistakes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_good_set), cmocka_unit_test(broken_and_strange), cmocka_unit_test(mistakes),
+        cmocka_unit_test(a_good_set), cmocka_unit_test(broken_and_strange), cmocka_unit_test(other_kinds),
+        cmocka_unit_test(mistakes),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
