@@ -95,8 +95,9 @@ const char *kdc_run_args_text(KdcProgram *p, const KdcArgs *a) {
         bool said = strcmp(fields[i].name, "file") != 0 && strcmp(fields[i].name, "name") != 0; /* in the title */
         if (v && said) {
             kd_str_printf(&s, "%s%s", s.n ? ", " : "", fields[i].name);
-            kd_str_printf(&s, text ? " %s" : "", text ? json_string_value(v) : "");
-            if (whole) {
+            if (text) {
+                kd_str_printf(&s, " %s", json_string_value(v));
+            } else if (whole) {
                 kd_str_printf(&s, " %" PRId64, (int64_t)json_integer_value(v));
             }
         }
