@@ -35,6 +35,7 @@ typedef struct Train {
     KdcProgress progress;
     int64_t first, total, epoch_samples; /* steps first + 1 .. total are this run's */
     int64_t save_every, sample_every, saved; /* saved: step of the newest checkpoint; -1: none */
+    int64_t at;                              /* the session's state is that after this step */
     double step_seconds;
     KdcStats stats;
     /* logs of the latest step, and their running means */
@@ -43,7 +44,7 @@ typedef struct Train {
     double *value, *mean;
     /* the state after step `snapshot_step` */
     char *snapshot;
-    int64_t snapshot_bytes, snapshot_step;
+    int64_t snapshot_step;
     double decode_seconds; /* of one sample */
     char reason[160];      /* why it stopped */
     bool failed;           /* after a message in p */
@@ -470,6 +471,7 @@ static bool one_step(Train *t, int64_t step) {
     if (!feed(t, step, false) || !run_step(t, step)) {
         return false;
     }
+    t->at = step;
     int bad = read_logs(t);
     if (bad >= 0) {
         kdc_progress_end(&t->progress);
@@ -609,7 +611,6 @@ static bool start(Train *t, const KdcRunArgs *r) {
     if (!fits(t, &m)) {
         return false;
     }
-    t->snapshot_bytes = m.snapshot;
     t->snapshot = malloc((size_t)m.snapshot + 1);
     if (!t->snapshot) {
         kd_raise(t->p->cx, KD_FAIL_MACHINE, "out of memory: %s for a snapshot", bytes_text(t, m.snapshot));
@@ -642,10 +643,11 @@ static bool work(Train *t, const KdcRunArgs *r) {
         return true;
     }
     catch_signals();
+    t->at = t->first;
     bool done = loop(t, &last);
     char state[256];
-    if (!t->spoiled && last > t->first && t->saved != last) { /* an image that cannot be read is no reason to lose steps */
-        t->failed = !save(t, last) || t->failed;
+    if (!t->spoiled && t->at > t->first && t->saved != t->at) { /* an image that cannot be read is no reason to lose steps */
+        t->failed = !save(t, t->at) || t->failed;
     }
     snprintf(state, sizeof state, t->failed ? "stopped at step %" PRId64 "%s%s" : done ? "finished: %" PRId64 " steps" : "interrupted after step %" PRId64,
              t->failed ? last + 1 : last, *t->reason ? ": " : "", t->reason);
