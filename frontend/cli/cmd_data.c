@@ -75,14 +75,8 @@ static int options_of(const KdcArgs *a, KdDataOptions *o) {
     if (!a->preprocess && !a->crop_h && !a->crop_w) {
         o->preprocess = KD_PRE_NONE; /* any size will do */
     }
-    if (!a->layout) {
+    if (!a->layout || kd_layout_named(a->layout, &o->layout)) {
         return 0;
-    }
-    for (int l = KD_LAYOUT_ALIGNED; l <= KD_LAYOUT_PLAIN; l++) {
-        if (strcmp(a->layout, kd_layout_name((KdLayout)l)) == 0) {
-            o->layout = (KdLayout)l;
-            return 0;
-        }
     }
     return kdc_usage_error(a, "--layout is aligned, unpaired, folders, labels or plain, not '%s'", a->layout);
 }

@@ -69,11 +69,6 @@ static void catch_interrupts(void) {
 
 /* ---- what goes where ------------------------------------------------------------------------------------ */
 
-static bool is_folder(const char *path) {
-    struct stat s;
-    return stat(path, &s) == 0 && S_ISDIR(s.st_mode);
-}
-
 static bool ends_in_png(const char *path) {
     size_t n = strlen(path);
     return n > 4 && (strcmp(path + n - 4, ".png") == 0 || strcmp(path + n - 4, ".PNG") == 0);
@@ -102,7 +97,7 @@ static bool list_folder(Run *r) {
     }
     for (struct dirent *e; (e = readdir(d));) {
         const char *path = kd_format(cx, "%s%s%s", folder, folder[end - 1] == '/' ? "" : "/", e->d_name);
-        if (e->d_name[0] != '.' && kd_image_name(e->d_name) && !is_folder(path)) {
+        if (e->d_name[0] != '.' && kd_image_name(e->d_name) && !kdc_cli_is_folder(path)) {
             Job j = {.in = path, .out = result_path(cx, r->a->output, path)};
             kd_push(cx, &r->jobs, j);
         }
@@ -149,7 +144,7 @@ static bool check_results(Run *r) {
 
 static bool make_folder(Run *r) {
     KdTrouble t;
-    if (mkdir(r->a->output, 0777) == 0 || (errno == EEXIST && is_folder(r->a->output))) {
+    if (mkdir(r->a->output, 0777) == 0 || (errno == EEXIST && kdc_cli_is_folder(r->a->output))) {
         return true;
     }
     int why = errno;
@@ -160,9 +155,9 @@ static bool make_folder(Run *r) {
 
 static bool list_jobs(Run *r) {
     KdContext *cx = r->p->cx;
-    r->folder = is_folder(r->a->in);
+    r->folder = kdc_cli_is_folder(r->a->in);
     if (!r->folder) {
-        bool into = is_folder(r->a->output) || r->a->output[strlen(r->a->output) - 1] == '/';
+        bool into = kdc_cli_is_folder(r->a->output) || r->a->output[strlen(r->a->output) - 1] == '/';
         Job j = {.in = r->a->in, .out = into ? result_path(cx, r->a->output, r->a->in) : r->a->output};
         if (!into && !ends_in_png(j.out)) {
             kd_error(cx, 0, "%s: results are PNG files: the name must end in .png, or be a folder", j.out);

@@ -94,16 +94,12 @@ static KdDataOptions data_options(const Train *t, bool *ok) {
                        .crop_h = t->feed.height, .crop_w = t->feed.width, .no_flip = a->no_flip, .serial = a->serial,
                        .limit = a->limit, .classes = t->feed.classes ? t->feed.classes : (int)a->classes,
                        .ignore = (int)a->ignore, .seed = a->seed};
-    static const KdLayout layouts[] = {KD_LAYOUT_ALIGNED, KD_LAYOUT_UNPAIRED, KD_LAYOUT_FOLDERS, KD_LAYOUT_LABELS, KD_LAYOUT_PLAIN};
     *ok = true;
     if (a->preprocess && !kd_preprocess_named(a->preprocess, &o.preprocess)) {
         kd_error(t->p->cx, 0, "--preprocess %s: expected resize_and_crop, crop, scale_width, scale_width_and_crop or none", a->preprocess);
         *ok = false;
     }
-    for (int i = 0; a->layout && i < KD_COUNT(layouts); i++) {
-        o.layout = strcmp(a->layout, kd_layout_name(layouts[i])) == 0 ? layouts[i] : o.layout;
-    }
-    if (a->layout && o.layout == KD_LAYOUT_AUTO) {
+    if (a->layout && !kd_layout_named(a->layout, &o.layout)) {
         kd_error(t->p->cx, 0, "--layout %s: expected aligned, unpaired, folders, labels or plain", a->layout);
         *ok = false;
     }
@@ -324,8 +320,7 @@ static void network_rows(Train *t) {
         for (int k = 0; k < kdc_session_count(t->s); k++) {
             const KdcTensor *x = kdc_session_tensor(t->s, k);
             bool mine = strncmp(x->name, d[i].name, length) == 0 && (x->name[length] == '.' || x->name[length] == '\0');
-            bool buffer = strstr(x->init, "buffer") != NULL;
-            parameters += mine && !buffer && (x->role == KDC_WEIGHT || x->role == KDC_FROZEN) ? x->count : 0;
+            parameters += mine && (x->role == KDC_WEIGHT || x->role == KDC_FROZEN) ? x->count : 0;
         }
         if (parameters) {
             KdMacs m;

@@ -169,6 +169,11 @@ const KdDecl *kdc_cli_find(const KdcProgram *p, const char *name) {
 
 /* ---- files ------------------------------------------------------------------------------------------- */
 
+bool kdc_cli_is_folder(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
 bool kdc_cli_same_file(const char *x, const char *y) {
     struct stat a, b;
     return stat(x, &a) == 0 && stat(y, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;

@@ -5,15 +5,6 @@
 
 /* ---- weights ----------------------------------------------------------------------------------------- */
 
-static bool holds_net(const KdWeights *w, const char *dotted) {
-    for (int i = 0; i < w->n; i++) {
-        if (strncmp(w->tensor[i].name, dotted, strlen(dotted)) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* The files that are this network's: those given as NAME=FILE; without one, those given for all, where the other network
  * of --against takes only files that hold it by name. */
 static void own_files(KdcEvalNet *n, const KdcFiles *all) {
@@ -24,7 +15,7 @@ static void own_files(KdcEvalNet *n, const KdcFiles *all) {
     }
     for (int i = 0; i < all->weights.n; i++) {
         KdcWeightsFile w = all->weights.v[i];
-        if (any ? strcmp(w.net, dotted) == 0 : !*w.net && (!against || holds_net(w.w, dotted))) {
+        if (any ? strcmp(w.net, dotted) == 0 : !*w.net && (!against || kdc_weights_hold(w.w, dotted))) {
             w.net = "";
             kd_push(n->p->cx, &n->files.weights, w);
         }
@@ -133,15 +124,13 @@ void kdc_eval_net_close(KdcEvalNet *n) {
 
 /* ---- running ------------------------------------------------------------------------------------------- */
 
-/* Luma as Pillow's convert("L"). */
 static bool to_gray(const KdImage *x, KdImage *out, KdTrouble *t) {
     const uint8_t *rgb = x->samples;
     if (!kd_image_new(x->width, x->height, 1, 8, out, t)) {
         return false;
     }
     for (int64_t i = 0; i < (int64_t)x->width * x->height; i++) {
-        ((uint8_t *)out->samples)[i] =
-            (uint8_t)((19595 * rgb[3 * i] + 38470 * rgb[3 * i + 1] + 7471 * rgb[3 * i + 2] + 32768) >> 16);
+        ((uint8_t *)out->samples)[i] = kd_image_luma(rgb + 3 * i);
     }
     return true;
 }

@@ -230,14 +230,8 @@ static const char *preprocess_of(KdcEval *e, KdDataOptions *o) {
 }
 
 static bool layout_of(KdcEval *e, KdLayout *l) {
-    if (!e->a->layout) {
+    if (!e->a->layout || kd_layout_named(e->a->layout, l)) {
         return true;
-    }
-    for (int i = KD_LAYOUT_ALIGNED; i <= KD_LAYOUT_PLAIN; i++) {
-        if (strcmp(kd_layout_name((KdLayout)i), e->a->layout) == 0) {
-            *l = (KdLayout)i;
-            return true;
-        }
     }
     kd_error(e->p->cx, 0, "--layout is aligned, unpaired, folders, labels or plain, not '%s'", e->a->layout);
     return false;

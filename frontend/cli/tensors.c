@@ -10,7 +10,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 static bool is_name(const char *p, const char *end) {
@@ -49,11 +48,6 @@ static bool read_run(KdcProgram *p, KdcFiles *f, KdcWeightsFile w) {
     return true;
 }
 
-static bool is_folder(const char *path) {
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-}
-
 bool kdc_files_read(KdcProgram *p, const KdcArgs *a, KdcFiles *f) {
     KdTrouble t;
     *f = (KdcFiles){0};
@@ -67,7 +61,7 @@ bool kdc_files_read(KdcProgram *p, const KdcArgs *a, KdcFiles *f) {
             w.net = kd_format(p->cx, "%.*s.", (int)(equals - w.file), w.file);
             w.file = equals + 1;
         }
-        if (is_folder(w.file)) {
+        if (kdc_cli_is_folder(w.file)) {
             if (!read_run(p, f, w)) {
                 return false;
             }
@@ -193,7 +187,7 @@ static bool fill_from(KdcProgram *p, const KdcArgs *a, const KdWeights *w, const
     return true;
 }
 
-static bool holds(const KdWeights *w, const char *net) {
+bool kdc_weights_hold(const KdWeights *w, const char *net) {
     for (int i = 0; i < w->n; i++) {
         if (strncmp(w->tensor[i].name, net, strlen(net)) == 0) {
             return true;
@@ -229,7 +223,7 @@ static bool fill_from_run(KdcProgram *p, const KdcArgs *a, const KdcWeightsFile 
     int *place = KD_NEW_ARRAY(p->cx, int, n + 1);
     bool *filled = KD_NEW_ARRAY(p->cx, bool, n + 1);
     int count = 0, errors = kd_error_count(p->cx);
-    if (whole_net && !*net && !holds(w->w, kd_format(p->cx, "%s.", a->name))) {
+    if (whole_net && !*net && !kdc_weights_hold(w->w, kd_format(p->cx, "%s.", a->name))) {
         return true;
     }
     for (int i = 0; i < n; i++) {

@@ -20,6 +20,8 @@ typedef struct KdcFiles { /* what the command line names */
 bool kdc_files_read(KdcProgram *p, const KdcArgs *a, KdcFiles *f);
 void kdc_files_free(KdcFiles *f);
 
+bool kdc_weights_hold(const KdWeights *w, const char *net); /* any tensor under "NET."? */
+
 /* Types of what --in gives, for elaboration: everything whose name could be a parameter's. */
 KdcShape *kdc_files_shapes(KdcProgram *p, const KdcFiles *f, int *n);
 

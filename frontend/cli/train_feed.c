@@ -99,8 +99,7 @@ bool kdc_feed_fits(KdcProgram *p, const KdcFeed *f, const KdDataset *d, const ch
 static void put_gray(const KdImage *x, float *out) {
     const uint8_t *rgb = x->samples;
     for (int64_t i = 0; i < (int64_t)x->width * x->height; i++) {
-        int luma = (19595 * rgb[3 * i] + 38470 * rgb[3 * i + 1] + 7471 * rgb[3 * i + 2] + 32768) >> 16;
-        out[i] = ((float)luma / 255 - 0.5f) / 0.5f;
+        out[i] = ((float)kd_image_luma(rgb + 3 * i) / 255 - 0.5f) / 0.5f;
     }
 }
 

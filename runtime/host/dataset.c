@@ -31,6 +31,16 @@ const char *kd_layout_name(KdLayout l) {
     return "?";
 }
 
+bool kd_layout_named(const char *name, KdLayout *l) {
+    for (int i = KD_LAYOUT_ALIGNED; i <= KD_LAYOUT_PLAIN; i++) {
+        if (strcmp(name, kd_layout_name((KdLayout)i)) == 0) {
+            *l = (KdLayout)i;
+            return true;
+        }
+    }
+    return false;
+}
+
 bool kd_preprocess_named(const char *name, KdPreprocess *p) {
     static const char *const names[] = {"resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none"};
     char word[32];

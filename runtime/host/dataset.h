@@ -32,6 +32,7 @@ typedef enum KdPreprocess {
     KD_PRE_SCALE_WIDTH_AND_CROP, /* to load_w, aspect kept (never below crop_h high), random crop */
     KD_PRE_NONE,                 /* height and width rounded to multiples of 4 (bicubic when that changes them) */
 } KdPreprocess;
+bool kd_layout_named(const char *name, KdLayout *l);          /* not "auto" */
 bool kd_preprocess_named(const char *name, KdPreprocess *p); /* "resize_and_crop", "resize-and-crop", ... */
 
 typedef struct KdDataOptions {

@@ -111,9 +111,13 @@ bool kd_image_probe(const char *path, KdImageInfo *info, KdTrouble *t) {
     return ok;
 }
 
+uint8_t kd_image_luma(const uint8_t *rgb) {
+    return (uint8_t)((19595 * rgb[0] + 38470 * rgb[1] + 7471 * rgb[2] + 32768) >> 16);
+}
+
 void kd_gray_from_rgb(const uint8_t *rgb, int64_t pixels, uint8_t *gray) {
     for (int64_t i = 0; i < pixels; i++) {
-        gray[i] = (uint8_t)((19595 * rgb[3 * i] + 38470 * rgb[3 * i + 1] + 7471 * rgb[3 * i + 2] + 32768) >> 16);
+        gray[i] = kd_image_luma(rgb + 3 * i);
     }
 }
 

@@ -29,6 +29,8 @@ typedef enum KdImageWant {
     KD_IMAGE_INDEX, /* a label map: palette indices or gray samples as stored, 8 or 16 bits; RGB and JPEG are refused */
 } KdImageWant;
 
+uint8_t kd_image_luma(const uint8_t *rgb); /* of one pixel, as KD_IMAGE_GRAY8 */
+
 /* By content, not by name: PNG or JPEG. false after filling *t. */
 bool kd_image_read(const char *path, KdImageWant want, KdImage *out, KdTrouble *t);
 /* The same from memory; `from` names it in messages. */
