@@ -99,75 +99,63 @@ static bool restore(KdcSession *s, const KdWeights *w, const char *file, bool fr
     return true;
 }
 
-KdcStatus kdc_session_save(KdcSession *s, const char *folder, int64_t step, const char *const *meta, int n_meta) {
+/* save() for callers outside. */
+static KdcStatus guarded_save(KdcSession *s, const char *folder, int64_t step, const char *file, const char *const *meta, int n_meta) {
     KdcProgram *p = kdc_session_program(s);
     int errors = kd_error_count(p->cx);
     KdLanding l;
     if (KD_TRY(p->cx, l)) {
-        save(s, folder, step, NULL, meta, n_meta);
+        save(s, folder, step, file, meta, n_meta);
         kd_landing_pop(p->cx);
     } else {
         kdc_failed(p);
     }
     return kdc_settle(p, errors);
+}
+
+KdcStatus kdc_session_save(KdcSession *s, const char *folder, int64_t step, const char *const *meta, int n_meta) {
+    return guarded_save(s, folder, step, NULL, meta, n_meta);
 }
 
 KdcStatus kdc_session_save_frozen(KdcSession *s, const char *file) {
-    KdcProgram *p = kdc_session_program(s);
-    int errors = kd_error_count(p->cx);
-    KdLanding l;
-    if (KD_TRY(p->cx, l)) {
-        save(s, NULL, 0, file, NULL, 0);
-        kd_landing_pop(p->cx);
-    } else {
-        kdc_failed(p);
-    }
-    return kdc_settle(p, errors);
+    return guarded_save(s, NULL, 0, file, NULL, 0);
 }
 
-KdcStatus kdc_session_restore(KdcSession *s, const char *folder, int64_t *step) {
+/* Takes what was read from `file` and frees it; w NULL: *t says why, or nothing when there was nothing to read. */
+static KdcStatus guarded_restore(KdcSession *s, KdWeights *w, const char *file, bool frozen, const char *note, const KdTrouble *t) {
     KdcProgram *p = kdc_session_program(s);
     int errors = kd_error_count(p->cx);
-    KdTrouble t = {0};
-    char *path = NULL, note[512] = "";
-    KdWeights *w = kd_checkpoint_read(folder, step, &path, note, sizeof note, &t);
     KdLanding l;
     if (KD_TRY(p->cx, l)) {
         if (*note) {
             kd_warning(p->cx, 0, "%s", note);
         }
         if (w) {
-            restore(s, w, path, false);
-        } else if (*t.text) {
-            kdc_host_trouble(p, &t);
-        } else {
-            *step = 0;
+            restore(s, w, file, frozen);
+        } else if (*t->text) {
+            kdc_host_trouble(p, t);
         }
         kd_landing_pop(p->cx);
     } else {
         kdc_failed(p);
     }
     kd_weights_free(w);
-    free(path);
     return kdc_settle(p, errors);
 }
 
-KdcStatus kdc_session_restore_frozen(KdcSession *s, const char *file) {
-    KdcProgram *p = kdc_session_program(s);
-    int errors = kd_error_count(p->cx);
-    KdTrouble t;
-    KdWeights *w = kd_weights_read(file, &t);
-    KdLanding l;
-    if (KD_TRY(p->cx, l)) {
-        if (w) {
-            restore(s, w, file, true);
-        } else {
-            kdc_host_trouble(p, &t);
-        }
-        kd_landing_pop(p->cx);
-    } else {
-        kdc_failed(p);
+KdcStatus kdc_session_restore(KdcSession *s, const char *folder, int64_t *step) {
+    KdTrouble t = {0};
+    char *path = NULL, note[512] = "";
+    KdWeights *w = kd_checkpoint_read(folder, step, &path, note, sizeof note, &t);
+    if (!w && !*t.text) {
+        *step = 0;
     }
-    kd_weights_free(w);
-    return kdc_settle(p, errors);
+    KdcStatus status = guarded_restore(s, w, path, false, note, &t);
+    free(path);
+    return status;
+}
+
+KdcStatus kdc_session_restore_frozen(KdcSession *s, const char *file) {
+    KdTrouble t = {0};
+    return guarded_restore(s, kd_weights_read(file, &t), file, true, "", &t);
 }
