@@ -31,6 +31,7 @@ typedef struct Conv {
 #define CONV(...) {"conv_direct", KD_OP_CONV2D, __VA_ARGS__}
 #define FEW(...) {"conv_dots", KD_OP_CONV2D, __VA_ARGS__}
 #define DECONV(...) {"conv_phases", KD_OP_CONV_TRANSPOSE2D, __VA_ARGS__}
+#define TAPS(...) {"conv_taps", KD_OP_CONV_TRANSPOSE2D, __VA_ARGS__}
 #define OUTER(...) {"wgrad_outer", KD_OP_CONV2D_WGRAD, __VA_ARGS__}
 #define INNER(...) {"wgrad_inner", KD_OP_CONV2D_WGRAD, __VA_ARGS__}
 #define DOT(...) {"wgrad_dot", KD_OP_CONV2D_WGRAD, __VA_ARGS__}
@@ -79,6 +80,16 @@ static const Conv convs[] = {
     DECONV(1, 1, 3, 2, 4, 9, 1, 9, {1, 1}, {0, 4, 0, 4}, {1, 1}, {0, 0}, SCALED, BARE),
     DECONV(1, 4, 1, 1, 6, 6, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
     DECONV(1, 1, 6, 3, 5, 20, 7, 7, {1, 1}, {3, 3, 3, 3}, {1, 1}, {0, 0}, PLAIN, BARE),
+
+    TAPS(1, 1, 40, 24, 1, 1, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, RELU, BARE),
+    TAPS(1, 1, 33, 21, 2, 2, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, CONCAT, BIAS_RELU),
+    TAPS(2, 1, 19, 13, 4, 4, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, UPDATE),
+    TAPS(1, 1, 20, 7, 8, 9, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, RESIDUAL),
+    TAPS(2, 1, 9, 7, 5, 4, 3, 3, {2, 2}, {1, 1, 1, 1}, {1, 1}, {1, 1}, SCALED, TWO),
+    TAPS(1, 2, 6, 5, 3, 5, 3, 3, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, PLAIN, BARE),
+    TAPS(2, 2, 5, 6, 4, 3, 3, 2, {2, 3}, {1, 0, 2, 1}, {2, 3}, {0, 1}, RELU, BARE),
+    TAPS(1, 1, 4, 5, 3, 17, 2, 2, {4, 3}, {0, 0, 0, 0}, {1, 1}, {1, 1}, PLAIN, BIAS_RELU),
+    TAPS(1, 1, 18, 16, 4, 4, 1, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, PLAIN, BARE),
 
     OUTER(1, 1, 8, 16, 6, 16, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
     OUTER(2, 1, 5, 19, 7, 9, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, RELU, UPDATE),
