@@ -10,7 +10,9 @@
  *
  * Gradients flow only through nodes that lie between an asked value and the loss. They stop at `detach` and at optimiser
  * updates, whose rows say grad_none: an updated weight is a new leaf. Adjoints that meet are added in the order of
- * the sweep (latest user first), which is fixed by the graph, so the sum has one value.
+ * the sweep (latest user first), which is fixed by the graph, so the sum has one value. A repeated input is met by
+ * every application of a network: each application's gradient is summed over the repetitions before they are added,
+ * so that no application waits, with its large gradients, for another.
  */
 #include "passes/passes.h"
 
@@ -59,11 +61,22 @@ static bool *between(Autodiff *a, const Sweep *s, KdValue loss) {
     return on_path;
 }
 
+/* A bias or a scale, repeated over what it is added to or multiplied with. */
+static bool is_repeated_input(const KdFunc *f, KdValue v) {
+    if (kd_node(f, v)->op != KD_OP_BROADCAST) return false;
+    while (kd_node(f, v)->op == KD_OP_BROADCAST || kd_node(f, v)->op == KD_OP_RESHAPE) v = kd_node(f, v)->in[0];
+    return kd_node(f, v)->op == KD_OP_INPUT;
+}
+
 static void accumulate(Autodiff *a, KdValue *adjoint, KdValue v, KdValue g) {
     if (kd_vtype(a->b.f, g) != kd_vtype(a->b.f, v))
         kd_raise(a->cx, KD_FAIL_INTERNAL, "autodiff: the gradient of a %s is %s, not %s",
                  kd_op_info[kd_node(a->b.f, v)->op].name, kd_type_text(a->cx, kd_vtype(a->b.f, g)),
                  kd_type_text(a->cx, kd_vtype(a->b.f, v)));
+    if (is_repeated_input(a->b.f, v)) { /* each gradient is summed at once */
+        accumulate(a, adjoint, kd_node(a->b.f, v)->in[0], kd_sum_to(&a->b, g, kd_vtype(a->b.f, kd_node(a->b.f, v)->in[0])));
+        return;
+    }
     adjoint[v] = adjoint[v] == KD_NONE ? g : kd_binary(&a->b, KD_OP_ADD, adjoint[v], g);
 }
 
