@@ -146,9 +146,7 @@ class Work:
     def onnx(self, name):
         path = self.path(name + ".onnx")
         if not os.path.exists(path):
-            if not self.a.torch:
-                raise Missing("no PyTorch to write the ONNX file")
-            must([self.a.python, TORCH, "onnx", name, self.weights(name), path])
+            must(self.torch("onnx", name, self.weights(name), path))
         return path
 
     def ort(self, name, threads):
@@ -161,7 +159,8 @@ class Work:
     def torch(self, *args):
         if not self.a.torch:
             raise Missing("no PyTorch")
-        return [self.a.python, TORCH] + [str(v) for v in args]
+        blas = ["env", "LD_LIBRARY_PATH=" + self.a.blas] if self.a.blas else []
+        return blas + [self.a.python, TORCH] + [str(v) for v in args]
 
     def script(self, name):
         path = self.weights(name) + ".pt"
@@ -213,7 +212,7 @@ def start(m, engines, threads):
     return running
 
 
-def alternate(work, engines, threads, rounds, warm, least, seconds):
+def alternate(work, engines, threads, rounds, warm, least, seconds, same=False):
     m, a = Measured(), work.a
     running = start(m, engines, threads)
     peak = Engine([a.step, "peak", str(threads)], threads)
@@ -232,7 +231,8 @@ def alternate(work, engines, threads, rounds, warm, least, seconds):
                 m.ms[name].append(running[name].run(warm, least, seconds))
         for name, e in running.items():
             m.memory[name] = float(e.ask("mem"))
-        compare(work, m, running)
+        if same:
+            compare(work, m, running)
     finally:
         for e in running.values():
             e.close()
@@ -346,7 +346,7 @@ def inference(work, table, wanted):
                 continue
             m = alternate(work, {"kdc": lambda: [work.net(name, threads)], "ORT": lambda: work.ort(name, threads),
                                  "PyTorch": lambda: work.torch("net", name, work.weights(name), threads)},
-                          threads, a.rounds, 1, 1 if a.quick else 2, 0.1 if a.quick else 0.3)
+                          threads, a.rounds, 1, 1 if a.quick else 2, 0.1 if a.quick else 0.3, same=True)
             peak, k = statistics.median(m.peak), m.median("kdc")
             speed = gflop / k * 1e3 if k else 0
             apart = "%.0e" % max(m.apart.values()) if m.apart else ""
@@ -410,7 +410,7 @@ def options():
     p.add_argument("--only", default="", help="rows whose kind or name has this pattern: inference, step, cold, compile, R64, pix2pix")
     p.add_argument("--quick", action="store_true", help="3 rounds of short runs")
     p.add_argument("--out", help="the table's file (peers.md in the work folder)")
-    for name in ("kdc", "step", "ort", "python", "work"):
+    for name in ("kdc", "step", "ort", "blas", "python", "work"):
         p.add_argument("--" + name, default="", help=argparse.SUPPRESS)
     a = p.parse_args()
     a.threads = [int(t) for t in a.threads.split(",")]
@@ -423,10 +423,10 @@ def options():
 def main():
     a = options()
     work, table = Work(a), Table(a.out)
-    version = must([a.python, "-c", "import torch; print(torch.__version__)"]).strip() if a.torch else "none"
+    version = must(work.torch("version")).strip() if a.torch else "none"
     table.say("# kdc beside its peers\n")
     table.say("%s; load %.1f at the start; %s, ONNX Runtime %s, PyTorch %s; %d rounds; ratios: median (least to most) of rounds." % (
-        machine(), os.getloadavg()[0], must([a.kdc, "--version"]).splitlines()[0], a.ort or "none", version, a.rounds))
+        machine(), os.getloadavg()[0], must([a.kdc, "--version"]).splitlines()[0], "yes" if a.ort else "none", version, a.rounds))
 
     def wanted(what):
         return re.search(a.only, what) is not None

@@ -2,12 +2,14 @@
 # peers.sh: kdc beside PyTorch and ONNX Runtime, in alternating runs on this machine; one table in Markdown, on stdout and
 # in a file. A development tool: not part of ./run test.
 #
-#   tests/bench/peers.sh [--rounds N] [--threads 1,2] [--only PATTERN] [--quick] [--out FILE] [--fetch-ort]
+#   tests/bench/peers.sh [--rounds N] [--threads 1,2] [--only PATTERN] [--quick] [--out FILE] [--fetch]
 #
 # PyTorch is Debian's python3-torch (PEERS_PYTHON: another Python that has it). ONNX Runtime is libonnxruntime.so.1 of
-# the npm package onnxruntime-node, or any other: PEERS_ORT names the library, or the package's .tgz or folder; --fetch-ort
-# gets it by `npm pack`. What is missing is left out, and the rows say so. Files go to PEERS_WORK (~/.cache/kdc-peers);
-# kdc is built in PEERS_BUILD (build/). Threads are as each program has them by default.
+# the npm package onnxruntime-node, or any other: PEERS_ORT names the library, or the package's .tgz or folder. Without
+# OpenBLAS PyTorch multiplies matrices with Debian's reference BLAS and is up to fifteen times slower: PEERS_BLAS is the folder of
+# its libblas.so.3, where it is not installed. --fetch gets both, by `npm pack` and `apt-get download`, into PEERS_WORK
+# (~/.cache/kdc-peers), where all other files go, too; nothing is installed. What is missing is left out, and the rows say so.
+# kdc is built in PEERS_BUILD (build/).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -15,14 +17,15 @@ work=${PEERS_WORK:-${XDG_CACHE_HOME:-$HOME/.cache}/kdc-peers}
 build=${PEERS_BUILD:-$root/build}
 python=${PEERS_PYTHON:-/usr/bin/python3}
 ort=${PEERS_ORT:-}
+blas=${PEERS_BLAS:-}
 package=onnxruntime-node@1.30.0
 mkdir -p "$work"
 
-# Leaves --fetch-ort out of the arguments that peers.py gets.
+# Leaves --fetch out of the arguments that peers.py gets.
 fetch=
 n=$#
 while [ "$n" -gt 0 ]; do
-    if [ "$1" = --fetch-ort ]; then
+    if [ "$1" = --fetch ]; then
         fetch=yes
     else
         set -- "$@" "$1"
@@ -50,11 +53,15 @@ case $ort in
     ort=$work/ort
     ;;
 esac
-if [ -z "$ort" ]; then
-    ort=$work/ort
-fi
-if [ -d "$ort" ]; then
-    ort=$(find_ort "$ort" $arch)
+[ -n "$ort" ] || ort=$work/ort
+[ -f "$ort" ] || ort=$(find_ort "$ort" $arch)
+
+if [ -z "$blas" ]; then
+    if [ -n "$fetch" ] && [ ! -d "$work/blas" ]; then
+        (cd "$work" && apt-get -q download libopenblas0-pthread > fetch.log 2>&1 && dpkg -x libopenblas0-pthread_*.deb blas) || tail "$work/fetch.log" >&2
+    fi
+    blas=$(find "$work/blas" -name libblas.so.3 2>/dev/null | head -n 1)
+    blas=${blas%/*}
 fi
 
 [ -f "$build/build.ninja" ] || cmake -S "$root" -B "$build" -G Ninja > /dev/null
@@ -62,4 +69,4 @@ fi
     tail -n 20 "$work/build.log" >&2
     exit 1
 }
-exec "$python" "$here/peers.py" --kdc "$build/kdc" --step "$build/tests/bench/peers_step" --python "$python" --ort "$ort" --work "$work" "$@"
+exec "$python" "$here/peers.py" --kdc "$build/kdc" --step "$build/tests/bench/peers_step" --python "$python" --ort "$ort" --blas "$blas" --work "$work" "$@"

@@ -5,6 +5,7 @@
     peers_torch.py step NAME THREADS                 serves a training step, or a term forward and backward
     peers_torch.py onnx NAME WEIGHTS OUT.onnx        opset 13
     peers_torch.py script NAME WEIGHTS OUT.pt        frozen TorchScript
+    peers_torch.py version                           its own and what it multiplies matrices with
 
 WEIGHTS is a safetensors file in kdc's order of creation; PyTorch's parameters and buffers are in the same.
 """
@@ -320,11 +321,14 @@ def serve_net(name, weights):
 
 
 def main(args):
-    verb, name = args[:2]
+    verb, name = (args + [""])[:2]
     torch.manual_seed(1)
     if verb in ("net", "once"):
         torch.set_num_threads(int(args[3]))
-    if verb == "net":
+    if verb == "version":
+        with open("/proc/self/maps") as f:
+            print(torch.__version__, "with", "OpenBLAS" if "openblas" in f.read() else "THE REFERENCE BLAS (slow: see peers.sh)")
+    elif verb == "net":
         serve_net(name, args[2])
     elif verb == "once":
         with torch.no_grad():
