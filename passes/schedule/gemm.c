@@ -4,7 +4,8 @@
  * contraction its columns are packed into panels of one column tile each (through the prologue),
  * which then stay in the first cache while all row tiles pass (or are read where they are, by a
  * single row tile); rows are broadcast from memory as they lie. The sums live in an output tile in
- * scratch between slices and go through the epilogue row by row at the end.
+ * scratch between slices and go through the epilogue row by row at the end. Where many items need
+ * the same columns and packing them is dear, all panels are packed once, into a temporary.
  */
 #include "passes/schedule/gemm.h"
 
@@ -13,7 +14,8 @@ static void derive(SchGemm *m) {
     int64_t width = (int64_t)t->nv * t->lanes, units = m->depth / m->unit;
     /* The packed columns of one tile and the rows that meet them. */
     int64_t deep = (int64_t)(0.7 * m->machine.l1 / 4 / (double)(width + t->mr));
-    m->slices = sch_cut(units, m->direct ? units : sch_max(1, sch_min(units, deep / m->unit)));
+    m->slices = sch_cut(units, m->direct || m->once ? units
+                                                    : sch_max(1, sch_min(units, deep / m->unit)));
     double rows = (double)(m->row_tiles.size * t->mr),
            columns = (double)(m->column_tiles.size * width);
     double all = (double)m->depth * (double)m->outer, rounds = (double)(m->slices.count * m->outer);
@@ -22,6 +24,9 @@ static void derive(SchGemm *m) {
     double work = calls * (all * step + rounds * (1.5 * t->mr * t->nv + 20));
     double pack = m->direct ? 0 : all * columns * m->pack_cost,
            out = rows * columns * m->finish_cost;
+    /* In memory, each run of results starts slowly. */
+    if (4.0 * (double)m->rows * (double)m->columns * (double)m->batch > m->machine.l2)
+        out += 150 * rows;
     /* What comes from memory is waited for where there is little work for it. */
     double row_bytes = 4 * all * (double)m->rows,
            column_bytes = 4 * all * (double)m->columns * (double)m->batch;
@@ -34,9 +39,15 @@ static void derive(SchGemm *m) {
     }
     double scratch = 4 * (rows * columns + (double)(m->slices.size * m->unit) * (columns + rows));
     int64_t items = m->batch * m->row_tiles.count * m->column_tiles.count;
+    double beside = 4000;
+    if (m->once) { /* panels come from the second cache, or the third */
+        double panels = 4 * all * (double)m->columns * (double)m->batch;
+        beside += 4000 + panels / 4 * m->pack_cost;
+        pack = 4 * all * columns / (panels > 0.5 * m->machine.l2 ? 14 : 40);
+    }
     m->cycles =
         sch_dealt((double)items) * (work * sch_crowding(&m->machine, scratch) + pack + out + 100) +
-        4000;
+        beside;
 }
 
 static void try_blocks(SchGemm *best, SchGemm *m) {
@@ -51,8 +62,11 @@ static void try_blocks(SchGemm *best, SchGemm *m) {
              * last column. */
             m->direct = m->may_skip_packing && rows == 1 && m->outer == 1 &&
                         m->columns % (m->tile.nv * m->tile.lanes) == 0;
-            derive(m);
-            if (best->cycles < 0 || m->cycles < best->cycles) *best = *m;
+            for (int once = 0; once <= m->may_pack_once && !(once && m->direct); once++) {
+                m->once = once != 0;
+                derive(m);
+                if (best->cycles < 0 || m->cycles < best->cycles) *best = *m;
+            }
         }
 }
 
@@ -60,7 +74,7 @@ bool sch_gemm_plan(SchGemm *m, const KdLower *l, const char *schedule) {
     SchGemm best = *m, c = *m;
     if (sch_recall(l, m->node, schedule, &c, sizeof c)) {
         m->tile = c.tile, m->row_tiles = c.row_tiles, m->column_tiles = c.column_tiles;
-        m->slices = c.slices, m->cycles = c.cycles, m->direct = c.direct;
+        m->slices = c.slices, m->cycles = c.cycles, m->direct = c.direct, m->once = c.once;
         return m->cycles >= 0;
     }
     best.cycles = -1;
@@ -92,7 +106,7 @@ void sch_pack_along(KdLower *l, const SchSource *s, const SchGemm *m, const SchP
     KlValue skip = sch_mulc(b, t.i, p->width);
     KlValue n = sch_minc(b, kl_op2(b, KL_OP_SUB, p->count, skip), p->width);
     KlFor k = sch_loop(b, kl_i64(b, 0), p->depth, 1);
-    KlValue at = sch_madc(b, t.i, p->stride, sch_mulc(b, k.i, p->width));
+    KlValue at = sch_add(b, p->at, sch_madc(b, t.i, p->stride, sch_mulc(b, k.i, p->width)));
     if (m->columns % p->width) sch_zero(b, p->buf, at, p->width, lanes);
     KlFor f =
         sch_vector_loop(b, kl_i64(b, 0), m->columns % p->width ? n : kl_i64(b, p->width), lanes);
@@ -127,7 +141,7 @@ void sch_pack_across(KdLower *l, const SchSource *s, const SchGemm *m, const Sch
     sch_loop_end(b, &k);
     sch_loop_end(b, &y);
     KlValue at = v.i, part = sch_split(b, &at, p->width / lanes);
-    at = sch_madc(b, at, p->stride, sch_mulc(b, part, lanes));
+    at = sch_add(b, p->at, sch_madc(b, at, p->stride, sch_mulc(b, part, lanes)));
     KlFor f = sch_loop(b, kl_i64(b, 0), p->depth, lanes);
     sch_transpose(b, lanes, p->line, f.i, room, p->buf, sch_madc(b, f.i, p->width, at), p->width);
     sch_loop_end(b, &f);
@@ -185,8 +199,38 @@ static void finish_block(KdLower *l, const SchGemm *m, const Blocks *u, KlValue 
     sch_loop_end(b, &f);
 }
 
+/* Elements of all panels: [batch][outer][column tile][k][column of the tile]. */
+static int64_t panel_count(const SchGemm *m) {
+    int64_t width = (int64_t)m->tile.nv * m->tile.lanes;
+    return m->batch * m->outer * sch_ceil(m->columns, width) * slice_room(m) * width;
+}
+
+static void pack_once(KdLower *l, const SchGemm *m) {
+    int64_t width = (int64_t)m->tile.nv * m->tile.lanes, tiles = sch_ceil(m->columns, width);
+    kd_lower_begin(l, "panels", m->batch * m->outer * tiles);
+    KlBuilder *b = &l->b;
+    KlValue i = kl_parallel_index(l->k), at = sch_mulc(b, i, slice_room(m) * width);
+    SchPanel p = {.buf = kd_lower_temp(l, 1, KL_F32, panel_count(m), KL_OUT),
+                  .line = m->line_count ? kl_buf(l->k, "line", KL_F32, m->line_count(m), KL_SCRATCH)
+                                        : -1,
+                  .width = width,
+                  .stride = slice_room(m) * width,
+                  .at = at,
+                  .k0 = kl_i64(b, 0),
+                  .depth = kl_i64(b, m->depth),
+                  .tiles = kl_i64(b, 1)};
+    p.first = sch_mulc(b, sch_split(b, &i, tiles), width);
+    p.count = sch_minc(b, kl_op2(b, KL_OP_SUB, kl_i64(b, m->columns), p.first), width);
+    p.outer = sch_split(b, &i, m->outer);
+    p.batch = i;
+    m->pack(l, m, &p);
+    l->k->bytes = 8.0 * (double)panel_count(m);
+    kd_lower_end(l);
+}
+
 void sch_gemm_build(KdLower *l, const SchGemm *m) {
     sch_materialise(l, m->node, m->rows_operand, 0);
+    if (m->once) pack_once(l, m);
     const KdType *y = kd_vtype(l->fu->f, m->node);
     const SchTile *t = &m->tile;
     const char *name = kd_op_info[kd_node(l->fu->f, m->node)->op].name;
@@ -198,17 +242,20 @@ void sch_gemm_build(KdLower *l, const SchGemm *m) {
     Blocks u = {.rows = sch_operand_buffer(l, m->node, m->rows_operand, 0)};
     if (m->direct)
         u.panel = kd_lower_buffer(l, kd_node(l->fu->f, m->node)->in[1 - m->rows_operand]);
+    else if (m->once)
+        u.panel = kd_lower_temp(l, 1, KL_F32, panel_count(m), KL_IN);
     else
         u.panel = p.buf =
             kl_buf(l->k, "panel", KL_F32, m->column_tiles.size * p.stride, KL_SCRATCH);
     u.panel_row = m->direct ? m->columns : width;
-    if (m->line_count && !m->direct)
+    if (m->line_count && !m->direct && !m->once)
         p.line = kl_buf(l->k, "line", KL_F32, m->line_count(m), KL_SCRATCH);
     int64_t tile = m->row_tiles.size * t->mr * block;
     u.tile = kl_buf(l->k, "tile", KL_F32, tile, KL_SCRATCH);
     KlValue i = kl_parallel_index(l->k);
     KlValue row_block = sch_split(b, &i, m->row_tiles.count),
             column_block = sch_split(b, &i, m->column_tiles.count);
+    p.at = kl_i64(b, 0);
     p.batch = i;
     p.first = sch_mulc(b, column_block, block);
     p.tiles = sch_cut_length(b, &m->column_tiles, column_block);
@@ -219,12 +266,18 @@ void sch_gemm_build(KdLower *l, const SchGemm *m) {
     p.outer = o.i;
     p.k0 = sch_mulc(b, s.i, m->slices.size * m->unit);
     p.depth = sch_mulc(b, sch_cut_length(b, &m->slices, s.i), m->unit);
-    if (!m->direct) m->pack(l, m, &p);
+    if (!m->direct && !m->once) m->pack(l, m, &p);
     KlValue rows = sch_madc(b, i, m->batch_stride, sch_mulc(b, o.i, m->outer_stride));
     rows = sch_madc(b, p.k0, m->depth_stride, rows);
     KlFor c = sch_loop(b, kl_i64(b, 0), p.tiles, 1);
     KlValue column = sch_mulc(b, c.i, width), panel = sch_mulc(b, c.i, p.stride);
     if (m->direct) panel = sch_add(b, sch_madc(b, i, m->depth * m->columns, p.first), column);
+    if (m->once) {
+        KlValue tiles = sch_madc(b, i, m->outer, o.i);
+        tiles = sch_madc(b, tiles, sch_ceil(m->columns, width),
+                         sch_mulc(b, column_block, m->column_tiles.size));
+        panel = sch_madc(b, tiles, p.stride, panel);
+    }
     row_tiles(b, m, &u, rows, row_block, p.depth, panel, column);
     sch_loop_end(b, &c);
     sch_loop_end(b, &s);

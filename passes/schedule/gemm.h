@@ -10,12 +10,12 @@
 typedef struct SchGemm SchGemm;
 
 /* What a packer fills: columns first .. first + count of the slice k0 .. k0 + depth (values; depth
- * at most slices.size * unit). Element (k, column) belongs at panel + (column - first) / width *
+ * at most slices.size * unit). Element (k, column) belongs at `at` + (column - first) / width *
  * stride + (k - k0) * width + (column - first) % width. */
 typedef struct SchPanel {
     int buf, line;         /* line: scratch of the packer's own, line_count elements */
     int64_t width, stride; /* of a panel: a column tile; elements from one panel to the next */
-    KlValue batch, outer, first, count, k0, depth;
+    KlValue at, batch, outer, first, count, k0, depth;
     KlValue tiles; /* panels to fill: count / width, rounded up */
 } SchPanel;
 
@@ -28,6 +28,7 @@ struct SchGemm {
     int64_t unit;          /* slices of the contraction are multiples of this; divides depth */
     bool may_skip_packing; /* the columns' operand is in memory, [batch][k][column] */
     bool windows;          /* columns overlap in memory: they are read from a cache */
+    bool may_pack_once;    /* the client leaves temp 1 free for all panels */
     double pack_cost, finish_cost; /* cycles per element */
     void (*pack)(KdLower *l, const SchGemm *m, const SchPanel *p);
     int64_t (*line_count)(const SchGemm *m); /* elements of the packer's scratch, or NULL */
@@ -40,6 +41,7 @@ struct SchGemm {
     SchCut column_tiles; /* tiles of nv vectors, cut into blocks */
     SchCut slices;       /* depth / unit, cut into slices that stay in the first cache */
     bool direct;         /* packing is skipped */
+    bool once;           /* all panels are packed by a kernel of their own, not by each item */
     double cycles;
 };
 

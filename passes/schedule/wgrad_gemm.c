@@ -20,7 +20,7 @@ static void pack(KdLower *l, const SchGemm *m, const SchPanel *p) {
     const SchWgrad *w = m->more;
     KlFor c = sch_loop(b, kl_i64(b, 0), sch_mulc(b, p->tiles, p->width), 1);
     KlValue tile = c.i, at = sch_split(b, &tile, p->width);
-    at = sch_madc(b, tile, p->stride, at);
+    at = sch_add(b, p->at, sch_madc(b, tile, p->stride, at));
     KlValue ky, kx, column = sch_minc(b, sch_add(b, p->first, c.i), m->columns - 1);
     KlValue channel = column_parts(b, w, column, &ky, &kx);
     channel = sch_madc(b, p->batch, w->inputs, channel);
@@ -71,6 +71,7 @@ static bool plan(const KdLower *l, const KdGroup *g, SchGemm *m, SchWgrad *w) {
                    .outer_stride = w->groups * w->outputs * pixels,
                    .unit = w->x.out,
                    .windows = true,
+                   .may_pack_once = true,
                    .pack_cost = 4,
                    .finish_cost = 0.5,
                    .pack = pack,
