@@ -176,11 +176,52 @@ static bool two_stage_fits(const KdFuser *z, const KdUnit *u, const KdValue *mem
     return true;
 }
 
+typedef struct Reads {
+    KdValue v[MAX_READS];
+    int n;
+} Reads;
+
+/* Do c's operands that the unit computes (marked) meet it at its place or row, and can it read the others? `whole`: c
+ * needs all elements of its operands. Operands that are streamed go to z->todo. */
+static bool operands_fit(KdFuser *z, const KdUnit *u, KdValue c, bool full, bool whole, Reads *r) {
+    const KdNode *node = kd_node(z->f, c);
+    for (int k = 0; k < node->n_in; k++) {
+        KdValue base;
+        KdMeet meet = kd_meet(z->f, &u->d, full, node->in[k], &base);
+        if (z->mark[base] == z->stamp) {
+            if (whole || meet == KD_MEET_OTHER) {
+                return false;
+            }
+            continue;
+        }
+        bool known = kd_is_leaf(z->f, base);
+        if (z->stream[base] != KD_NOT_STREAMED) {
+            for (int j = 0; j < z->todo.n && !known; j++) {
+                known = z->todo.v[j] == base;
+            }
+            if (!known) {
+                kd_push(z->cx, &z->todo, base);
+            }
+            continue;
+        }
+        for (int j = 0; j < r->n && !known; j++) {
+            known = r->v[j] == base;
+        }
+        if (!known) {
+            if (r->n == MAX_READS) {
+                return false;
+            }
+            r->v[r->n++] = base;
+        }
+    }
+    return true;
+}
+
 /* Would these members (ascending; marked with z->stamp) make a unit of this kind over this domain? Counts what it
  * reads from outside. */
 static bool fits(KdFuser *z, KdUnit *u, const KdValue *members, int n) {
-    KdValue seen[MAX_READS];
-    int reads = 0;
+    Reads r = {.n = 0};
+    z->todo.n = 0;
     for (int i = 0; i < n; i++) {
         KdValue c = members[i];
         const KdNode *node = kd_node(z->f, c);
@@ -192,29 +233,18 @@ static bool fits(KdFuser *z, KdUnit *u, const KdValue *members, int n) {
         if (!full && !(u->kind == KD_GROUP_ROW && kd_domain_is_row(&u->d, node->type))) {
             return false;
         }
-        for (int k = 0; k < node->n_in; k++) {
-            KdValue base;
-            KdMeet meet = kd_meet(z->f, &u->d, full, node->in[k], &base);
-            if (z->mark[base] == z->stamp) {
-                bool whole = cls == KD_WINDOW || cls == KD_ANCHOR;
-                if (whole || meet == KD_MEET_OTHER) {
-                    return false;
-                }
-                continue;
-            }
-            bool known = kd_is_leaf(z->f, base);
-            for (int j = 0; j < reads && !known; j++) {
-                known = seen[j] == base;
-            }
-            if (!known) {
-                if (reads == MAX_READS) {
-                    return false;
-                }
-                seen[reads++] = base;
-            }
+        if (!operands_fit(z, u, c, full, cls == KD_WINDOW || cls == KD_ANCHOR, &r)) {
+            return false;
         }
     }
-    u->reads = reads;
+    for (int i = 0; i < z->todo.n; i++) { /* what members compute block by block */
+        KdValue v = z->todo.v[i];
+        bool product = z->stream[v] == KD_STREAM_PRODUCT;
+        if (!operands_fit(z, u, v, true, product || u->kind != KD_GROUP_ROW, &r)) {
+            return false;
+        }
+    }
+    u->reads = r.n;
     return u->kind != KD_GROUP_ROW || !kd_domain_two_stage(&u->d) ||
            two_stage_fits(z, u, members, n);
 }
@@ -268,8 +298,19 @@ static void push_members(KdFuser *z, int unit) {
 static bool leads(KdFuser *z, int from, int to, KdValue limit) {
     z->stamp++;
     z->todo.n = 0;
-    z->unit_mark[from] = z->unit_mark[to] = z->stamp;
     push_members(z, from);
+    for (int i = 0; i < z->todo.n; i++) { /* what is streamed is no third: it is composed into both */
+        KdValue v = z->todo.v[i];
+        for (KdValue k = z->use_from[v]; k < z->use_from[v + 1]; k++) {
+            KdValue u = z->use[k];
+            if (z->stream[u] != KD_NOT_STREAMED && u < limit && z->mark[u] != z->stamp) {
+                z->mark[u] = z->stamp;
+                kd_push(z->cx, &z->todo, u);
+            }
+        }
+    }
+    z->stamp++; /* the same node may also be reached through a third */
+    z->unit_mark[from] = z->unit_mark[to] = z->stamp;
     for (int start = z->todo.n; z->todo.n > 0;) {
         bool own = z->todo.n <= start;
         KdValue v = z->todo.v[--z->todo.n];
@@ -280,7 +321,8 @@ static bool leads(KdFuser *z, int from, int to, KdValue limit) {
             if (g == to && !own) {
                 return true;
             }
-            if (z->mark[u] == z->stamp || u >= limit || g == from || g == to) {
+            bool listed = own && z->stream[u] != KD_NOT_STREAMED;
+            if (z->mark[u] == z->stamp || u >= limit || g == from || g == to || listed) {
                 continue;
             }
             z->mark[u] = z->stamp;
@@ -408,8 +450,30 @@ static void place_reduction(KdFuser *z, KdValue v) {
     }
 }
 
+/* A reduction of what is computed block by block joins those that fold the same products the same way, and brings
+ * them together, so that a block is computed once for all. */
+static void place_streamed(KdFuser *z, KdValue v) {
+    int home = place_alone(z, v);
+    uint64_t roots = z->stream_roots[kd_node(z->f, v)->in[0]];
+    for (int i = 0; i < z->units.n; i++) {
+        const KdUnit *u = z->units.v[i];
+        uint64_t theirs = 0;
+        for (int k = 0; u && i != home && u->kind == KD_GROUP_ROW && k < u->members.n; k++) {
+            KdValue m = u->members.v[k];
+            theirs |= kd_class(z->f, m) == KD_REDUCE ? z->stream_roots[kd_node(z->f, m)->in[0]] : 0;
+        }
+        if ((theirs & roots) && merge(z, i, home, v + 1)) {
+            home = i;
+            roots |= theirs;
+        }
+    }
+}
+
 static void place(KdFuser *z, KdValue v) {
     const KdNode *n = kd_node(z->f, v);
+    if (z->stream[v] != KD_NOT_STREAMED) {
+        return;
+    }
     switch (kd_class(z->f, v)) {
     case KD_LEAF:
         break;
@@ -423,7 +487,11 @@ static void place(KdFuser *z, KdValue v) {
         place_elementwise(z, v);
         break;
     case KD_REDUCE:
-        place_reduction(z, v);
+        if (z->stream[n->in[0]] != KD_NOT_STREAMED) {
+            place_streamed(z, v);
+        } else {
+            place_reduction(z, v);
+        }
         break;
     case KD_WINDOW:
     case KD_ANCHOR:
@@ -493,9 +561,14 @@ KdFusion *kd_fuse(const KdFunc *f, const KdPassOptions *o) {
     z.unit = KD_NEW_ARRAY(f->cx, int, f->n + 1);
     z.mark = KD_NEW_ARRAY(f->cx, uint32_t, f->n + 1);
     z.unit_mark = KD_NEW_ARRAY(f->cx, uint32_t, f->n + 1);
+    z.stream = KD_NEW_ARRAY(f->cx, uint8_t, f->n + 1);
+    z.stream_roots = KD_NEW_ARRAY(f->cx, uint64_t, f->n + 1);
     find_users(&z);
     for (KdValue v = 0; v < f->n; v++) {
         z.unit[v] = -1;
+    }
+    if (o->fuse) {
+        kd_find_streams(&z);
     }
     for (KdValue v = 0; v < f->n; v++) {
         if (z.live[v] && o->fuse) {

@@ -180,6 +180,16 @@ static void decide_back(Store *s) {
             }
             continue;
         }
+        if (z->stream[v] != KD_NOT_STREAMED) { /* computed by whoever uses it: what it reads, they read */
+            for (int k = 0; k < n->n_in; k++) {
+                KdUses *below = &s->uses[n->in[k]];
+                KdUses passed = *u;
+                passed.flags = u->flags || z->stream[v] == KD_STREAM_PRODUCT ? USE_FIRST : 0;
+                add_uses(below, &passed, 0);
+                below->biggest = below->biggest > n->type->count ? below->biggest : n->type->count;
+            }
+            continue;
+        }
         s->fu->stored[v] = member_is_stored(s, v);
         bool reduce = kd_class(f, v) == KD_REDUCE;
         for (int k = 0; k < n->n_in; k++) {
@@ -489,11 +499,13 @@ KdFusion *kd_fuse_finish(KdFuser *z) {
     fu->stored = KD_NEW_ARRAY(z->cx, bool, f->n + 1);
     fu->alias = KD_NEW_ARRAY(z->cx, KdValue, f->n + 1);
     fu->group = KD_NEW_ARRAY(z->cx, int, f->n + 1);
+    fu->streamed = KD_NEW_ARRAY(z->cx, bool, f->n + 1);
     fu->walk = KD_NEW(z->cx, KdWalk);
     fu->walk->slot = KD_NEW_ARRAY(z->cx, uint32_t, f->n + 1);
     fu->walk->stamp = KD_NEW_ARRAY(z->cx, uint32_t, f->n + 1);
     for (KdValue v = 0; v < f->n; v++) {
         fu->group[v] = -1;
+        fu->streamed[v] = z->stream[v] == KD_STREAM_PRODUCT;
     }
     Store s = {z, fu, KD_NEW_ARRAY(z->cx, KdUses, f->n + 1), KD_NEW_ARRAY(z->cx, int, f->n + 1)};
     weigh_index_ops(&s);

@@ -184,6 +184,13 @@ static bool verify_group(const KdFusion *fu, int g, KdStr *why) {
             kd_str_printf(why, "group %d needs its own %%%u at other places", g, t->v);
             return false;
         }
+        if (fu->streamed[t->v]) {
+            if (group->kind == KD_GROUP_ANCHOR || (group->kind == KD_GROUP_ROW && t->at == KD_AT_FULL)) {
+                continue;
+            }
+            kd_str_printf(why, "group %d needs the streamed product %%%u where it cannot be", g, t->v);
+            return false;
+        }
         if ((cls == KD_REDUCE || cls == KD_WINDOW || cls == KD_ANCHOR || cls == KD_OPAQUE) &&
             (fu->group[t->v] != g || (t->at & KD_AT_OTHER))) {
             kd_str_printf(why, "group %d would compute %%%u (%s) over and over", g, t->v,

@@ -6,7 +6,7 @@
  * (partial sums, packed operands) live behind the plan's arena for the time of their group. At the end come the plan's
  * copies. Constants are written into the pool where the plan put them.
  */
-#include "passes/lower.h"
+#include "passes/schedule/stream.h"
 
 #include <math.h>
 #include <string.h>
@@ -298,7 +298,7 @@ static void lower_group(KdLower *l, int g) {
     }
     switch (l->g->kind) {
     case KD_GROUP_ANCHOR:
-        if (kd_schedule_build(l, l->g)) {
+        if (kd_stream_anchor(l) || kd_schedule_build(l, l->g)) {
             return;
         }
         kd_lower_map(l);

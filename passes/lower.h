@@ -4,6 +4,7 @@
  *   lower_compose.c  one element of any value: composed from element rules, or loaded; index arithmetic
  *   lower_map.c      map groups, opaque groups, and anchors that no schedule takes
  *   lower_row.c      row groups, in one kernel or in two stages
+ *   schedule/stream.c   blocks of products that are never in memory, for row groups and for products of such
  */
 #ifndef KD_PASSES_LOWER_H
 #define KD_PASSES_LOWER_H
@@ -32,6 +33,8 @@ typedef struct KdBound { /* a kernel's buffer */
     int buf;
 } KdBound;
 
+#define KD_MAX_TILES 8
+
 struct KdBinding {
     int group;
     const KdWalk *walk;                /* of the group */
@@ -43,6 +46,13 @@ struct KdBinding {
     KD_VEC(KdRun) runs;
     KlValue guard;                     /* of everything being composed; KL_NONE: none */
     KlValue local[96];                 /* by number in g->local: its value in this row, or KL_NONE */
+    struct KdTile {                    /* streamed products of which the kernel holds a block of rows in scratch */
+        KdValue v;
+        int buf, side;                 /* side 0: the block has some of v's rows, 1: some of its columns, as its rows */
+        KlValue first;                 /* the block's first row */
+        int64_t pitch;                 /* elements from one row of the block to the next */
+    } tile[KD_MAX_TILES];
+    int n_tiles;
 };
 
 /* lower_compose.c */

@@ -14,6 +14,7 @@
 void kd_compose_begin(KdLower *l) {
     struct KdBinding *x = l->binding;
     x->memo.n = x->runs.n = x->bound.n = 0;
+    x->n_tiles = 0;
     memset(x->heads, 0, sizeof x->heads);
     x->guard = KL_NONE;
     for (int i = 0; i < KD_COUNT(x->local); i++) {
@@ -216,6 +217,21 @@ static KlValue local_value(const KdLower *l, KdValue v) {
     return KL_NONE;
 }
 
+/* From the kernel's block of a streamed product; KL_NONE if it holds none of v. */
+static KlValue tile_element(KdLower *l, KdValue v, const KlValue *idx) {
+    KlBuilder *b = &l->b;
+    for (int i = 0; i < l->binding->n_tiles; i++) {
+        const struct KdTile *t = &l->binding->tile[i];
+        if (t->v == v) {
+            int r = kd_vtype(l->fu->f, v)->rank;
+            KlValue row = kl_op2(b, KL_OP_SUB, idx[r - 2 + t->side], t->first);
+            KlValue at = kl_op2(b, KL_OP_MUL, row, kl_i64(b, t->pitch));
+            return kl_load(b, t->buf, kl_op2(b, KL_OP_ADD, at, idx[r - 1 - t->side]), 1);
+        }
+    }
+    return KL_NONE;
+}
+
 KlValue kd_compose(KdLower *l, KdValue v, const KlValue *idx) {
     const KdType *t = kd_vtype(l->fu->f, v);
     KlValue at[KD_MAX_RANK + 1] = {0};
@@ -228,6 +244,13 @@ KlValue kd_compose(KdLower *l, KdValue v, const KlValue *idx) {
     }
     r = recall(l, v, t->rank, at);
     if (r != KL_NONE) {
+        return r;
+    }
+    if (l->fu->streamed[v]) {
+        r = tile_element(l, v, at);
+    }
+    if (r != KL_NONE) {
+        remember(l, v, t->rank, at, r);
         return r;
     }
     if (is_loaded(l, v)) {

@@ -13,7 +13,7 @@
  *
  * A maximum must return NaN if there is one, and the fold's `max` does not: a second fold notes whether there was.
  */
-#include "passes/lower.h"
+#include "passes/schedule/stream.h"
 
 #include <math.h>
 
@@ -36,6 +36,7 @@ typedef struct Row {
     KlValue at[KD_MAX_RANK];
     bool inner[KD_MAX_RANK]; /* dims of the loops that fold */
     KlValue folded[96];      /* by number in g->local: result of this kernel's loops */
+    int innermost;           /* the segment whose loop is the vectoriser's */
     int chunk;               /* two stages: the segment that is cut, else -1 */
     KlValue chunk_lo, chunk_n;
 } Row;
@@ -161,9 +162,9 @@ static void inner_loops(Row *r, int s, const Fold *f, bool stores, KlValue *acc)
     }
     KlValue lo = kl_i64(b, 0), hi = kl_i64(b, r->sg.extent[s]);
     hi = s == r->chunk ? r->chunk_n : hi;
-    KlFor loop = s == r->sg.n - 1 ? kd_vector_loop(l, lo, hi, f->carried, acc)
-                                  : kl_for_begin(b, lo, hi, 1, f->carried, acc);
-    if (s == r->sg.n - 1) {
+    KlFor loop = s == r->innermost ? kd_vector_loop(l, lo, hi, f->carried, acc)
+                                   : kl_for_begin(b, lo, hi, 1, f->carried, acc);
+    if (s == r->innermost) {
         mark_fold(&loop, f);
     }
     KlValue inside[2 * MAX_FOLDS];
@@ -315,6 +316,26 @@ static void lower_rows(Row *r) {
     kd_lower_end(l);
 }
 
+/* Rows of products that are never in memory: a block of them at a time. */
+static void lower_streamed(Row *r, int side) {
+    KdLower *l = r->l;
+    KlBuilder *b = &l->b;
+    KdStream st;
+    kd_stream_plan(&st, l, side, KD_NONE, 0);
+    kd_stream_begin(&st, kd_lower_what(l, &r->d));
+    for (int s = 0; s < r->sg.n; s++) {
+        r->innermost = r->d.reduced[r->sg.first[s]] ? s : r->innermost;
+    }
+    if (r->d.n > 2) {
+        r->at[0] = st.at_batch;
+    }
+    KlFor f = kl_for_begin(b, kl_i64(b, 0), st.n_rows, 1, 0, NULL);
+    r->at[r->d.n - 2 + side] = kl_op2(b, KL_OP_ADD, st.first, f.i);
+    whole_row(r);
+    kd_loop_end(l, &f);
+    kd_stream_end(&st);
+}
+
 static int temp_of(int local) { return local; }
 
 static KlScalar scalar_of(const Row *r, int local) {
@@ -373,8 +394,14 @@ void kd_lower_row(KdLower *l) {
     for (int k = 0; k < r.d.n; k++) {
         r.inner[k] = r.d.reduced[k];
     }
+    r.innermost = r.sg.n - 1;
     find_levels(&r);
     find_stores(&r);
+    if (kd_streams(l)) {
+        r.columns = false;
+        lower_streamed(&r, r.d.reduced[r.d.n - 1] ? 0 : 1);
+        return;
+    }
     if (!kd_domain_two_stage(&r.d) || r.stages != 1 || (r.n_full > 0 && r.full_level > 0)) {
         lower_rows(&r);
         return;

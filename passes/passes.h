@@ -44,6 +44,7 @@ typedef struct KdFusion {
     bool *stored;     /* by node: has memory of its own (inputs and literals count as stored) */
     KdValue *alias;   /* by node: a reshape (or the like) of a stored value: whose memory it is; else KD_NONE */
     int *group;       /* by node: the group that stores it or keeps it local; -1 */
+    bool *streamed;   /* by node: a big product that is never in memory: whoever needs it computes it, block by block */
     KD_VEC(KdGroup) groups; /* in an executable order */
     struct KdWalk *walk;    /* private to fuse_*.c: scratch of the queries below */
 } KdFusion;
@@ -54,6 +55,8 @@ typedef struct KdPassOptions {
     int n_skip;
     bool fuse;               /* false: every node is stored (--skip=fuse) */
     const char *schedule;    /* forces one schedule by name where it applies, or NULL */
+    int64_t memory_limit;    /* bytes of the arena, met by computing values again; 0: none */
+    int winograd;            /* Winograd's tiles may be so large: 4, 2, or 0: none (see schedule/winograd.c) */
 } KdPassOptions;
 
 KdFusion *kd_fuse(const KdFunc *f, const KdPassOptions *o);
@@ -88,6 +91,18 @@ typedef struct KdMemPlan {
 void kd_order(KdFusion *fu);
 KdMemPlan *kd_memplan(const KdFusion *fu);
 void kd_print_memplan(KdStr *s, const KdFusion *fu, const KdMemPlan *p);
+
+/* ---- recomputation --------------------------------------------------------------------------------------- */
+
+typedef struct KdRecomputed {
+    int64_t planned;  /* the arena without; 0: no limit was given */
+    int64_t least;    /* with: at most the limit, or the least that was found */
+    double more_work; /* operations of contractions that are done again, as a share of all */
+} KdRecomputed;
+
+/* The function whose plan fits o->memory_limit, or the nearest to it; f itself if it fits anyway. What comes back may hold equal
+ * nodes: it is not to be rebuilt through the builder's sharing. */
+const KdFunc *kd_recompute(const KdFunc *f, const KdPassOptions *o, KdRecomputed *info);
 
 /* ---- lowering -------------------------------------------------------------------------------------------- */
 
