@@ -388,3 +388,15 @@ void build_conv(KdLower *l, const KdGroup *g) {
     l->k->bytes = 4.0 * (double)(x->count + w->count + t->count);
     kd_lower_end(l);
 }
+
+void explain_conv(KdStr *s, const KdLower *l, const KdGroup *g) {
+    SchConv c;
+    if (!sch_conv_geometry(&c, l, g->root) || !sch_conv_plan(&c, l)) return;
+    sch_explain_tile(s, &c.tile);
+    if (sch_conv_phases(&c) > 1) kd_str_printf(s, ", %lld phases", (long long)sch_conv_phases(&c));
+    sch_explain_cut(s, &c.tiles, "blocks", c.tile.mr, "channels");
+    sch_explain_cut(s, &c.bands, "bands", 1, "rows");
+    sch_explain_cut(s, &c.slices, "slices", 1, "input channels");
+    kd_str_printf(s, ", picture copied %s in rows of %lld", c.prefill ? "once" : "by each item",
+                  (long long)c.pitch);
+}

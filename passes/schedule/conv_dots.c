@@ -89,3 +89,11 @@ void build_conv_dots(KdLower *l, const KdGroup *g) {
     build_columns(l, &d);
     sch_dots_build(l, &d);
 }
+
+void explain_conv_dots(KdStr *s, const KdLower *l, const KdGroup *g) {
+    SchConv c;
+    SchDots d;
+    if (!plan(l, g, &c, &d)) return;
+    sch_explain_dots(s, &d);
+    kd_str_printf(s, ", windows copied into %lld columns", (long long)(d.batch * d.columns));
+}

@@ -267,3 +267,12 @@ void build_conv_taps(KdLower *l, const KdGroup *g) {
                                  sch_operand_type(l, g->root, 1)->count + y->count);
     kd_lower_end(l);
 }
+
+void explain_conv_taps(KdStr *s, const KdLower *l, const KdGroup *g) {
+    Taps t;
+    if (!plan(l, g, &t)) return;
+    sch_explain_tile(s, &t.tile);
+    sch_explain_cut(s, &t.blocks, "blocks", 1, "channels");
+    sch_explain_cut(s, &t.slices, "slices", 1, "input channels");
+    kd_str_printf(s, ", weights %s", t.copied ? "copied into panels" : "read as they lie");
+}

@@ -147,3 +147,15 @@ void build_matmul_dots(KdLower *l, const KdGroup *g) {
     sch_materialise(l, g->root, 1, 1);
     sch_dots_build(l, &d);
 }
+
+void explain_matmul(KdStr *s, const KdLower *l, const KdGroup *g) {
+    SchGemm m;
+    Matmul mm;
+    if (plan(l, g, &m, &mm)) sch_explain_gemm(s, &m);
+}
+
+void explain_matmul_dots(KdStr *s, const KdLower *l, const KdGroup *g) {
+    SchDots d;
+    Dots v;
+    if (plan_dots(l, g, &d, &v)) sch_explain_dots(s, &d);
+}

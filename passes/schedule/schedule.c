@@ -2,15 +2,18 @@
  *
  * Each row of schedule.def that serves the anchor's op is asked for its cost; the cheapest wins,
  * against the generic path. o->schedule forces a row by name where it serves the op and applies;
- * forced "generic", none is taken.
+ * forced "generic", none is taken. kd_schedule_explain asks the same question and writes down the
+ * whole answer.
  */
 #include <string.h>
 
+#include "passes/explain.h"
 #include "passes/schedule/schedule.h"
 
-#define SCHEDULE(name, op, cost, build, purpose)                                                   \
+#define SCHEDULE(name, op, cost, build, explain, purpose)                                          \
     KdScheduleCost cost_##cost;                                                                    \
-    KdScheduleBuild build_##build;
+    KdScheduleBuild build_##build;                                                                 \
+    SchExplain explain_##explain;
 #include "passes/schedule/schedule.def"
 #undef SCHEDULE
 
@@ -19,10 +22,12 @@ typedef struct Row {
     KdOp op;
     KdScheduleCost *cost;
     KdScheduleBuild *build;
+    SchExplain *explain;
 } Row;
 
 static const Row rows[] = {
-#define SCHEDULE(name, op, cost, build, purpose) {#name, KD_OP_##op, cost_##cost, build_##build},
+#define SCHEDULE(name, op, cost, build, explain, purpose)                                          \
+    {#name, KD_OP_##op, cost_##cost, build_##build, explain_##explain},
 #include "passes/schedule/schedule.def"
 #undef SCHEDULE
 };
@@ -86,24 +91,41 @@ static double generic_cost(const KdLower *l, const KdGroup *g) {
 }
 static const double compile_price = 20e3 / SCH_HERTZ;
 
-static const Row *choose(const KdLower *l, const KdGroup *g) {
-    if (g->kind != KD_GROUP_ANCHOR) return NULL;
+/* What was considered for an anchor, and what became of it. */
+typedef struct Choice {
+    const Row *taken; /* NULL: generic */
+    const char *why;
+    double cost[KD_COUNT(rows)], generic; /* < 0: does not apply */
+} Choice;
+
+static Choice choose(const KdLower *l, const KdGroup *g) {
+    Choice c = {.why = "cheapest", .generic = generic_cost(l, g)};
     const char *forced = l->o->schedule;
     const Row *best = NULL;
     double least = 0;
     for (int i = 0; i < KD_COUNT(rows); i++) {
-        if (rows[i].op != (KdOp)sch_root(l, g)->op) continue;
-        double cost = rows[i].cost(l, g);
-        if (cost < 0) continue;
-        if (forced && strcmp(forced, rows[i].name) == 0) return &rows[i];
-        if (!best || cost < least) best = &rows[i], least = cost;
+        bool serves = rows[i].op == (KdOp)sch_root(l, g)->op;
+        c.cost[i] = serves ? rows[i].cost(l, g) : -1;
+        if (c.cost[i] < 0) continue;
+        if (forced && strcmp(forced, rows[i].name) == 0) {
+            c.taken = &rows[i];
+            c.why = "forced";
+        }
+        if (!best || c.cost[i] < least) best = &rows[i], least = c.cost[i];
     }
-    if (forced && strcmp(forced, "generic") == 0) return NULL;
-    return best && least + compile_price < generic_cost(l, g) ? best : NULL;
+    if (c.taken) return c;
+    if (forced && strcmp(forced, "generic") == 0) {
+        c.why = "forced";
+    } else if (best && least + compile_price < c.generic) {
+        c.taken = best;
+    } else {
+        c.why = best ? "generic is cheaper" : "no other applies";
+    }
+    return c;
 }
 
 const char *kd_schedule_choose(const KdLower *l, const KdGroup *g) {
-    const Row *r = choose(l, g);
+    const Row *r = g->kind == KD_GROUP_ANCHOR ? choose(l, g).taken : NULL;
     return r ? r->name : NULL;
 }
 
@@ -112,7 +134,117 @@ bool kd_schedule_build(KdLower *l, const KdGroup *g) {
         l->schedules = KD_NEW(l->cx, KdMap);
         l->schedules->cx = l->cx;
     }
-    const Row *r = choose(l, g);
+    const Row *r = g->kind == KD_GROUP_ANCHOR ? choose(l, g).taken : NULL;
     if (r) r->build(l, g);
     return r != NULL;
+}
+
+/* ---- --explain --------------------------------------------------------------------------- */
+
+void explain_none(KdStr *s, const KdLower *l, const KdGroup *g) { (void)s, (void)l, (void)g; }
+
+/* "[1, 64, 66, 66] x [64, 64, 3, 3] -> [1, 64, 64, 64], stride 2": of attributes what is not usual. */
+static const char *shape_of(const KdLower *l, const KdGroup *g) {
+    const KdFunc *f = l->fu->f;
+    const KdNode *n = sch_root(l, g);
+    KdStr s = {.cx = l->cx};
+    kd_str_printf(&s, "%s x %s -> %s", kd_shape_text(l->cx, kd_vtype(f, n->in[0])),
+                  kd_shape_text(l->cx, kd_vtype(f, n->in[1])), kd_shape_text(l->cx, n->type));
+    int n_attrs;
+    const KdAttrSpec *spec = kd_op_attrs(l->cx, (KdOp)n->op, &n_attrs);
+    for (int k = 0; k < n_attrs; k++) {
+        const char *name = spec[k].name;
+        if (spec[k].kind == KD_ATTR_INT && n->attr[k].i != (strcmp(name, "groups") == 0))
+            kd_str_printf(&s, ", %s %lld", name, (long long)n->attr[k].i);
+        if (spec[k].kind != KD_ATTR_INTS || n->attr[k].ints.n < 2) continue;
+        KdInts v = n->attr[k].ints;
+        bool equal = true;
+        for (int i = 1; i < v.n; i++)
+            equal = equal && v.v[i] == v.v[0];
+        bool usual = strcmp(name, "stride") == 0 || strcmp(name, "dilation") == 0;
+        if (strcmp(name, "kernel") == 0 || (equal && v.v[0] == usual)) continue;
+        kd_str_printf(&s, ", %s %lld", name, (long long)v.v[0]);
+        for (int i = 1; i < v.n && !equal; i++)
+            kd_str_printf(&s, "/%lld", (long long)v.v[i]);
+    }
+    return s.s;
+}
+
+/* Where the program says it: the innermost place that is not in the prelude. */
+static const char *place_of(const KdLower *l, const KdGroup *g) {
+    static const char prelude[] = "prelude.kd";
+    const KdPlace *p = kd_place(l->cx, sch_root(l, g)->loc);
+    for (; p; p = kd_place(l->cx, p->outer)) {
+        size_t n = strlen(p->file), m = sizeof prelude - 1;
+        if (n < m || strcmp(p->file + n - m, prelude) != 0)
+            return kd_format(l->cx, "%s:%d:%d", p->file, p->line, p->col);
+    }
+    return "";
+}
+
+/* Keeps them sorted, the cheapest first. */
+static void add_other(KdContext *cx, KdExplained *e, const char *name, double seconds) {
+    int at = e->others.n;
+    kd_push(cx, &e->others, (KdConsidered){name, seconds});
+    for (; at > 0 && e->others.v[at - 1].seconds > seconds; at--)
+        e->others.v[at] = e->others.v[at - 1];
+    e->others.v[at] = (KdConsidered){name, seconds};
+}
+
+static KdExplained explain(const KdLower *l, const KdGroup *g) {
+    Choice c = choose(l, g);
+    KdExplained e = {.op = (KdOp)sch_root(l, g)->op,
+                     .shape = shape_of(l, g),
+                     .place = place_of(l, g),
+                     .count = 1,
+                     .schedule = c.taken ? c.taken->name : "generic",
+                     .seconds = c.generic,
+                     .why = c.why};
+    KdStr plan = {.cx = l->cx};
+    for (int i = 0; i < KD_COUNT(rows); i++) {
+        if (&rows[i] == c.taken)
+            e.seconds = c.cost[i];
+        else if (c.cost[i] >= 0)
+            add_other(l->cx, &e, rows[i].name, c.cost[i]);
+    }
+    if (c.taken) {
+        add_other(l->cx, &e, "generic", c.generic);
+        c.taken->explain(&plan, l, g);
+    }
+    e.plan = plan.s ? plan.s : "";
+    return e;
+}
+
+static bool same_choice(const KdExplained *a, const KdExplained *b) {
+    return a->op == b->op && strcmp(a->shape, b->shape) == 0 &&
+           strcmp(a->schedule, b->schedule) == 0 && strcmp(a->plan, b->plan) == 0;
+}
+
+KdExplanation kd_schedule_explain(const KdFusion *fu, const KdPassOptions *o) {
+    KdContext *cx = fu->f->cx;
+    KdLower l = {.cx = cx, .fu = fu, .o = o, .schedules = KD_NEW(cx, KdMap)};
+    KdExplanation all = {0};
+    l.schedules->cx = cx;
+    for (int g = 0; g < fu->groups.n; g++) {
+        if (fu->groups.v[g].kind != KD_GROUP_ANCHOR) continue;
+        KdExplained e = explain(&l, &fu->groups.v[g]);
+        int i = 0;
+        while (i < all.n && !same_choice(&all.v[i], &e))
+            i++;
+        if (i < all.n)
+            all.v[i].count++;
+        else
+            kd_push(cx, &all, e);
+    }
+    return all;
+}
+
+const char *const *kd_schedule_names(int *n) {
+    static const char *const names[] = {
+#define SCHEDULE(name, op, cost, build, explain, purpose) #name,
+#include "passes/schedule/schedule.def"
+#undef SCHEDULE
+        "generic"};
+    *n = KD_COUNT(names);
+    return names;
 }

@@ -178,6 +178,17 @@ int sch_operand_buffer(KdLower *l, KdValue n, int k, int temp);
 
 /* ---- the rows of schedule.def ------------------------------------------------------------ */
 
+/* Says how g's anchor is cut and packed, in one line, where the schedule applies. */
+typedef void SchExplain(KdStr *s, const KdLower *l, const KdGroup *g);
+/* The words for it: "tile 14 x 2 vectors of 16", ", 3 blocks of 28 channels" (nothing for a single
+ * piece). */
+void sch_explain_tile(KdStr *s, const SchTile *t);
+void sch_explain_cut(KdStr *s, const SchCut *c, const char *pieces, int64_t unit, const char *units);
+struct SchGemm;
+struct SchDots;
+void sch_explain_gemm(KdStr *s, const struct SchGemm *m);
+void sch_explain_dots(KdStr *s, const struct SchDots *d);
+
 /* Multiplications that the anchor needs. */
 double sch_macs(const KdLower *l, KdValue root);
 

@@ -559,3 +559,20 @@ double cost_wgrad_inner(const KdLower *l, const KdGroup *g) {
 
 void build_wgrad_outer(KdLower *l, const KdGroup *g) { build(l, g, false); }
 void build_wgrad_inner(KdLower *l, const KdGroup *g) { build(l, g, true); }
+
+static void explain(KdStr *s, const KdLower *l, const KdGroup *g, bool inner) {
+    Outer u;
+    if (!plan(&u, l, g->root, inner)) return;
+    sch_explain_tile(s, &u.tile);
+    kd_str_printf(s, " (%lld %s channels x %lld kernel columns)", (long long)u.other,
+                  inner ? "output" : "input", (long long)u.taps);
+    sch_explain_cut(s, &u.lane_tiles, "blocks", (int64_t)u.lane_vectors * u.tile.lanes, "lane channels");
+    sch_explain_cut(s, &u.other_tiles, "blocks", u.other, "other channels");
+    sch_explain_cut(s, &u.bands, "bands", 1, "rows");
+    sch_explain_cut(s, &u.chunks, "partial sums", 1, "bands");
+    kd_str_printf(s, ", %s transposed %s", inner ? "picture" : "gradient",
+                  u.shared ? "once" : "by each item");
+}
+
+void explain_wgrad_outer(KdStr *s, const KdLower *l, const KdGroup *g) { explain(s, l, g, false); }
+void explain_wgrad_inner(KdStr *s, const KdLower *l, const KdGroup *g) { explain(s, l, g, true); }

@@ -186,3 +186,11 @@ void build_wgrad_dot(KdLower *l, const KdGroup *g) {
                                  sch_operand_type(l, g->root, 1)->count + t->count);
     kd_lower_end(l);
 }
+
+void explain_wgrad_dot(KdStr *s, const KdLower *l, const KdGroup *g) {
+    Dot d;
+    if (!plan(&d, l, g->root)) return;
+    kd_str_printf(s, "%lld x %lld sums, each a vector of %d pixels", (long long)d.at_once,
+                  (long long)d.w.x.kernel, d.w.machine.lanes);
+    sch_explain_cut(s, &d.bands, "bands", 1, "rows");
+}

@@ -92,3 +92,9 @@ void build_wgrad_gemm(KdLower *l, const KdGroup *g) {
     plan(l, g, &m, &w);
     sch_gemm_build(l, &m);
 }
+
+void explain_wgrad_gemm(KdStr *s, const KdLower *l, const KdGroup *g) {
+    SchGemm m;
+    SchWgrad w;
+    if (plan(l, g, &m, &w)) sch_explain_gemm(s, &m);
+}
