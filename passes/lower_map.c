@@ -5,6 +5,10 @@
  * index op. A purely elementwise group is thus one flat loop. The innermost loop is for the vectoriser; if its dim has
  * borders (a pad's), it is cut there, so that the long middle piece is free of conditions. What is around the innermost
  * loop is the parallel index; long innermost loops are cut into pieces of fixed length, which are indices too.
+ *
+ * scatter_add is not built from its element rule, which looks at every source element for each result: the result is
+ * zeroed, then the source elements are added one after the other. What may run side by side are places that differ
+ * outside the axis; along it the order is the element rule's, so that results are the same bits.
  */
 #include "passes/lower.h"
 
@@ -193,8 +197,83 @@ static void lower_in_place(KdLower *l) {
     kd_lower_end(l);
 }
 
+/* ---- scatter_add -------------------------------------------------------------------------------- */
+
+/* The indices of dims from .. to of t, all from one that runs over them. */
+static void split_dims(KdLower *l, const KdType *t, int from, int to, KlValue i, KlValue *idx) {
+    int64_t dim[KD_MAX_RANK];
+    KlValue at[KD_MAX_RANK];
+    int n = 0;
+    for (int r = from; r < to; r++) {
+        dim[n] = t->dim[r];
+        n += t->dim[r] != 1;
+    }
+    if (n > 0) {
+        kd_run_split(l, n, dim, i, at);
+    }
+    for (int r = from, k = 0; r < to; r++) {
+        idx[r] = t->dim[r] == 1 ? kl_i64(&l->b, 0) : at[k++];
+    }
+}
+
+static int64_t extent_of(const KdType *t, int from, int to) {
+    int64_t n = 1;
+    for (int r = from; r < to; r++) {
+        n *= t->dim[r];
+    }
+    return n;
+}
+
+/* An index of the parallel range has one place before the axis, and some of those behind it. */
+static void lower_scatter_add(KdLower *l) {
+    enum { ITEMS = 16, LEAST = 64 };
+    const KdNode *n = kd_node(l->fu->f, l->g->root);
+    const KdType *t = n->type, *x = kd_vtype(l->fu->f, n->in[0]);
+    int axis = (int)kd_attr_int(l->fu->f, n, "axis");
+    int64_t size = t->dim[axis], outer = extent_of(t, 0, axis), inner = extent_of(t, axis + 1, t->rank);
+    int64_t pieces = (ITEMS + outer - 1) / outer, most = (inner + LEAST - 1) / LEAST;
+    pieces = pieces > most ? most : pieces;
+    int64_t piece = ((inner + pieces - 1) / pieces + LEAST - 1) / LEAST * LEAST;
+    piece = piece > inner ? inner : piece;
+    pieces = (inner + piece - 1) / piece;
+    KdDomain d = kd_group_domain(l->fu, l->g);
+    kd_lower_begin(l, kd_lower_what(l, &d), outer * pieces);
+    KlBuilder *b = &l->b;
+    int buf = kd_lower_buffer(l, l->g->root);
+    KlValue p = kl_parallel_index(l->k), o = kl_op2(b, KL_OP_DIV, p, kl_i64(b, pieces));
+    KlValue lo = kl_op2(b, KL_OP_MUL, kl_op2(b, KL_OP_REM, p, kl_i64(b, pieces)), kl_i64(b, piece));
+    KlValue hi = kl_op2(b, KL_OP_MIN, kl_op2(b, KL_OP_ADD, lo, kl_i64(b, piece)), kl_i64(b, inner));
+    KlValue first = kl_op2(b, KL_OP_MUL, o, kl_i64(b, size)), idx[KD_MAX_RANK];
+    KlFor row = kl_for_begin(b, kl_i64(b, 0), kl_i64(b, inner == 1 ? 1 : size), 1, 0, NULL);
+    KlFor z = inner == 1 ? kd_vector_loop(l, kl_i64(b, 0), kl_i64(b, size), 0, NULL)
+                         : kd_vector_loop(l, lo, hi, 0, NULL);
+    KlValue line = kl_op2(b, KL_OP_MUL, kl_op2(b, KL_OP_ADD, first, row.i), kl_i64(b, inner));
+    kl_store(b, buf, kl_op2(b, KL_OP_ADD, line, z.i), t->dtype == KD_F32 ? kl_f32(b, 0) : kl_i32(b, 0));
+    kd_loop_end(l, &z);
+    kd_loop_end(l, &row);
+    split_dims(l, x, 0, axis, o, idx);
+    KlFor k = kl_for_begin(b, kl_i64(b, 0), kl_i64(b, x->dim[axis]), 1, 0, NULL);
+    idx[axis] = k.i;
+    KlFor f = kd_vector_loop(l, lo, hi, 0, NULL);
+    split_dims(l, x, axis + 1, x->rank, f.i, idx);
+    KlValue target = kd_compose(l, n->in[1], idx), value = kd_compose(l, n->in[0], idx);
+    KlValue in = kl_op2(b, KL_OP_AND, kl_cmp(b, KL_GE, target, kl_i32(b, 0)),
+                        kl_cmp(b, KL_LT, target, kl_i32(b, size < INT32_MAX ? (int32_t)size : INT32_MAX)));
+    KlValue at = kl_op2(b, KL_OP_ADD, first, kl_cvt(b, KL_I64, target));
+    at = kl_op2(b, KL_OP_ADD, kl_op2(b, KL_OP_MUL, at, kl_i64(b, inner)), f.i);
+    KlValue sum = kl_load_if(b, buf, at, in, kl_constant_like(b, value, 0));
+    kl_store_if(b, buf, at, kl_op2(b, KL_OP_ADD, sum, value), in);
+    kd_loop_end(l, &f);
+    kd_loop_end(l, &k);
+    kd_lower_end(l);
+}
+
 void kd_lower_map(KdLower *l) {
     KdDomain d = kd_group_domain(l->fu, l->g);
+    if (l->g->kind == KD_GROUP_OPAQUE && kd_node(l->fu->f, l->g->root)->op == KD_OP_SCATTER_ADD) {
+        lower_scatter_add(l);
+        return;
+    }
     if (is_in_place(l)) {
         lower_in_place(l);
         return;

@@ -164,6 +164,19 @@ static inline void g_gathers(KdBuilder *b) {
     g_out(b, "c", G_OP(b, KD_OP_ARGMAX, s, {.i = 2}));
     g_out(b, "d", kd_cast(b, G_OP(b, KD_OP_RANK, kd_unary(b, KD_OP_NEG, s), {.i = 1}), KD_F32));
 }
+/* Indices repeat, and some lie outside; along the first, a middle and the last axis; in pieces. */
+static inline void g_scatters(KdBuilder *b) {
+    KdValue i = g_typed(b, "i", KD_I32, G_DIMS(2, 9, 1)), s = g_in(b, "s", G_DIMS(2, 9, 70));
+    KdValue wide = kd_broadcast(b, i, G_DIMS(2, 9, 70));
+    g_out(b, "a", G_OP2(b, KD_OP_SCATTER_ADD, s, wide, {.i = 1}, {.i = 5}));
+    KdValue j = g_typed(b, "j", KD_I32, G_DIMS(13, 150)), t = g_in(b, "t", G_DIMS(13, 150));
+    KdValue off = kd_binary(b, KD_OP_SUB, g_add(b, j, j), kd_const_like(b, j, 1)); /* -1 or 1 */
+    g_out(b, "b", g_relu(b, G_OP2(b, KD_OP_SCATTER_ADD, g_mul(b, t, t), off, {.i = 0}, {.i = 3})));
+    g_out(b, "c", G_OP2(b, KD_OP_SCATTER_ADD, t, j, {.i = 1}, {.i = 1}));
+    g_out(b, "d", G_OP2(b, KD_OP_SCATTER_ADD, j, off, {.i = 1}, {.i = 20}));
+    KdValue k = g_typed(b, "k", KD_I32, G_DIMS(37)), u = g_in(b, "u", G_DIMS(37));
+    g_out(b, "e", G_OP2(b, KD_OP_SCATTER_ADD, u, k, {.i = 0}, {.i = 2}));
+}
 static inline void g_pool_of_rows(KdBuilder *b) {
     const KdType *t = kd_type(b->cx, KD_F32, G_DIMS(4, 3, 5));
     KdValue pool = kd_input(b, "pool", KD_STATE, t, ""), row = g_in(b, "row", G_DIMS(1, 3, 5));
@@ -333,7 +346,7 @@ typedef struct GGraph {
 static const GGraph g_graphs[] = {
     {"chain", g_chain}, {"long", g_long}, {"long_rows", g_long_rows}, {"broadcasts", g_broadcasts},
     {"integers", g_integers}, {"leaves", g_leaves}, {"dropout", g_dropout}, {"adam", g_adam}, {"pads", g_pads},
-    {"moves", g_moves}, {"resizes", g_resizes}, {"gathers", g_gathers}, {"pool_of_rows", g_pool_of_rows},
+    {"moves", g_moves}, {"resizes", g_resizes}, {"gathers", g_gathers}, {"scatters", g_scatters}, {"pool_of_rows", g_pool_of_rows},
     {"pools", g_pools}, {"norm_relu", g_norm_relu}, {"batch_norm", g_batch_norm}, {"layer_norm", g_layer_norm},
     {"norm_gradient", g_norm_by_hand_gradient}, {"softmaxes", g_softmaxes}, {"unit_rows", g_unit_rows},
     {"loss", g_loss}, {"two_stage", g_two_stage}, {"many_sums", g_many_sums}, {"columns", g_columns},
