@@ -1,6 +1,6 @@
 /* bench_conv.c: how fast the schedules are, as a share of the machine's own multiply-add peak.
  *
- *   bench_conv [-t THREADS]... [-s SCHEDULE] [-c CPU] [-r ROUNDS] [-a] [-v] [PATTERN]
+ *   bench_conv [-t THREADS]... [-s SCHEDULE] [-c CPU] [-r ROUNDS] [-w WINOGRAD] [-a] [-v] [PATTERN]
  *
  * For each layer of the table whose line contains PATTERN, the forward pass, the gradient of its
  * input and the gradient of its weights are lowered as single anchors, compiled, and run. A line
@@ -8,8 +8,10 @@
  * of threads (1 and 2 unless -t): the median of several rounds, because machines have moods. -c
  * compiles for another CPU (x86-64-v3: AVX2). -a prints loops and assembly instead; -v compares the
  * results, with 1, 2 and 4 threads, with those of the generic path, bit for bit (the data are small
- * integers). Not part of the test suite.
+ * integers; Winograd's differ in the last bits: then the largest difference as a share of the root
+ * mean square is shown). -w: the largest tile Winograd may take: 4, 2 or 0. Not part of the test suite.
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,6 +99,7 @@ typedef struct Options {
     int threads[4], n_threads, rounds;
     const char *schedule, *pattern, *cpu;
     bool assembly, verify;
+    int winograd;
 } Options;
 
 /* One thread alone is measured by its own clock: other processes do not count. */
@@ -254,10 +257,10 @@ static void runnable_close(Runnable *r) {
 }
 
 /* f with everything in memory; chosen: the schedule of its anchor. */
-static KlModule *lower(KdContext *cx, const KdFunc *f, const KdTarget *t, const char *schedule,
+static KlModule *lower(KdContext *cx, const KdFunc *f, const KdTarget *t, const char *schedule, int winograd,
                        const char **chosen) {
     KdPassOptions *po = KD_NEW(cx, KdPassOptions);
-    *po = (KdPassOptions){.machine = t->machine, .fuse = true, .schedule = schedule};
+    *po = (KdPassOptions){.machine = t->machine, .fuse = true, .schedule = schedule, .winograd = winograd};
     KdFusion *fu = kd_fuse(f, po);
     KdLower l = {.cx = cx, .fu = fu, .o = po};
     *chosen = NULL;
@@ -269,9 +272,21 @@ static KlModule *lower(KdContext *cx, const KdFunc *f, const KdTarget *t, const 
     return m;
 }
 
-static bool same_as_generic(KdContext *cx, const KdFunc *f, const KlModule *m, const KdTarget *t) {
+/* The largest difference between a and b, as a share of b's root mean square. */
+static double difference(const float *a, const float *b, int64_t n) {
+    double most = 0, sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double d = fabs((double)a[i] - (double)b[i]);
+        most = d > most || d != d ? d : most;
+        sum += (double)b[i] * (double)b[i];
+    }
+    return most / sqrt(sum / (double)n);
+}
+
+static bool same_as_generic(KdContext *cx, const KdFunc *f, const KlModule *m, const KdTarget *t,
+                            double *off) {
     const char *chosen;
-    KlModule *plain = lower(cx, f, t, "generic", &chosen);
+    KlModule *plain = lower(cx, f, t, "generic", 0, &chosen);
     Runnable r, want;
     if (!runnable_open(&r, cx, m, t) || !runnable_open(&want, cx, plain, t)) return false;
     double time;
@@ -283,6 +298,8 @@ static bool same_as_generic(KdContext *cx, const KdFunc *f, const KlModule *m, c
         memset(r.rt.scratch, 255, r.rt.scratch_bytes * 4);
         memset(r.arena, 255, (size_t)m->arena);
         run_for(&r, threads, 0, &time);
+        double d = difference(r.ext[r.n_ext - 1], want.ext[r.n_ext - 1], (int64_t)bytes / 4);
+        *off = d > *off || d != d ? d : *off;
         same = same && memcmp(r.ext[r.n_ext - 1], want.ext[r.n_ext - 1], bytes) == 0;
     }
     runnable_close(&r);
@@ -298,7 +315,7 @@ static void bench_func(KdContext *cx, const KdFunc *f, const char *name, double 
         return;
     }
     const char *chosen;
-    KlModule *m = lower(cx, f, &t, o->schedule, &chosen);
+    KlModule *m = lower(cx, f, &t, o->schedule, o->winograd, &chosen);
     if (o->assembly) {
         KdStr s = {.cx = cx};
         kl_print_module(&s, m);
@@ -309,7 +326,9 @@ static void bench_func(KdContext *cx, const KdFunc *f, const char *name, double 
     printf("%-36s %-13s", name, chosen ? chosen : "generic");
     fflush(stdout);
     if (o->verify) {
-        printf(" %s\n", same_as_generic(cx, f, m, &t) ? "same" : "DIFFERENT");
+        double off = 0;
+        bool same = same_as_generic(cx, f, m, &t, &off);
+        printf(" %s %.1e\n", same ? "same" : "DIFFERENT", off);
         return;
     }
     Runnable r;
@@ -350,12 +369,14 @@ static void bench(MakeFn *make, const void *what, int mode, const char *name, co
 }
 
 int main(int argc, char **argv) {
-    Options o = {.rounds = 5};
-    for (int c; (c = getopt(argc, argv, "t:s:c:r:av")) != -1;) {
+    Options o = {.rounds = 5, .winograd = 4};
+    for (int c; (c = getopt(argc, argv, "t:s:c:r:w:av")) != -1;) {
         if (c == 't' && o.n_threads < 4)
             o.threads[o.n_threads++] = atoi(optarg);
         else if (c == 's')
             o.schedule = optarg;
+        else if (c == 'w')
+            o.winograd = atoi(optarg);
         else if (c == 'c')
             o.cpu = optarg;
         else if (c == 'v')

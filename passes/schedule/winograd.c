@@ -1,0 +1,544 @@
+/* winograd.c: 3x3 convolutions of stride 1, forward and backward-data, by Winograd's minimal
+ * filtering F(2x2, 3x3) and F(4x4, 3x3) (Lavin and Gray 2016, "Fast Algorithms for Convolutional
+ * Neural Networks"): 2.25 and 4 times fewer multiplications.
+ *
+ * With m = 2 or 4 outputs a tile and dimension, and n = m + 2 inputs:  Y = A^T [sum over channels of
+ * (G w G^T) * (B^T d B)] A, where * is elementwise. A first kernel transforms the weights: n * n
+ * matrices [out][in]. An item of the second is a band of tile rows of one picture and a block of
+ * output channels:
+ *   1. each channel's input lines go through the prologue into a line buffer, are split into tiles
+ *      (lanes are neighbouring tiles) and transformed, first along x, then along y, into n * n
+ *      matrices [in][tile]. The tiles of a band follow one another without gaps, whatever the width.
+ *   2. n * n matrix products, tile by register tile: channels are broadcast, tiles are lanes.
+ *   3. each output channel is transformed back along y, then x, its lines are put together in a row
+ *      buffer and go through the epilogue.
+ * A transposed convolution of stride 1 is a convolution with the kernel turned by 180 degrees, its
+ * channels swapped, and padding 2 - pad.
+ *
+ * Rounding: against the direct sum in float, over the models' shapes, the largest error is below
+ * 4e-5 (m = 4) and 4e-6 (m = 2) of the output's root mean square (tests/passes/test_winograd.c).
+ * KdPassOptions.winograd is the largest m that may be used.
+ */
+#include "passes/schedule/schedule.h"
+
+#include "passes/schedule/conv.h"
+
+enum { TAPS = 3, MOST_INPUTS = 6, CHUNK = 16 };
+
+typedef struct Wino {
+    KdValue node;
+    SchMachine machine;
+    bool transposed;
+    int m, n;                               /* outputs and inputs of a tile, a dimension */
+    int64_t batch, groups, rows_out, depth; /* channels of a group */
+    int64_t in[2], out[2], pad[2], tiles_y, tiles_x;
+    /* the plan */
+    SchTile tile;
+    SchCut blocks; /* row tiles of mr output channels, cut into blocks */
+    SchCut bands;  /* tile rows, cut into bands */
+    SchCut slices; /* input channels, cut into slices that stay in the first cache */
+    double cycles;
+    /* what follows from it */
+    int64_t across; /* tiles of a tile row, rounded up to whole vectors */
+    int64_t pitch;  /* a channel's tiles of one matrix */
+    int64_t input, product, weights; /* from one of the n * n matrices to the next */
+} Wino;
+
+typedef struct Buffers {
+    int weights, line, lines, input, product, half, row;
+} Buffers;
+
+typedef struct Item {
+    KlValue image, group, band, block, length; /* length: tile rows of the band */
+} Item;
+
+/* ---- the transforms ---------------------------------------------------------------------- */
+
+/* y + c * x */
+static KlValue madd(KlBuilder *b, const Wino *w, KlValue y, double c, KlValue x) {
+    if (c == 1) return kl_op2(b, KL_OP_ADD, y, x);
+    if (c == -1) return kl_op2(b, KL_OP_SUB, y, x);
+    KlValue k = kl_constant_like(b, x, c);
+    return w->machine.fma ? kl_fma(b, x, k, y) : kl_op2(b, KL_OP_ADD, kl_op2(b, KL_OP_MUL, x, k), y);
+}
+
+static KlValue scaled(KlBuilder *b, double c, KlValue x) {
+    return kl_op2(b, KL_OP_MUL, x, kl_constant_like(b, x, c));
+}
+
+/* r = B^T d */
+static void input_transform(KlBuilder *b, const Wino *w, const KlValue *d, KlValue *r) {
+    if (w->m == 2) {
+        r[0] = madd(b, w, d[0], -1, d[2]), r[1] = madd(b, w, d[1], 1, d[2]);
+        r[2] = madd(b, w, d[2], -1, d[1]), r[3] = madd(b, w, d[1], -1, d[3]);
+        return;
+    }
+    KlValue even = madd(b, w, d[4], -4, d[2]), odd = madd(b, w, d[3], -4, d[1]);
+    KlValue outer = madd(b, w, d[4], -1, d[2]), inner = madd(b, w, d[3], -1, d[1]);
+    r[0] = madd(b, w, madd(b, w, d[4], -5, d[2]), 4, d[0]);
+    r[1] = madd(b, w, even, 1, odd), r[2] = madd(b, w, even, -1, odd);
+    r[3] = madd(b, w, outer, 2, inner), r[4] = madd(b, w, outer, -2, inner);
+    r[5] = madd(b, w, madd(b, w, d[5], -5, d[3]), 4, d[1]);
+}
+
+/* u = G g */
+static void weight_transform(KlBuilder *b, const Wino *w, const KlValue *g, KlValue *u) {
+    KlValue sum = madd(b, w, g[0], 1, g[2]);
+    if (w->m == 2) {
+        KlValue half = scaled(b, 0.5, sum);
+        u[0] = g[0], u[3] = g[2];
+        u[1] = madd(b, w, half, 0.5, g[1]), u[2] = madd(b, w, half, -0.5, g[1]);
+        return;
+    }
+    KlValue sixth = scaled(b, -1.0 / 6, sum);
+    KlValue far = madd(b, w, scaled(b, 1.0 / 24, g[0]), 1.0 / 6, g[2]);
+    u[0] = scaled(b, 0.25, g[0]), u[5] = g[2];
+    u[1] = madd(b, w, sixth, -1.0 / 6, g[1]), u[2] = madd(b, w, sixth, 1.0 / 6, g[1]);
+    u[3] = madd(b, w, far, 1.0 / 12, g[1]), u[4] = madd(b, w, far, -1.0 / 12, g[1]);
+}
+
+/* y = A^T p */
+static void output_transform(KlBuilder *b, const Wino *w, const KlValue *p, KlValue *y) {
+    KlValue sum = madd(b, w, p[1], 1, p[2]), difference = madd(b, w, p[1], -1, p[2]);
+    if (w->m == 2) {
+        y[0] = madd(b, w, p[0], 1, sum), y[1] = madd(b, w, difference, -1, p[3]);
+        return;
+    }
+    KlValue sum2 = madd(b, w, p[3], 1, p[4]), difference2 = madd(b, w, p[3], -1, p[4]);
+    y[0] = madd(b, w, madd(b, w, p[0], 1, sum), 1, sum2);
+    y[1] = madd(b, w, difference, 2, difference2);
+    y[2] = madd(b, w, sum, 4, sum2);
+    y[3] = madd(b, w, madd(b, w, difference, 8, difference2), 1, p[5]);
+}
+
+/* ---- weights ----------------------------------------------------------------------------- */
+
+/* Transformed they lie in the order in which the products read them, so that they stream in:
+ * [n * n][group][slice of input channels][row tile][input channel][mr output channels]. */
+static int64_t row_tiles(const Wino *w) { return sch_ceil(w->rows_out, w->tile.mr); }
+static int64_t block_rows(const Wino *w) { return w->blocks.size * w->tile.mr; }
+static int64_t panel(const Wino *w) { return w->slices.size * w->tile.mr; }
+static int64_t weights_count(const Wino *w) { return w->n * w->n * w->weights; }
+
+/* One item is a row tile of a slice; lanes are its output channels. A few input channels at a time
+ * are kept in a chunk and then copied: 36 places far apart, each written a little, are slow. */
+static void build_weights(KdLower *l, const Wino *w) {
+    int n = w->n, lanes = 4;
+    while (lanes < w->tile.mr && lanes < w->tile.lanes)
+        lanes *= 2;
+    kd_lower_begin(l, "winograd weights", w->groups * w->slices.count * row_tiles(w));
+    KlBuilder *b = &l->b;
+    int from = sch_operand_buffer(l, w->node, 1, 1);
+    int to = kd_lower_temp(l, 0, KL_F32, weights_count(w), KL_OUT);
+    KlValue p = kl_parallel_index(l->k), place = sch_mulc(b, p, panel(w)), slice, group;
+    KlValue tile = sch_split(b, &p, row_tiles(w));
+    slice = sch_split(b, &p, w->slices.count), group = p;
+    KlValue row = sch_tile_first(b, tile, w->tile.mr, w->rows_out);
+    KlValue channel = sch_mulc(b, slice, w->slices.size);
+    /* [out, in, 3, 3], transposed [in, out, 3, 3] */
+    int64_t out = TAPS * TAPS, in = TAPS * TAPS;
+    *(w->transposed ? &in : &out) *= w->transposed ? w->rows_out : w->depth;
+    KlValue start = sch_mulc(b, group, w->transposed ? w->depth * in : w->rows_out * out);
+    start = sch_madc(b, channel, in, sch_madc(b, row, out, start));
+    KlValue depth = sch_cut_length(b, &w->slices, slice);
+    int64_t some = (int64_t)CHUNK * w->tile.mr;
+    int chunk = kl_buf(l->k, "chunk", KL_F32, n * n * some, KL_SCRATCH);
+    KlFor c = sch_loop(b, kl_i64(b, 0), depth, CHUNK);
+    KlValue count = sch_minc(b, kl_op2(b, KL_OP_SUB, depth, c.i), CHUNK);
+    KlFor k = sch_loop(b, kl_i64(b, 0), count, 1);
+    KlFor r = sch_vector_loop(b, kl_i64(b, 0), kl_i64(b, w->tile.mr), lanes);
+    KlValue at = sch_madc(b, r.i, out, sch_madc(b, sch_add(b, c.i, k.i), in, start));
+    KlValue g[TAPS][TAPS], u[MOST_INPUTS][TAPS], column[MOST_INPUTS];
+    for (int y = 0; y < TAPS; y++)
+        for (int x = 0; x < TAPS; x++) {
+            int tap = w->transposed ? TAPS * TAPS - 1 - (y * TAPS + x) : y * TAPS + x;
+            g[x][y] = kl_load(b, from, sch_addc(b, at, tap), 1);
+        }
+    for (int x = 0; x < TAPS; x++) {
+        weight_transform(b, w, g[x], column);
+        for (int y = 0; y < n; y++)
+            u[y][x] = column[y];
+    }
+    KlValue held = sch_madc(b, k.i, w->tile.mr, r.i);
+    for (int y = 0; y < n; y++) {
+        weight_transform(b, w, u[y], column);
+        for (int x = 0; x < n; x++)
+            kl_store(b, chunk, sch_addc(b, held, (y * n + x) * some), column[x]);
+    }
+    sch_loop_end(b, &r);
+    sch_loop_end(b, &k);
+    place = sch_madc(b, c.i, w->tile.mr, place);
+    KlFor e = sch_loop_n(b, n * n);
+    KlFor i = sch_vector_loop(b, kl_i64(b, 0), sch_mulc(b, count, w->tile.mr), w->tile.lanes);
+    KlValue v = kl_load(b, chunk, sch_madc(b, e.i, some, i.i), 1);
+    kl_store(b, to, sch_add(b, sch_madc(b, e.i, w->weights, place), i.i), v);
+    sch_loop_end(b, &i);
+    sch_loop_end(b, &e);
+    sch_loop_end(b, &c);
+    l->k->bytes = 4.0 * (double)(weights_count(w) + sch_operand_type(l, w->node, 1)->count);
+    kd_lower_end(l);
+}
+
+/* ---- 1: the picture ---------------------------------------------------------------------- */
+
+static KlValue picture_element(KdLower *l, const SchSource *s, const KlValue *line, KlValue x) {
+    KlValue idx[4] = {line[0], line[1], line[2], x};
+    return kd_lower_operand(l, s->node, s->operand, idx);
+}
+
+/* d[j] = elements m * t + j of the line buffer, t running over the lanes. */
+static void split_tiles(KlBuilder *b, const Wino *w, int line, KlValue at, KlValue *d) {
+    int lanes = w->tile.lanes, m = w->m, pick[2][64], join[64], next[2][64];
+    KlValue v[MOST_INPUTS];
+    for (int k = 0; k <= m; k++)
+        v[k] = kl_load(b, line, sch_addc(b, at, (int64_t)k * lanes), lanes);
+    for (int j = 0; j < m; j++) {
+        if (m == 2) {
+            for (int i = 0; i < lanes; i++)
+                pick[0][i] = 2 * i + j;
+            d[j] = kl_shuffle(b, v[0], v[1], lanes, pick[0]);
+            continue;
+        }
+        for (int i = 0; i < lanes; i++) {
+            pick[0][i] = (4 * i + j) % (2 * lanes);
+            join[i] = i < lanes / 2 ? i : lanes / 2 + i;
+        }
+        KlValue lo = kl_shuffle(b, v[0], v[1], lanes, pick[0]);
+        KlValue hi = kl_shuffle(b, v[2], v[3], lanes, pick[0]);
+        d[j] = kl_shuffle(b, lo, hi, lanes, join);
+    }
+    for (int j = 0; j < 2; j++) { /* the neighbour's first two */
+        for (int i = 0; i < lanes; i++)
+            next[j][i] = i + 1 < lanes ? i + 1 : lanes + j;
+        d[m + j] = kl_shuffle(b, d[j], v[m], lanes, next[j]);
+    }
+}
+
+/* Lines of one input channel: [line][n][across], transformed along x. */
+static void fill_lines(KdLower *l, const Wino *w, const Buffers *u, const Item *it,
+                       KlValue channel) {
+    KlBuilder *b = &l->b;
+    SchSource s = {.element = picture_element,
+                   .node = w->node,
+                   .operand = 0,
+                   .width = w->in[1],
+                   .border = sch_border(l, w->node, 0, 3)};
+    KlFor r = sch_loop(b, kl_i64(b, 0), sch_addc(b, sch_mulc(b, it->length, w->m), 2), 1);
+    KlValue y = sch_madc(b, it->band, w->bands.size * w->m, r.i);
+    y = sch_addc(b, y, -w->pad[0]);
+    KlValue to = sch_mulc(b, r.i, w->n * w->across);
+    SchGuard guard = sch_guard_begin(b, y, w->in[0]);
+    KlValue line[3] = {it->image, channel, y};
+    sch_fill_line(l, &s, line, -w->pad[1], w->across * w->m + w->tile.lanes, u->line, kl_i64(b, 0));
+    KlFor v = sch_loop(b, kl_i64(b, 0), kl_i64(b, w->across), w->tile.lanes);
+    KlValue d[MOST_INPUTS] = {0}, t[MOST_INPUTS] = {0};
+    split_tiles(b, w, u->line, sch_mulc(b, v.i, w->m), d);
+    input_transform(b, w, d, t);
+    for (int j = 0; j < w->n; j++)
+        kl_store(b, u->lines, sch_addc(b, sch_add(b, to, v.i), j * w->across), t[j]);
+    sch_loop_end(b, &v);
+    if (sch_guard_else(b, &guard)) {
+        sch_zero(b, u->lines, to, w->n * w->across, w->tile.lanes);
+        sch_guard_end(b, &guard);
+    }
+    sch_loop_end(b, &r);
+}
+
+/* The last column tile may reach beyond the tiles of a channel: zeros there. */
+static void clear_rest(KlBuilder *b, const Wino *w, const Buffers *u, const Item *it, KlValue channel) {
+    int64_t width = (int64_t)w->tile.nv * w->tile.lanes;
+    if (w->tiles_y % w->bands.size == 0 &&
+        sch_ceil(w->bands.size * w->tiles_x, width) * width <= (w->bands.size - 1) * w->tiles_x + w->across)
+        return;
+    KlValue held = sch_addc(b, sch_mulc(b, it->length, w->tiles_x), w->across - w->tiles_x);
+    KlValue end = sch_addc(b, sch_mulc(b, it->length, w->tiles_x), width - 1);
+    end = sch_mulc(b, kl_op2(b, KL_OP_DIV, end, kl_i64(b, width)), width);
+    KlFor e = sch_loop_n(b, w->n * w->n);
+    KlFor x = sch_loop(b, held, end, w->tile.lanes);
+    KlValue at = sch_add(b, sch_madc(b, e.i, w->input, sch_mulc(b, channel, w->pitch)), x.i);
+    kl_store(b, u->input, at, kl_splat(b, w->tile.lanes, kl_f32(b, 0)));
+    sch_loop_end(b, &x);
+    sch_loop_end(b, &e);
+}
+
+/* One input channel's tiles: transformed along y into the n * n matrices. Where a tile row does not
+ * fill its vectors the next one overwrites the rest. */
+static void fill_input(KdLower *l, const Wino *w, const Buffers *u, const Item *it) {
+    KlBuilder *b = &l->b;
+    int n = w->n, lanes = w->tile.lanes;
+    KlFor c = sch_loop_n(b, w->depth);
+    fill_lines(l, w, u, it, sch_madc(b, it->group, w->depth, c.i));
+    KlFor r = sch_loop(b, kl_i64(b, 0), it->length, 1), v;
+    v = sch_loop(b, kl_i64(b, 0), kl_i64(b, w->across), lanes);
+    KlValue from = sch_madc(b, r.i, (int64_t)w->m * n * w->across, v.i);
+    KlValue to = sch_add(b, sch_madc(b, c.i, w->pitch, sch_mulc(b, r.i, w->tiles_x)), v.i);
+    KlFor j = sch_loop_n(b, n);
+    from = sch_madc(b, j.i, w->across, from), to = sch_madc(b, j.i, w->input, to);
+    KlValue d[MOST_INPUTS] = {0}, t[MOST_INPUTS] = {0};
+    for (int i = 0; i < n; i++)
+        d[i] = kl_load(b, u->lines, sch_addc(b, from, i * n * w->across), lanes);
+    input_transform(b, w, d, t);
+    for (int i = 0; i < n; i++)
+        kl_store(b, u->input, sch_addc(b, to, i * n * w->input), t[i]);
+    sch_loop_end(b, &j);
+    sch_loop_end(b, &v);
+    sch_loop_end(b, &r);
+    clear_rest(b, w, u, it, c.i);
+    sch_loop_end(b, &c);
+}
+
+/* ---- 2: the products --------------------------------------------------------------------- */
+
+static void one_tile(KlBuilder *b, const Wino *w, const Buffers *u, KlValue weights, KlValue input,
+                     KlValue depth, KlValue at) {
+    const SchTile *t = &w->tile;
+    int n = t->mr * t->nv;
+    int64_t row[SCH_MAX_TILE], column[SCH_MAX_TILE], aoff[SCH_MAX_TILE];
+    KlValue acc[SCH_MAX_TILE], next[SCH_MAX_TILE];
+    sch_strides(aoff, t->mr, 1);
+    sch_strides(row, t->mr, w->pitch);
+    sch_strides(column, t->nv, t->lanes);
+    sch_tile_init(b, t, acc, w->slices.count == 1, u->product, at, row, column);
+    KlFor f = kl_for_begin(b, kl_i64(b, 0), depth, 1, n, acc);
+    for (int k = 0; k < n; k++)
+        next[k] = f.carried[k];
+    sch_tile_step(b, t, next, u->weights, sch_madc(b, f.i, t->mr, weights), aoff, u->input,
+                  sch_madc(b, f.i, w->pitch, input), column);
+    f.instr->unroll = (uint16_t)sch_unroll(n, w->slices.size);
+    kl_for_end(b, &f, next, acc);
+    sch_tile_store(b, t, acc, u->product, at, row, column);
+}
+
+static void multiply(KlBuilder *b, const Wino *w, const Buffers *u, const Item *it) {
+    const SchTile *t = &w->tile;
+    int64_t width = (int64_t)t->nv * t->lanes;
+    KlFor e = sch_loop_n(b, w->n * w->n);
+    if (w->slices.count > 1) {
+        KlValue at = sch_mulc(b, e.i, w->product);
+        sch_zero(b, u->product, at, block_rows(w) * w->pitch, t->lanes);
+    }
+    KlFor c = sch_loop(b, kl_i64(b, 0), sch_mulc(b, it->length, w->tiles_x), width);
+    KlFor s = sch_loop_n(b, w->slices.count);
+    KlValue depth = sch_cut_length(b, &w->slices, s.i);
+    KlFor m = sch_loop(b, kl_i64(b, 0), sch_cut_length(b, &w->blocks, it->block), 1);
+    KlValue weights = sch_madc(b, it->group, w->slices.count, s.i);
+    weights = sch_madc(b, weights, row_tiles(w), sch_madc(b, it->block, w->blocks.size, m.i));
+    weights = sch_madc(b, weights, panel(w), sch_mulc(b, e.i, w->weights));
+    KlValue input = sch_add(b, sch_madc(b, e.i, w->input, c.i),
+                            sch_mulc(b, s.i, w->slices.size * w->pitch));
+    KlValue at = sch_add(b, sch_madc(b, e.i, w->product, c.i), sch_mulc(b, m.i, t->mr * w->pitch));
+    one_tile(b, w, u, weights, input, depth, at);
+    sch_loop_end(b, &m);
+    sch_loop_end(b, &s);
+    sch_loop_end(b, &c);
+    sch_loop_end(b, &e);
+}
+
+/* ---- 3: the way back --------------------------------------------------------------------- */
+
+/* row[at + m * t + j] = y[j][t] */
+static void join_tiles(KlBuilder *b, const Wino *w, const KlValue *y, int row, KlValue at) {
+    int lanes = w->tile.lanes, mix[2][64];
+    for (int i = 0; i < lanes; i++) {
+        mix[0][i] = i / 2 + (i & 1 ? lanes : 0);
+        mix[1][i] = mix[0][i] + lanes / 2;
+    }
+    KlValue out[4];
+    if (w->m == 2) {
+        for (int h = 0; h < 2; h++)
+            out[h] = kl_shuffle(b, y[0], y[1], lanes, mix[h]);
+    } else {
+        for (int h = 0; h < 2; h++) {
+            KlValue even = kl_shuffle(b, y[0], y[2], lanes, mix[h]),
+                    odd = kl_shuffle(b, y[1], y[3], lanes, mix[h]);
+            out[2 * h] = kl_shuffle(b, even, odd, lanes, mix[0]);
+            out[2 * h + 1] = kl_shuffle(b, even, odd, lanes, mix[1]);
+        }
+    }
+    for (int h = 0; h < w->m; h++)
+        kl_store(b, row, sch_addc(b, at, (int64_t)h * lanes), out[h]);
+}
+
+/* One tile row of one output channel into the row buffer: [m lines][across * m]. */
+static void output_lines(KlBuilder *b, const Wino *w, const Buffers *u, KlValue from) {
+    int n = w->n, m = w->m, lanes = w->tile.lanes;
+    KlFor v = sch_loop(b, kl_i64(b, 0), kl_i64(b, w->across), lanes);
+    KlFor j = sch_loop_n(b, n);
+    KlValue at = sch_add(b, sch_madc(b, j.i, w->product, from), v.i), p[MOST_INPUTS] = {0}, y[4] = {0};
+    for (int i = 0; i < n; i++)
+        p[i] = kl_load(b, u->product, sch_addc(b, at, i * n * w->product), lanes);
+    output_transform(b, w, p, y);
+    for (int i = 0; i < m; i++)
+        kl_store(b, u->half, sch_addc(b, sch_mulc(b, j.i, lanes), (int64_t)i * n * lanes), y[i]);
+    sch_loop_end(b, &j);
+    for (int i = 0; i < m; i++) {
+        for (int k = 0; k < n; k++)
+            p[k] = kl_load(b, u->half, kl_i64(b, ((int64_t)i * n + k) * lanes), lanes);
+        output_transform(b, w, p, y);
+        join_tiles(b, w, y, u->row, sch_addc(b, sch_mulc(b, v.i, m), i * m * w->across));
+    }
+    sch_loop_end(b, &v);
+}
+
+static void finish(KdLower *l, const Wino *w, const Buffers *u, const Item *it) {
+    KlBuilder *b = &l->b;
+    KlValue m0 = sch_mulc(b, it->block, block_rows(w));
+    KlValue rows = sch_minc(b, kl_op2(b, KL_OP_SUB, kl_i64(b, w->rows_out), m0), block_rows(w));
+    KlFor o = sch_loop(b, kl_i64(b, 0), rows, 1);
+    KlValue row = sch_add(b, m0, o.i), held = sch_tile_row(b, o.i, row, w->tile.mr, w->rows_out);
+    KlFor r = sch_loop(b, kl_i64(b, 0), it->length, 1);
+    output_lines(b, w, u, sch_madc(b, held, w->pitch, sch_mulc(b, r.i, w->tiles_x)));
+    KlFor i = sch_loop_n(b, w->m);
+    KlValue y = sch_madc(b, sch_madc(b, it->band, w->bands.size, r.i), w->m, i.i);
+    SchGuard guard = sch_guard_begin(b, y, w->out[0]);
+    KlFor x = sch_vector_loop(b, kl_i64(b, 0), kl_i64(b, w->out[1]), w->tile.lanes);
+    KlValue idx[4] = {it->image, sch_madc(b, it->group, w->rows_out, row), y, x.i};
+    KlValue v = kl_load(b, u->row, sch_madc(b, i.i, w->across * w->m, x.i), 1);
+    kd_lower_finish(l, v, idx);
+    sch_loop_end(b, &x);
+    if (sch_guard_else(b, &guard)) sch_guard_end(b, &guard);
+    sch_loop_end(b, &i);
+    sch_loop_end(b, &r);
+    sch_loop_end(b, &o);
+}
+
+/* ---- the plan ---------------------------------------------------------------------------- */
+
+static bool geometry(Wino *w, const KdLower *l, KdValue root) {
+    const KdFunc *f = l->fu->f;
+    const KdNode *node = kd_node(f, root);
+    const KdType *x = sch_operand_type(l, root, 0), *k = sch_operand_type(l, root, 1), *y = node->type;
+    KdInts stride = kd_attr_ints(f, node, "stride"), pad = kd_attr_ints(f, node, "pad");
+    KdInts dilation = kd_attr_ints(f, node, "dilation");
+    int64_t groups = kd_attr_int(f, node, "groups");
+    *w = (Wino){.node = root,
+                .machine = sch_machine(l),
+                .transposed = node->op == KD_OP_CONV_TRANSPOSE2D,
+                .batch = x->dim[0],
+                .groups = groups,
+                .rows_out = y->dim[1] / groups,
+                .depth = x->dim[1] / groups};
+    if (y->count == 0 || x->count == 0 || x->dtype != KD_F32 || w->machine.lanes < 4) return false;
+    for (int d = 0; d < 2; d++) {
+        if (k->dim[2 + d] != TAPS || stride.v[d] != 1 || dilation.v[d] != 1) return false;
+        w->in[d] = x->dim[2 + d], w->out[d] = y->dim[2 + d];
+        w->pad[d] = w->transposed ? TAPS - 1 - pad.v[d] : pad.v[d];
+    }
+    return true;
+}
+
+/* Everything that follows from m, tile, blocks.size and bands.size; then the cycles. */
+static void derive(Wino *w) {
+    const SchMachine *k = &w->machine;
+    const SchTile *t = &w->tile;
+    int64_t lanes = t->lanes, width = t->nv * lanes, all = (int64_t)w->n * w->n;
+    int64_t columns = sch_ceil(w->bands.size * w->tiles_x, width);
+    w->across = sch_ceil(w->tiles_x, lanes) * lanes;
+    w->pitch = columns * width;
+    /* The last tile row of a band may end in vectors that reach further; and matrices a power of two
+     * apart would fall into the same lines of the caches. */
+    w->pitch = sch_max(w->pitch, sch_ceil((w->bands.size - 1) * w->tiles_x + w->across, lanes) * lanes);
+    if (columns > 1 && w->pitch / lanes % 2 == 0) w->pitch += lanes;
+    w->input = w->depth * w->pitch + 5 * lanes;
+    w->product = block_rows(w) * w->pitch + 5 * lanes;
+    int64_t slice = (int64_t)(0.7 * k->l1 / 4 / (double)(width + t->mr));
+    w->slices = sch_cut(w->depth, sch_max(slice, sch_min(w->depth, 8)));
+    w->weights = w->groups * w->slices.count * row_tiles(w) * panel(w) + 5 * lanes;
+
+    double rows = (double)block_rows(w), depth = (double)w->depth, matrices = (double)all;
+    double band = (double)w->bands.size, vectors = (double)(w->across / lanes), m = w->m, n = w->n;
+    double items = (double)(w->batch * w->groups * w->bands.count * w->blocks.count);
+    double step = sch_tile_cycles(k, t->mr, t->nv, true);
+    double work = matrices * (double)(columns * w->blocks.size) *
+                  (depth * step + (double)w->slices.count * (1.5 * t->mr * t->nv + 20));
+    /* What does not stay in the second cache comes from the third, or further: about 7 bytes a
+     * cycle, half of them hidden behind the sums. */
+    double weights = 4 * matrices * rows * depth, pictures = 4 * matrices * depth * (double)w->pitch,
+           products = 4 * matrices * rows * (double)w->pitch, moved = 0;
+    if (weights * (double)w->blocks.count > 0.5 * k->l2) moved += weights;
+    if (pictures + products > 0.6 * k->l2) moved += 2 * (pictures + products);
+    work += 0.5 * moved / 7;
+    double fill = depth * ((m * band + 2) * (vectors * (14 + 3 * n) + (double)w->in[1] * 4 / (double)lanes + 30) +
+                           band * vectors * n * 2.5 * n);
+    double out = rows * band * (vectors * (n * 2.5 * n + m * 3 * n) + m * ((double)w->out[1] * 6 / (double)lanes + 10));
+    w->cycles = sch_dealt(items) * (work + fill + out + 100) + 4000;
+    double count = (double)(w->groups * w->rows_out * w->depth);
+    w->cycles += count * ((60 + 2.2 * matrices) / (double)t->mr + matrices * 4 / 12) + 4000;
+}
+
+static void try_blocks(Wino *best, Wino *w) {
+    int64_t tiles = sch_ceil(w->rows_out, w->tile.mr);
+    for (int64_t blocks = 1; blocks <= tiles && blocks <= 32; blocks = sch_next_count(blocks)) {
+        w->blocks = sch_cut(tiles, sch_ceil(tiles, blocks));
+        for (int64_t bands = 1; bands <= w->tiles_y; bands = sch_next_count(bands)) {
+            w->bands = sch_cut(w->tiles_y, sch_ceil(w->tiles_y, bands));
+            derive(w);
+            if (best->cycles < 0 || w->cycles < best->cycles) *best = *w;
+        }
+    }
+}
+
+static bool plan(Wino *w, const KdLower *l, KdValue root) {
+    if (l->o->winograd < 2 || !geometry(w, l, root)) return false;
+    Wino best = *w, trial = *w;
+    if (sch_recall(l, root, "winograd", w, sizeof *w)) {
+        w->node = root;
+        return w->cycles >= 0;
+    }
+    best.cycles = -1;
+    for (int m = 2; m <= l->o->winograd && m <= 4; m += 2) {
+        trial.m = m, trial.n = m + TAPS - 1;
+        trial.tiles_y = sch_ceil(w->out[0], m), trial.tiles_x = sch_ceil(w->out[1], m);
+        for (int mr = 1; mr <= 14 && mr <= w->rows_out; mr++)
+            for (int nv = 1; nv <= 4; nv++) {
+                if (!sch_tile_fits(&w->machine, mr, nv) || mr * nv < w->machine.registers / 3) continue;
+                trial.tile = (SchTile){mr, nv, w->machine.lanes, w->machine.fma};
+                try_blocks(&best, &trial);
+            }
+    }
+    *w = best;
+    sch_remember(l, root, "winograd", w, sizeof *w);
+    return w->cycles >= 0;
+}
+
+double cost_winograd(const KdLower *l, const KdGroup *g) {
+    Wino w;
+    return plan(&w, l, g->root) ? w.cycles / SCH_HERTZ : -1;
+}
+
+/* ---- the whole --------------------------------------------------------------------------- */
+
+void build_winograd(KdLower *l, const KdGroup *g) {
+    Wino plan_, *w = &plan_;
+    plan(w, l, g->root);
+    sch_materialise(l, w->node, 1, 1);
+    build_weights(l, w);
+    const KdType *t = kd_vtype(l->fu->f, w->node);
+    const char *what = kd_format(l->cx, "%s %s winograd %dx%d", kd_op_info[sch_root(l, g)->op].name,
+                                 kd_shape_text(l->cx, t), w->m, w->m);
+    kd_lower_begin(l, what, w->batch * w->groups * w->bands.count * w->blocks.count);
+    KlBuilder *b = &l->b;
+    int64_t lanes = w->tile.lanes, all = (int64_t)w->n * w->n;
+    int64_t line = w->across * w->m + lanes, lines = w->m * w->bands.size + 2;
+    Buffers u = {.weights = kd_lower_temp(l, 0, KL_F32, weights_count(w), KL_IN)};
+    u.line = kl_buf(l->k, "line", KL_F32, line, KL_SCRATCH);
+    u.lines = kl_buf(l->k, "lines", KL_F32, lines * w->n * w->across, KL_SCRATCH);
+    u.half = kl_buf(l->k, "half", KL_F32, w->m * w->n * lanes, KL_SCRATCH);
+    u.row = kl_buf(l->k, "row", KL_F32, w->m * w->across * w->m, KL_SCRATCH);
+    u.input = kl_buf(l->k, "input", KL_F32, all * w->input, KL_SCRATCH);
+    u.product = kl_buf(l->k, "product", KL_F32, all * w->product, KL_SCRATCH);
+    KlValue p = kl_parallel_index(l->k);
+    Item it;
+    it.block = sch_split(b, &p, w->blocks.count);
+    it.band = sch_split(b, &p, w->bands.count);
+    it.group = sch_split(b, &p, w->groups);
+    it.image = p;
+    it.length = sch_cut_length(b, &w->bands, it.band);
+    fill_input(l, w, &u, &it);
+    multiply(b, w, &u, &it);
+    finish(l, w, &u, &it);
+    const KdType *x = sch_operand_type(l, w->node, 0), *k = sch_operand_type(l, w->node, 1);
+    l->k->flops = 2 * sch_macs(l, w->node);
+    l->k->bytes = 4.0 * (double)(x->count + k->count + t->count);
+    kd_lower_end(l);
+}
