@@ -17,16 +17,16 @@ typedef struct KdExplained {
     const char *shape;    /* "[1, 3, 262, 262] x [64, 3, 7, 7] -> [1, 64, 256, 256]", then what of strides and the like is special */
     const char *place;    /* "resnet.kd:31:12" of the first of them, outside the prelude; "" where it has none */
     int count;            /* so many anchors are equal */
-    const char *schedule; /* "generic": the element rule in plain loops */
+    const char *schedule; /* "generic": the element rule in plain loops; "streamed": see KdFusion.streamed */
     const char *plan;     /* its tile, how it cuts the work, what it packs; "" if it has nothing to say */
-    const char *why;      /* "cheapest", "forced", "generic is cheaper", "no other applies" */
-    double seconds;       /* the estimate */
+    const char *why;      /* "cheapest", "forced", "generic is cheaper", "no other applies", ... */
+    double seconds;       /* the estimate; 0: none */
     KD_VEC(KdConsidered) others; /* that apply but were not taken, cheapest first */
 } KdExplained;
 
 typedef KD_VEC(KdExplained) KdExplanation;
 
-/* All anchor groups of fu in order, equal ones once. Lowers nothing. */
+/* All anchor groups of fu in order, equal ones once, then the streamed products. Lowers nothing. */
 KdExplanation kd_schedule_explain(const KdFusion *fu, const KdPassOptions *o);
 
 /* What KdPassOptions.schedule may be: the names of schedule.def, and "generic". */

@@ -53,6 +53,7 @@ bool kdc_unit_net(KdcProgram *p, const char *name, const KdNetOptions *o, KdcUni
 bool kdc_unit_session(KdcProgram *p, const char *name, unsigned mask, const KdNetOptions *o,
                       KdSessionInfo *info, KdcUnit *u);
 void kdc_unit_passes(KdcProgram *p, KdcUnit *u, const KdTarget *t);
+KdPassOptions kdc_pass_options(const KdcProgram *p, const KdTarget *t); /* those it uses */
 bool kdc_unit_jit(KdcProgram *p, KdcUnit *u);
 KdCodegenOptions kdc_codegen_options(const KdcProgram *p);
 KdcStats kdc_unit_stats(const KdcUnit *u);

@@ -84,6 +84,7 @@ static void copy_options(KdcProgram *p, const KdcOptions *o) {
     p->o.defines = copy_names(cx, o->defines, o->n_defines);
     p->o.import_path = copy_names(cx, o->import_path, o->n_import_path);
     p->o.skip = copy_names(cx, o->skip, o->n_skip);
+    p->o.schedule = o->schedule ? kd_intern_z(cx, o->schedule) : NULL;
     p->o.cache = o->cache ? kd_intern_z(cx, o->cache) : kd_cache_folder(cx);
     p->o.triple = o->triple ? kd_intern_z(cx, o->triple) : NULL;
     p->o.cpu = kd_intern_z(cx, o->cpu ? o->cpu : "");
@@ -213,13 +214,21 @@ bool kdc_unit_session(KdcProgram *p, const char *name, unsigned mask, const KdNe
     return elaborated(p, u, name, errors, start);
 }
 
-void kdc_unit_passes(KdcProgram *p, KdcUnit *u, const KdTarget *t) {
-    double start = kdc_now();
-    KdPassOptions o = {
-        .machine = t->machine, .skip = p->o.skip, .n_skip = p->o.n_skip, .fuse = true};
+KdPassOptions kdc_pass_options(const KdcProgram *p, const KdTarget *t) {
+    KdPassOptions o = {.machine = t->machine,
+                       .skip = p->o.skip,
+                       .n_skip = p->o.n_skip,
+                       .fuse = true,
+                       .schedule = p->o.schedule};
     for (int i = 0; i < p->o.n_skip; i++) {
         o.fuse = o.fuse && strcmp(p->o.skip[i], "fuse") != 0;
     }
+    return o;
+}
+
+void kdc_unit_passes(KdcProgram *p, KdcUnit *u, const KdTarget *t) {
+    double start = kdc_now();
+    KdPassOptions o = kdc_pass_options(p, t);
     u->result = kd_pipeline(u->func, &o, p->observe, p->observe_user);
     u->pass_seconds = kdc_now() - start;
 }

@@ -41,6 +41,7 @@ typedef struct KdcOptions { /* all zero: the defaults */
     const char *cache;            /* folder of compiled objects; NULL: the user's; "": none */
     const char *const *skip;      /* passes to leave out */
     int n_skip;
+    const char *schedule; /* forces this schedule of passes/schedule/schedule.def where it applies; NULL: the cheapest */
     int opt;            /* code generation level 0..3, plus 1; 0: the default (3) */
     const char *triple; /* for object files; NULL: this machine. What runs here is always for this machine. */
     const char *cpu;

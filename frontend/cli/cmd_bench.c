@@ -7,6 +7,7 @@
  * what its kernels count, in the mean time, since not all steps run the same blocks. --profile runs as often again and
  * adds up the time of each kernel.
  */
+#include "frontend/cli/explain.h"
 #include "frontend/cli/report.h"
 #include "frontend/cli/tensors.h"
 #include "runtime/host/peak.h"
@@ -283,6 +284,11 @@ static void print_text(const Bench *b) {
     if (b->a->profile) {
         print_table(b);
     }
+    if (b->a->explain) {
+        KdStr s = {.cx = b->p->cx};
+        kdc_cli_explain_text(&s, b->p, kdc_runnable_unit(b->r), &b->p->host);
+        printf("%s", s.s);
+    }
 }
 
 static json_t *kernels_json(const Bench *b) {
@@ -319,6 +325,9 @@ static bool print_json(const Bench *b) {
     json_object_set_new(o, "compiled", code);
     if (b->a->profile) {
         json_object_set_new(o, "profile", kernels_json(b));
+    }
+    if (b->a->explain) {
+        json_object_set_new(o, "schedules", kdc_cli_explain_json(b->p, kdc_runnable_unit(b->r), &b->p->host));
     }
     char *text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
     json_decref(o);

@@ -6,6 +6,7 @@
  * such, unless it was asked for by name or nothing of the file could apply it: then x is a picture, if that will do.
  */
 #include "frontend/cli/common.h"
+#include "frontend/cli/explain.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -273,19 +274,41 @@ static bool only_one(const Job *j) {
     return false;
 }
 
-static bool print_summary(Job *j, double start) {
+/* With --quiet only what --explain asks for. */
+static bool print_text(Job *j) {
     KdStr s = {.cx = j->p->cx};
-    if (j->a->quiet) {
-        return true;
-    }
-    if (!j->a->json) {
+    if (!j->a->quiet) {
         kdc_summary_text(&s, j->items.v, j->items.n);
         if (!j->items.n) {
             kd_str_printf(&s, "%s declares no network and no session; it is well formed\n", j->p->file);
         }
-        return kdc_cli_write(j->p, NULL, s.s, s.n);
+    }
+    for (int i = 0; i < j->items.n && j->a->explain; i++) {
+        if (!j->items.v[i].skipped) {
+            kdc_cli_explain_text(&s, j->p, j->items.v[i].unit, &j->p->host);
+        }
+    }
+    return !s.n || kdc_cli_write(j->p, NULL, s.s, s.n);
+}
+
+static bool print_summary(Job *j, double start) {
+    KdStr s = {.cx = j->p->cx};
+    if (!j->a->json) {
+        return print_text(j);
+    }
+    if (j->a->quiet) {
+        return true;
     }
     json_t *o = kdc_summary_json(j->p->file, j->items.v, j->items.n, kdc_now() - start);
+    json_t *schedules = j->a->explain ? json_object() : NULL;
+    for (int i = 0; i < j->items.n && schedules; i++) {
+        if (!j->items.v[i].skipped) {
+            json_object_set_new(schedules, j->items.v[i].name, kdc_cli_explain_json(j->p, j->items.v[i].unit, &j->p->host));
+        }
+    }
+    if (schedules) {
+        json_object_set_new(o, "schedules", schedules);
+    }
     char *text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
     json_decref(o);
     if (!text) {
@@ -395,6 +418,9 @@ int kdc_cmd_compile(const KdcArgs *a) {
     }
     if (a->list_ops) {
         return list_ops(a);
+    }
+    if (a->explain && a->emit) {
+        return kdc_usage_error(a, "--explain goes with the summary, not with --emit");
     }
     KdcProgram *p = kdc_cli_open(a, &w, &code);
     if (!p) {

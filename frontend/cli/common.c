@@ -1,6 +1,8 @@
 /* common.c: see common.h. */
 #include "frontend/cli/common.h"
 
+#include "passes/explain.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -60,9 +62,9 @@ static void print_times(const KdcWatch *w) {
 
 /* ---- opening and closing ---------------------------------------------------------------------------- */
 
-static bool is_pass(const char *name, const char *const *passes, int n) {
+static bool is_one_of(const char *name, const char *const *names, int n) {
     for (int i = 0; i < n; i++) {
-        if (strcmp(passes[i], name) == 0) {
+        if (strcmp(names[i], name) == 0) {
             return true;
         }
     }
@@ -79,7 +81,7 @@ static int check_passes(const KdcArgs *a) {
     const char *const *passes = kd_pass_names(&n);
     for (int i = 0; i < a->n_skips + a->n_prints; i++) {
         const char *name = i < a->n_skips ? a->skips[i] : a->prints[i - a->n_skips];
-        if (!is_pass(name, passes, n)) {
+        if (!is_one_of(name, passes, n)) {
             const char *near = kd_nearest(name, passes, n);
             return kdc_usage_error(a, "no pass is called '%s'%s%s%s", name,
                                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
@@ -91,6 +93,21 @@ static int check_passes(const KdcArgs *a) {
         }
     }
     return 0;
+}
+
+static int check_schedule(const KdcArgs *a) {
+    int n;
+    const char *const *names = kd_schedule_names(&n);
+    char list[1024] = "";
+    size_t used = 0;
+    if (!a->schedule || is_one_of(a->schedule, names, n)) {
+        return 0;
+    }
+    for (int i = 0; i < n && used < sizeof list; i++) {
+        int wrote = snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", names[i]);
+        used += wrote > 0 ? (size_t)wrote : 0;
+    }
+    return kdc_usage_error(a, "--schedule: no schedule is called '%s'; there are %s", a->schedule, list);
 }
 
 static KdcOptions options_of(const KdcArgs *a) {
@@ -105,6 +122,7 @@ static KdcOptions options_of(const KdcArgs *a) {
                         .cache = a->no_cache ? "" : NULL,
                         .skip = a->skips,
                         .n_skip = a->n_skips,
+                        .schedule = a->schedule,
                         .opt = a->opt,
                         .triple = a->triple,
                         .cpu = a->cpu};
@@ -113,6 +131,7 @@ static KdcOptions options_of(const KdcArgs *a) {
 KdcProgram *kdc_cli_open(const KdcArgs *a, KdcWatch *w, int *code) {
     *w = (KdcWatch){.args = a};
     *code = check_passes(a);
+    *code = *code ? *code : check_schedule(a);
     if (*code) {
         return NULL;
     }

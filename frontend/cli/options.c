@@ -93,6 +93,7 @@ static const Option options[] = {
     {0, "openmp", NULL, EXPORT, "run on all cores, through OpenMP (link with -fopenmp)", FLAG(openmp)},
     {0, "runs", "N", BENCH, "timed runs after the warm-up (20)", WHOLE(runs, 1, 1000000)},
     {0, "profile", NULL, BENCH, "also a table of kernels", FLAG(profile)},
+    {0, "explain", NULL, COMPILE | BENCH, "also, for each convolution and product, which schedule it got and why", FLAG(explain)},
 
     {0, "grad", NULL, CALL, "also grad.X for every input and weight X, of the sum of output * seed", FLAG(grad)},
     {0, "train", NULL, CALL | BENCH, "training mode: dropout on, batch statistics", FLAG(train)},
@@ -107,6 +108,7 @@ static const Option options[] = {
     {0, "seed", "N", CALL | TRAIN | BENCH | DATA, "of initial weights, order and random numbers (0)", OWN(take_seed)},
     {0, "threads", "N", CODE, "threads (all cores); results do not depend on it", WHOLE(threads, 1, 1024)},
     {0, "skip", "PASS", CODE, "leave out a pass; may be repeated", LIST(skips)},
+    {0, "schedule", "NAME", CODE & ~IMPORT, "force this schedule where it applies (see --explain), or generic", TEXT(schedule)},
     {0, "print-after", "PASS", PASSES, "print the program after a pass, to stderr", LIST(prints)},
     {0, "print-after-all", NULL, PASSES, "after each pass", FLAG(print_all)},
     {0, "time-passes", NULL, PASSES, "how long each pass took, to stderr", FLAG(time_passes)},

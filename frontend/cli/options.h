@@ -23,9 +23,9 @@ typedef struct KdcArgs {
     int n_defines, n_imports, n_skips, n_prints, n_taps, n_weights, n_shapes;
     const char *other; /* import: the checkpoint; data: the folder */
     const char *output, *emit, *in, *out, *triple, *cpu, *data, *phase, *preprocess, *map, *pred, *truth, *ref,
-        *inception, *metrics, *layout, *against;
+        *inception, *metrics, *layout, *against, *schedule;
     bool print_all, time_passes, json, grad, train, no_cache, quiet, no_flip, serial, b_to_a, profile, openmp, truncate,
-        beside, resume, has_seed;
+        beside, resume, has_seed, explain;
     int verbose, opt; /* opt: level plus 1, 0: not given */
     int64_t batch, height, width, steps, epochs, threads, load_h, load_w, crop_h, crop_w, limit, workers, save_every,
         sample_every, memory_limit, classes, ignore, runs;

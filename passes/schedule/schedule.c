@@ -9,6 +9,7 @@
 
 #include "passes/explain.h"
 #include "passes/schedule/schedule.h"
+#include "passes/schedule/stream.h"
 
 #define SCHEDULE(name, op, cost, build, explain, purpose)                                          \
     KdScheduleCost cost_##cost;                                                                    \
@@ -144,9 +145,9 @@ bool kd_schedule_build(KdLower *l, const KdGroup *g) {
 void explain_none(KdStr *s, const KdLower *l, const KdGroup *g) { (void)s, (void)l, (void)g; }
 
 /* "[1, 64, 66, 66] x [64, 64, 3, 3] -> [1, 64, 64, 64], stride 2": of attributes what is not usual. */
-static const char *shape_of(const KdLower *l, const KdGroup *g) {
+static const char *shape_of(const KdLower *l, KdValue v) {
     const KdFunc *f = l->fu->f;
-    const KdNode *n = sch_root(l, g);
+    const KdNode *n = kd_node(f, v);
     KdStr s = {.cx = l->cx};
     kd_str_printf(&s, "%s x %s -> %s", kd_shape_text(l->cx, kd_vtype(f, n->in[0])),
                   kd_shape_text(l->cx, kd_vtype(f, n->in[1])), kd_shape_text(l->cx, n->type));
@@ -171,9 +172,9 @@ static const char *shape_of(const KdLower *l, const KdGroup *g) {
 }
 
 /* Where the program says it: the innermost place that is not in the prelude. */
-static const char *place_of(const KdLower *l, const KdGroup *g) {
+static const char *place_of(const KdLower *l, KdValue v) {
     static const char prelude[] = "prelude.kd";
-    const KdPlace *p = kd_place(l->cx, sch_root(l, g)->loc);
+    const KdPlace *p = kd_place(l->cx, kd_node(l->fu->f, v)->loc);
     for (; p; p = kd_place(l->cx, p->outer)) {
         size_t n = strlen(p->file), m = sizeof prelude - 1;
         if (n < m || strcmp(p->file + n - m, prelude) != 0)
@@ -191,16 +192,29 @@ static void add_other(KdContext *cx, KdExplained *e, const char *name, double se
     e->others.v[at] = (KdConsidered){name, seconds};
 }
 
-static KdExplained explain(const KdLower *l, const KdGroup *g) {
-    Choice c = choose(l, g);
-    KdExplained e = {.op = (KdOp)sch_root(l, g)->op,
-                     .shape = shape_of(l, g),
-                     .place = place_of(l, g),
-                     .count = 1,
-                     .schedule = c.taken ? c.taken->name : "generic",
-                     .seconds = c.generic,
-                     .why = c.why};
+static KdExplained explained(const KdLower *l, KdValue v) {
+    return (KdExplained){.op = (KdOp)kd_node(l->fu->f, v)->op,
+                         .shape = shape_of(l, v),
+                         .place = place_of(l, v),
+                         .count = 1,
+                         .plan = ""};
+}
+
+static KdExplained explain(KdLower *l, int group) {
+    const KdGroup *g = l->g = &l->fu->groups.v[group];
+    KdExplained e = explained(l, g->root);
     KdStr plan = {.cx = l->cx};
+    l->binding->group = group;
+    l->binding->walk = kd_group_walk(l->fu, group);
+    if (kd_stream_is_anchor(l)) {
+        e.schedule = "streamed";
+        e.why = "an operand is made of a streamed product";
+        return e;
+    }
+    Choice c = choose(l, g);
+    e.schedule = c.taken ? c.taken->name : "generic";
+    e.why = c.why;
+    e.seconds = c.generic;
     for (int i = 0; i < KD_COUNT(rows); i++) {
         if (&rows[i] == c.taken)
             e.seconds = c.cost[i];
@@ -210,8 +224,8 @@ static KdExplained explain(const KdLower *l, const KdGroup *g) {
     if (c.taken) {
         add_other(l->cx, &e, "generic", c.generic);
         c.taken->explain(&plan, l, g);
+        e.plan = plan.s ? plan.s : "";
     }
-    e.plan = plan.s ? plan.s : "";
     return e;
 }
 
@@ -220,21 +234,33 @@ static bool same_choice(const KdExplained *a, const KdExplained *b) {
            strcmp(a->schedule, b->schedule) == 0 && strcmp(a->plan, b->plan) == 0;
 }
 
+static void add(KdContext *cx, KdExplanation *all, const KdExplained *e) {
+    for (int i = 0; i < all->n; i++) {
+        if (same_choice(&all->v[i], e)) {
+            all->v[i].count++;
+            return;
+        }
+    }
+    kd_push(cx, all, *e);
+}
+
 KdExplanation kd_schedule_explain(const KdFusion *fu, const KdPassOptions *o) {
     KdContext *cx = fu->f->cx;
     KdLower l = {.cx = cx, .fu = fu, .o = o, .schedules = KD_NEW(cx, KdMap)};
     KdExplanation all = {0};
+    l.binding = KD_NEW(cx, struct KdBinding);
     l.schedules->cx = cx;
     for (int g = 0; g < fu->groups.n; g++) {
         if (fu->groups.v[g].kind != KD_GROUP_ANCHOR) continue;
-        KdExplained e = explain(&l, &fu->groups.v[g]);
-        int i = 0;
-        while (i < all.n && !same_choice(&all.v[i], &e))
-            i++;
-        if (i < all.n)
-            all.v[i].count++;
-        else
-            kd_push(cx, &all, e);
+        KdExplained e = explain(&l, g);
+        add(cx, &all, &e);
+    }
+    for (KdValue v = 0; v < fu->f->n; v++) {
+        if (!fu->streamed[v]) continue;
+        KdExplained e = explained(&l, v);
+        e.schedule = "streamed";
+        e.why = "never in memory: whoever needs it computes it, block by block";
+        add(cx, &all, &e);
     }
     return all;
 }

@@ -222,7 +222,7 @@ static void multiply(KdStream *s, const Broadcast *rows, const KdStreamOperand *
         sch_zero(b, out, kl_i64(b, 0), s->room * pitch, t->lanes);
     }
     KlValue tiles = kl_op2(b, KL_OP_DIV, sch_addc(b, s->n_rows, t->mr - 1), kl_i64(b, t->mr));
-    KlFor p = sch_loop_n(b, panels), c = sch_loop_n(b, slices.count), f = sch_loop(b, kl_i64(b, 0), tiles, 1);
+    KlFor c = sch_loop_n(b, slices.count), p = sch_loop_n(b, panels), f = sch_loop(b, kl_i64(b, 0), tiles, 1);
     KlValue k0 = sch_mulc(b, c.i, slices.size), row = sch_mulc(b, f.i, t->mr);
     KlValue panel = sch_add(b, sch_mulc(b, s->at_batch, panels), p.i);
     KlValue column = sch_mulc(b, sch_madc(b, panel, depth, k0), width);
@@ -239,8 +239,8 @@ static void multiply(KdStream *s, const Broadcast *rows, const KdStreamOperand *
     kl_for_end(b, &k, next, acc);
     sch_tile_store(b, t, acc, out, at, held, boff);
     sch_loop_end(b, &f);
-    sch_loop_end(b, &c);
     sch_loop_end(b, &p);
+    sch_loop_end(b, &c);
     s->l->k->flops += 2.0 * (double)s->batch * (double)s->extent * (double)o->extent * (double)o->depth;
 }
 
@@ -299,6 +299,8 @@ static int streamed_operand(const KdLower *l) {
     }
     return -1;
 }
+
+bool kd_stream_is_anchor(const KdLower *l) { return streamed_operand(l) >= 0; }
 
 bool kd_stream_anchor(KdLower *l) {
     KlBuilder *b = &l->b;

@@ -44,5 +44,6 @@ void kd_stream_begin(KdStream *s, const char *what);
 void kd_stream_end(KdStream *s);
 /* An anchor group that contracts what is made of streamed products: builds it, or false. */
 bool kd_stream_anchor(KdLower *l);
+bool kd_stream_is_anchor(const KdLower *l); /* would it? */
 
 #endif
