@@ -542,3 +542,14 @@ void build_winograd(KdLower *l, const KdGroup *g) {
     l->k->bytes = 4.0 * (double)(x->count + k->count + t->count);
     kd_lower_end(l);
 }
+
+void explain_winograd(KdStr *s, const KdLower *l, const KdGroup *g) {
+    Wino w;
+    if (!plan(&w, l, g->root)) return;
+    kd_str_printf(s, "F(%dx%d), ", w.m, w.m);
+    sch_explain_tile(s, &w.tile);
+    sch_explain_cut(s, &w.blocks, "blocks", w.tile.mr, "channels");
+    sch_explain_cut(s, &w.bands, "bands", w.m, "rows");
+    sch_explain_cut(s, &w.slices, "slices", 1, "input channels");
+    kd_str_printf(s, ", weights transformed once, %d matrices", w.n * w.n);
+}
