@@ -53,12 +53,13 @@ static double price(const KdStream *s, SchCut *blocks) {
     for (int i = 0; i < s->n; i++) {
         depth += (double)sch_ceil(s->length, width) * (double)s->rows[i].depth;
     }
-    double tile = sch_tile_cycles(&s->machine, t->mr, t->nv, true) * depth, best = -1;
-    double panels = 4 * (double)width * depth / 6; /* bytes that come from the third cache for each block */
+    /* Panels come from the second cache for every tile of rows, and from the third for every block. */
+    double bytes = 4 * (double)width, best = -1;
+    double tile = (sch_tile_cycles(&s->machine, t->mr, t->nv, true) + bytes / 32) * depth, fetch = bytes / 20 * depth;
     for (int64_t n = 1; n <= tiles && (n == 1 || block_bytes(s, n * t->mr) < 0.6 * s->machine.l2); n++) {
         SchCut c = sch_cut(tiles, n);
         double block = tile * (double)c.size * sch_crowding(&s->machine, block_bytes(s, c.size * t->mr));
-        double all = sch_dealt((double)(c.count * s->batch)) * (block > panels ? block + panels / 8 : panels + block / 8);
+        double all = sch_dealt((double)(c.count * s->batch)) * (block + fetch);
         if (best < 0 || all < best) {
             best = all;
             *blocks = c;
