@@ -33,6 +33,22 @@ typedef struct KdCodegenOptions {
  * `const int64_t NAME_scratch_bytes, NAME_arena_bytes`: what a KdrtContext's scratch_bytes and the arena need. */
 bool kd_codegen(KdContext *cx, const KlModule *m, const KdTarget *t, const KdCodegenOptions *o, KdEmit what, KdStr *out);
 
+/* ---- what became of the loops (spills.c) ---- */
+
+/* A basic block of assembly, as KD_EMIT_ASM wrote it. */
+typedef struct KdAsmBlock {
+    const char *function; /* `length` characters; NULL before the first */
+    size_t length;
+    bool loop;                      /* it ends with a jump to its own beginning */
+    int instructions, fmas, spills; /* spills: vector registers that go to the stack or come back */
+} KdAsmBlock;
+enum { KD_ASM_MANY_FMAS = 8 }; /* with so many, a block is part of a schedule's inner loop */
+typedef void KdAsmBlockFn(void *user, const KdAsmBlock *b);
+void kd_asm_blocks(const char *text, const KdTarget *t, KdAsmBlockFn *fn, void *user);
+/* By kernel of m: the spills in its inner loops (those blocks that are loops, and those of many multiply-adds). Compiles m
+ * again, as assembly. NULL after kd_error. */
+int *kd_kernel_spills(KdContext *cx, const KlModule *m, const KdTarget *t, const KdCodegenOptions *o);
+
 /* ---- artefacts: objects that run without kdc and kdrt (artefact.c, elf.c) ---- */
 
 typedef struct KdBytes {
