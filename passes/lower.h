@@ -3,6 +3,7 @@
  *   lower.c          the group loop, kernels and their buffers, calls, literals, copies
  *   lower_compose.c  one element of any value: composed from element rules, or loaded; index arithmetic
  *   lower_map.c      map groups, opaque groups, and anchors that no schedule takes
+ *   lower_turn.c     map groups that read along one dim and write along another
  *   lower_row.c      row groups, in one kernel or in two stages
  *   schedule/stream.c   blocks of products that are never in memory, for row groups and for products of such
  */
@@ -59,6 +60,8 @@ struct KdBinding {
 void kd_compose_init(KdLower *l);
 void kd_compose_begin(KdLower *l); /* a new kernel: forget everything */
 KlValue kd_compose(KdLower *l, KdValue v, const KlValue *idx);
+/* From here on, while this block is open, v's element at idx is x. */
+void kd_compose_known(KdLower *l, KdValue v, const KlValue *idx, KlValue x);
 KlValue kd_compose_linear(KdLower *l, const KdType *t, const KlValue *idx);
 /* Tells that idx[0..n) of dims dim[0..n) are the parts of `value`; kd_run_split makes them so. */
 void kd_run_add(KdLower *l, int n, const int64_t *dim, const KlValue *idx, KlValue value);
@@ -88,6 +91,9 @@ void kd_compose_invariants(KdLower *l, const KdDomain *d, const bool *is_inner, 
 KlFor kd_vector_loop(KdLower *l, KlValue lo, KlValue hi, int n, const KlValue *init);
 void kd_loop_end(KdLower *l, KlFor *f); /* of a loop that carries nothing */
 void kd_lower_map(KdLower *l);
+
+/* lower_turn.c: false, having built nothing, where the group has nothing to turn. */
+bool kd_lower_turn(KdLower *l, const KdDomain *d);
 
 /* lower_row.c */
 void kd_lower_row(KdLower *l);

@@ -334,15 +334,20 @@ bool kd_lower_is_stored(const KdLower *l, KdValue n, int k) {
 }
 
 void kd_lower_finish(KdLower *l, KlValue acc, const KlValue *idx) {
-    const KdType *t = kd_vtype(l->fu->f, l->g->root);
-    KlValue at[KD_MAX_RANK] = {0}, place[KD_MAX_RANK];
+    KlValue place[KD_MAX_RANK];
     int64_t dim[KD_MAX_RANK];
+    kd_compose_known(l, l->g->root, idx, acc);
+    (void)without_ones(kd_vtype(l->fu->f, l->g->root), idx, dim, place);
+    kd_compose_stores(l, l->g->stores.v, l->g->stores.n, place);
+}
+
+void kd_compose_known(KdLower *l, KdValue v, const KlValue *idx, KlValue x) {
+    const KdType *t = kd_vtype(l->fu->f, v);
+    KlValue at[KD_MAX_RANK + 1] = {0};
     for (int d = 0; d < t->rank; d++) {
         at[d] = t->dim[d] == 1 ? kl_i64(&l->b, 0) : idx[d];
     }
-    remember(l, l->g->root, t->rank, at, acc);
-    (void)without_ones(t, at, dim, place);
-    kd_compose_stores(l, l->g->stores.v, l->g->stores.n, place);
+    remember(l, v, t->rank, at, x);
 }
 
 void kd_compose_init(KdLower *l) {

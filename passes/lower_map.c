@@ -278,6 +278,9 @@ void kd_lower_map(KdLower *l) {
         lower_in_place(l);
         return;
     }
+    if (kd_lower_turn(l, &d)) {
+        return;
+    }
     KdSegments sg = kd_segments(l, &d);
     int64_t rows = 1, extent = sg.n > 0 ? sg.extent[sg.n - 1] : 1;
     for (int s = 0; s + 1 < sg.n; s++) {

@@ -1,4 +1,4 @@
-/* schedule.h: what the schedules of this folder share; nobody else includes it.
+/* schedule.h: what the schedules of this folder share; beside them only lower_turn.c includes it.
  *
  * Every schedule is the same small engine: a register tile of `mr` rows by `nv` vectors of
  * accumulators that are carried by a loop over the contraction. One step loads nv vectors,

@@ -164,6 +164,18 @@ static inline void g_gathers(KdBuilder *b) {
     g_out(b, "c", G_OP(b, KD_OP_ARGMAX, s, {.i = 2}));
     g_out(b, "d", kd_cast(b, G_OP(b, KD_OP_RANK, kd_unary(b, KD_OP_NEG, s), {.i = 1}), KD_F32));
 }
+/* Transposes that read along one dim and write along another, in tiles, with what is computed before and after. */
+static inline void g_turns(KdBuilder *b) {
+    KdValue x = g_in(b, "x", G_DIMS(2, 17, 5, 70)), y = g_in(b, "y", G_DIMS(2, 5, 70, 17));
+    KdValue t = G_OP(b, KD_OP_TRANSPOSE, x, G_INTS(0, 2, 3, 1));
+    KdValue u = G_OP(b, KD_OP_TRANSPOSE, kd_unary(b, KD_OP_SQUARE, x), G_INTS(0, 2, 3, 1));
+    g_out(b, "a", g_add(b, g_relu(b, t), g_mul(b, u, y)));
+    KdValue z = g_in(b, "z", G_DIMS(1, 130, 1, 65)), c = g_in(b, "c", G_DIMS(65, 1, 1, 1));
+    KdValue turned = G_OP(b, KD_OP_TRANSPOSE, z, G_INTS(3, 0, 2, 1));
+    g_out(b, "b", kd_scale(b, g_add(b, turned, kd_broadcast(b, c, G_DIMS(65, 1, 1, 130))), 3));
+    g_out(b, "c", turned);
+    g_out(b, "d", G_OP(b, KD_OP_TRANSPOSE, g_in(b, "w", G_DIMS(16, 3, 20)), G_INTS(2, 1, 0)));
+}
 /* Indices repeat, and some lie outside; along the first, a middle and the last axis; in pieces. */
 static inline void g_scatters(KdBuilder *b) {
     KdValue i = g_typed(b, "i", KD_I32, G_DIMS(2, 9, 1)), s = g_in(b, "s", G_DIMS(2, 9, 70));
@@ -346,7 +358,7 @@ typedef struct GGraph {
 static const GGraph g_graphs[] = {
     {"chain", g_chain}, {"long", g_long}, {"long_rows", g_long_rows}, {"broadcasts", g_broadcasts},
     {"integers", g_integers}, {"leaves", g_leaves}, {"dropout", g_dropout}, {"adam", g_adam}, {"pads", g_pads},
-    {"moves", g_moves}, {"resizes", g_resizes}, {"gathers", g_gathers}, {"scatters", g_scatters}, {"pool_of_rows", g_pool_of_rows},
+    {"moves", g_moves}, {"resizes", g_resizes}, {"gathers", g_gathers}, {"scatters", g_scatters}, {"turns", g_turns}, {"pool_of_rows", g_pool_of_rows},
     {"pools", g_pools}, {"norm_relu", g_norm_relu}, {"batch_norm", g_batch_norm}, {"layer_norm", g_layer_norm},
     {"norm_gradient", g_norm_by_hand_gradient}, {"softmaxes", g_softmaxes}, {"unit_rows", g_unit_rows},
     {"loss", g_loss}, {"two_stage", g_two_stage}, {"many_sums", g_many_sums}, {"columns", g_columns},
