@@ -5,7 +5,7 @@
  * share of what this machine gave at this time. Operations of a network are two for each multiply-accumulate of convolutions
  * and products of matrices, transposed ones counted by their input (Tin), in the median time; those of a training step are
  * what its kernels count, in the mean time, since not all steps run the same blocks. --profile runs as often again and
- * adds up the time of each kernel.
+ * adds up the time of each kernel, measures the memory's bandwidth, and counts spills in the kernels' inner loops.
  */
 #include "frontend/cli/explain.h"
 #include "frontend/cli/report.h"
@@ -24,6 +24,7 @@ typedef struct Kernel { /* one row of the table: a kernel in all its calls */
     int64_t calls;         /* in one run */
     double seconds;        /* of one run, mean */
     double flops, bytes;   /* of one run */
+    int spills;            /* in its inner loops */
 } Kernel;
 
 typedef struct Bench {
@@ -43,6 +44,8 @@ typedef struct Bench {
     KdcStats stats;
     KD_VEC(Kernel) kernels;
     double profiled; /* seconds of a run, all kernels */
+    KdBandwidth bandwidth; /* measured after the profile's runs */
+    int64_t process_peak;  /* bytes, before that takes its memory */
 } Bench;
 
 /* ---- what runs ------------------------------------------------------------------------------------------ */
@@ -198,12 +201,15 @@ static bool profile(Bench *b) {
         ok = run_once(b, 1);
     }
     kdc_runnable_profile(b->r, NULL);
+    KdCodegenOptions o = kdc_codegen_options(b->p);
+    const int *spills = kd_kernel_spills(b->p->cx, m, &b->p->host, &o);
+    b->bandwidth = kd_host_bandwidth(kdc_threads(b->p));
     int *row = KD_NEW_ARRAY(b->p->cx, int, m->kernels.n + 1);
     for (int c = 0; c < m->calls.n; c++) {
         const KlKernel *k = m->kernels.v[m->calls.v[c].kernel];
         int *at = &row[m->calls.v[c].kernel]; /* number of its row, plus 1 */
         if (!*at) {
-            kd_push(b->p->cx, &b->kernels, (Kernel){.what = k->what});
+            kd_push(b->p->cx, &b->kernels, (Kernel){.what = k->what, .spills = spills ? spills[m->calls.v[c].kernel] : 0});
             *at = b->kernels.n;
         }
         Kernel *x = &b->kernels.v[*at - 1];
@@ -214,10 +220,11 @@ static bool profile(Bench *b) {
         b->profiled += all.call[c].seconds / b->runs;
     }
     qsort(b->kernels.v, (size_t)b->kernels.n, sizeof *b->kernels.v, slowest_first);
-    return ok;
+    return ok && spills;
 }
 
 static void count(Bench *b) {
+    b->process_peak = kdc_peak_bytes();
     const KdcUnit *u = kdc_runnable_unit(b->r);
     if (b->s) {
         KdcStats one = kdc_unit_stats(u); /* of the latest step; memory and time are of all variants */
@@ -249,14 +256,22 @@ static double rate(const Bench *b) {
     return per_second(b->flops, b->s ? b->mean : b->median);
 }
 
+/* Of the faster of the two ways that memory was measured, in percent. Above 100 is what the caches gave. */
+static double share_of_bandwidth(const Bench *b, double gbytes) {
+    double most = b->bandwidth.triad > b->bandwidth.read ? b->bandwidth.triad : b->bandwidth.read;
+    return most > 0 ? 100 * gbytes / most : 0;
+}
+
 static void print_table(const Bench *b) {
-    printf("\n%6s %10s %7s %9s %8s %8s  %s\n", "calls", "ms a run", "share", "GFLOP/s", "GB/s", "of peak", "kernel");
+    printf("  bandwidth     triad %.1f GB/s, read %.1f GB/s\n", b->bandwidth.triad, b->bandwidth.read);
+    printf("\n%6s %10s %7s %9s %8s %9s %8s %8s %6s  %s\n", "calls", "ms a run", "share", "GFLOP/s", "of peak", "MB", "GB/s",
+           "of mem.", "spills", "kernel");
     for (int i = 0; i < b->kernels.n; i++) {
         const Kernel *k = &b->kernels.v[i];
-        double gflops = per_second(k->flops, k->seconds);
-        printf("%6lld %10.3f %6.1f%% %9.1f %8.1f %7.1f%%  %s\n", (long long)k->calls, 1e3 * k->seconds,
-               b->profiled > 0 ? 100 * k->seconds / b->profiled : 0, gflops, per_second(k->bytes, k->seconds),
-               share(b, gflops), k->what ? k->what : "?");
+        double gflops = per_second(k->flops, k->seconds), gbytes = per_second(k->bytes, k->seconds);
+        printf("%6lld %10.3f %6.1f%% %9.1f %7.1f%% %9.2f %8.1f %7.1f%% %6d  %s\n", (long long)k->calls, 1e3 * k->seconds,
+               b->profiled > 0 ? 100 * k->seconds / b->profiled : 0, gflops, share(b, gflops), k->bytes * 1e-6, gbytes,
+               share_of_bandwidth(b, gbytes), k->spills, k->what ? k->what : "?");
     }
     printf("%6s %10.3f  all kernels\n", "", 1e3 * b->profiled);
 }
@@ -275,7 +290,7 @@ static void print_text(const Bench *b) {
            b->peak_after);
     printf("  memory        weights %.2f MB, activations %.2f MB (%.2f MB unplanned), process %.0f MB at most\n",
            (double)b->weight_bytes * 1e-6, (double)b->stats.memory * 1e-6, (double)b->stats.memory_naive * 1e-6,
-           (double)kdc_peak_bytes() * 1e-6);
+           (double)b->process_peak * 1e-6);
     printf("  kernels       %d, %d calls a run; compiled in %.2f s%s\n", b->stats.kernels, b->stats.calls, b->stats.seconds,
            b->stats.from_cache ? " (kernels from the cache)" : "");
     if (!b->a->n_weights) {
@@ -295,11 +310,15 @@ static json_t *kernels_json(const Bench *b) {
     json_t *list = json_array();
     for (int i = 0; i < b->kernels.n; i++) {
         const Kernel *k = &b->kernels.v[i];
-        double gflops = per_second(k->flops, k->seconds);
-        json_array_append_new(list, json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f}", "what", k->what ? k->what : "?", "calls",
-                                              (json_int_t)k->calls, "ms", 1e3 * k->seconds, "share",
-                                              b->profiled > 0 ? k->seconds / b->profiled : 0, "gflops", gflops, "gbytes",
-                                              per_second(k->bytes, k->seconds), "of_peak", share(b, gflops) / 100));
+        double gflops = per_second(k->flops, k->seconds), gbytes = per_second(k->bytes, k->seconds);
+        json_t *row = json_pack("{s:s, s:I, s:f, s:f, s:f, s:f}", "what", k->what ? k->what : "?", "calls", (json_int_t)k->calls, "ms",
+                                1e3 * k->seconds, "share", b->profiled > 0 ? k->seconds / b->profiled : 0, "gflops", gflops,
+                                "of_peak", share(b, gflops) / 100);
+        json_t *memory = json_pack("{s:f, s:f, s:f, s:i}", "bytes", k->bytes, "gbytes", gbytes, "of_bandwidth",
+                                   share_of_bandwidth(b, gbytes) / 100, "spills", k->spills);
+        json_object_update(row, memory);
+        json_decref(memory);
+        json_array_append_new(list, row);
     }
     return list;
 }
@@ -316,7 +335,7 @@ static bool print_json(const Bench *b) {
                               "peak_after", b->peak_after, "peak_with", kd_host_fma_name(), "of_peak", share(b, gflops) / 100);
     json_t *memory = json_pack("{s:I, s:I, s:I, s:I, s:I}", "parameters", (json_int_t)b->parameters, "weights",
                                (json_int_t)b->weight_bytes, "activations", (json_int_t)b->stats.memory, "unplanned",
-                               (json_int_t)b->stats.memory_naive, "process_peak", (json_int_t)kdc_peak_bytes());
+                               (json_int_t)b->stats.memory_naive, "process_peak", (json_int_t)b->process_peak);
     json_t *code = json_pack("{s:i, s:i, s:f, s:b}", "kernels", b->stats.kernels, "calls", b->stats.calls, "seconds",
                              b->stats.seconds, "from_cache", b->stats.from_cache);
     json_object_set_new(o, "latency", latency);
@@ -325,6 +344,7 @@ static bool print_json(const Bench *b) {
     json_object_set_new(o, "compiled", code);
     if (b->a->profile) {
         json_object_set_new(o, "profile", kernels_json(b));
+        json_object_set_new(o, "bandwidth", json_pack("{s:f, s:f}", "triad", b->bandwidth.triad, "read", b->bandwidth.read));
     }
     if (b->a->explain) {
         json_object_set_new(o, "schedules", kdc_cli_explain_json(b->p, kdc_runnable_unit(b->r), &b->p->host));
