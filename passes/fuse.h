@@ -79,6 +79,7 @@ typedef struct KdFuser {
 /* fuse_stream.c: what is computed block by block, and never in memory: products of matrices, and what is made of their
  * elements. Neither belongs to a unit: they are composed into reductions and other products. */
 enum KdStreamed { KD_NOT_STREAMED, KD_STREAM_PRODUCT, KD_STREAM_COMPOSED };
+bool kd_may_stream(const KdFunc *f, KdValue v); /* a product that is big against its operands */
 void kd_find_streams(KdFuser *z);
 
 int kd_unit_new(KdFuser *z, KdGroupKind kind, KdDomain d, KdValue v);

@@ -25,7 +25,7 @@ typedef struct Streams {
     uint64_t dropped, folded; /* by number modulo 64: used otherwise; folded by some reduction */
 } Streams;
 
-static bool is_candidate(const KdFunc *f, KdValue v) {
+bool kd_may_stream(const KdFunc *f, KdValue v) {
     const KdNode *n = kd_node(f, v);
     if (n->op != KD_OP_MATMUL) {
         return false;
@@ -125,7 +125,7 @@ void kd_find_streams(KdFuser *z) {
     Streams s = {.z = z};
     uint64_t before;
     for (KdValue v = 0; v < z->f->n; v++) {
-        if (z->live[v] && is_candidate(z->f, v)) {
+        if (z->live[v] && kd_may_stream(z->f, v)) {
             kd_push(z->cx, &s.product, v);
         }
     }

@@ -17,6 +17,7 @@ KdFunc *kd_pass_autodiff(const KdFunc *f);  /* replaces every `grad` by the node
 KdFunc *kd_pass_optimizer(const KdFunc *f); /* adam, sgd, rmsprop -> elementwise nodes */
 KdFunc *kd_pass_dce(const KdFunc *f);       /* what no output needs is gone; inputs stay */
 KdFunc *kd_pass_freeze(const KdFunc *f);    /* detach and no-op casts vanish; what frozen weights alone decide is noted for packing */
+KdFunc *kd_pass_split(const KdFunc *f);  /* sums over all pairs become sums of rows' sums */
 
 /* ---- fusion: which values live in memory, and which are computed together ------------------------------ */
 
@@ -173,9 +174,11 @@ typedef struct KdPipelineResult {
     const KdFusion *fusion;
     const KdMemPlan *plan;
     KlModule *loops;
+    KdRecomputed recomputed;
 } KdPipelineResult;
 
-/* Runs everything in passes.def on f. Raises KD_FAIL_INTERNAL naming the pass when the verifier objects. */
+/* Runs everything in passes.def on f. Raises KD_FAIL_INTERNAL naming the pass when the verifier objects, and KD_FAIL_INPUT when
+ * o->memory_limit cannot be met. */
 KdPipelineResult kd_pipeline(const KdFunc *f, const KdPassOptions *o, KdStageFn *observe, void *user);
 bool kd_pass_may_skip(const char *name);
 const char *const *kd_pass_names(int *n); /* for --skip and --print-after, and their misspellings */
