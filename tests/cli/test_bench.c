@@ -200,7 +200,11 @@ static void check_profile(const json_t *o) {
     assert_true(calls == number(o, "compiled", "calls"));
     assert_true((double)json_array_size(rows) == number(o, "compiled", "kernels"));
     row = json_array_get(rows, 0);
-    assert_true(number(row, NULL, "ms") > 0 && number(row, NULL, "gbytes") > 0);
+    double ms = number(row, NULL, "ms"), bytes = number(row, NULL, "bytes"), gbytes = number(row, NULL, "gbytes");
+    assert_true(ms > 0 && bytes > 0 && fabs(gbytes / (bytes / (ms * 1e6)) - 1) < 1e-9);
+    double most = fmax(number(o, "bandwidth", "triad"), number(o, "bandwidth", "read"));
+    assert_true(most > 0 && fabs(number(row, NULL, "of_bandwidth") / (gbytes / most) - 1) < 1e-9);
+    assert_true(number(row, NULL, "spills") >= 0);
 }
 
 static void test_profile(void **state) {
@@ -209,7 +213,7 @@ static void test_profile(void **state) {
     check_latency(o, 3);
     check_profile(o);
     json_decref(o);
-    expect(s, "bench n.kd:T --runs 2 --profile", 0, "GFLOP/s     GB/s", "");
+    expect(s, "bench n.kd:T --runs 2 --profile", 0, "MB     GB/s  of mem. spills  kernel", "");
     expect(s, "bench n.kd:T --runs 2 --size 32", 0, "weights       random (seed 0)", "");
 }
 
@@ -226,6 +230,58 @@ static void test_session(void **state) {
     check_profile(o);
     json_decref(o);
     expect(s, "bench n.kd:fit --runs 2", 0, "fit (a training step): x: [2, 3, 16, 16], y: [2, 3, 16, 16]", "");
+}
+
+/* T has two convolutions of its own place; each was chosen among what applies, and says what it was. */
+static void test_explain(void **state) {
+    const Setup *s = ready(state);
+    json_t *o = results(s, "bench n.kd:T --size 32 --runs 1 --explain --json"), *row;
+    const json_t *rows = json_object_get(o, "schedules"), *others;
+    assert_int_equal((int)json_array_size(rows), 2);
+    size_t i, k;
+    json_array_foreach(rows, i, row) {
+        double ms = number(row, NULL, "ms"), last = 0;
+        assert_string_equal(json_string_value(json_object_get(row, "op")), "conv2d");
+        assert_string_equal(json_string_value(json_object_get(row, "why")), "cheapest");
+        assert_int_equal((int)number(row, NULL, "count"), 1);
+        others = json_object_get(row, "others");
+        assert_true(ms > 0 && json_array_size(others) > 0);
+        for (k = 0; k < json_array_size(others); k++) {
+            double other = number(json_array_get(others, k), NULL, "ms");
+            assert_true(other >= ms && other >= last);
+            last = other;
+        }
+    }
+    assert_string_equal(json_string_value(json_object_get(json_array_get(rows, 0), "shape")),
+                        "[1, 3, 32, 32] x [8, 3, 3, 3] -> [1, 8, 32, 32], pad 1");
+    assert_string_equal(json_string_value(json_object_get(json_array_get(rows, 0), "place")), "n.kd:2:13");
+    json_decref(o);
+    expect(s, "n.kd:T --size 32 --explain -q", 0, "\nT: schedules", "");
+    expect(s, "n.kd:T --size 32 --explain", 0, ", cheapest: tile ", "");
+    o = results(s, "n.kd:T --size 32 --explain --json");
+    assert_int_equal((int)json_array_size(json_object_get(json_object_get(o, "schedules"), "T")), 2);
+    json_decref(o);
+    expect(s, "n.kd:Plain --size 32 --explain -q", 0, "Plain: schedules (estimates are the cost model's, of one core)\nnothing in it needs one", "");
+    expect(s, "n.kd:fit --explain -q", 0, "conv2d_wgrad [2, 3, 16, 16] x [2, 8, 16, 16] -> [8, 3, 3, 3]", "");
+    expect(s, "n.kd:T --explain --emit=ir", 2, "", "not with --emit");
+}
+
+/* Forced where it applies: both get the generic path, another schedule only those that it serves. */
+static void test_schedule(void **state) {
+    const Setup *s = ready(state);
+    json_t *o = results(s, "bench n.kd:T --size 32 --runs 1 --explain --json --schedule=generic");
+    const json_t *rows = json_object_get(o, "schedules");
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *row = json_array_get(rows, i);
+        assert_string_equal(json_string_value(json_object_get(row, "schedule")), "generic");
+        assert_string_equal(json_string_value(json_object_get(row, "why")), "forced");
+        assert_string_equal(json_string_value(json_object_get(row, "plan")), "");
+    }
+    json_decref(o);
+    expect(s, "n.kd:T --size 8 --explain -q --schedule conv_dots", 0, "    conv_dots ", "");
+    expect(s, "n.kd:T --size 8 --explain -q --schedule wgrad_dot", 0, ", cheapest", "");
+    expect(s, "n.kd:T --schedule=conv_dotz", 2, "", "no schedule is called 'conv_dotz'; there are conv_direct, ");
+    expect(s, "bench n.kd:T --schedule=", 2, "", "no schedule is called ''");
 }
 
 static void test_others(void **state) {
@@ -248,6 +304,8 @@ int main(void) {
         cmocka_unit_test(test_net),
         cmocka_unit_test(test_profile),
         cmocka_unit_test(test_session),
+        cmocka_unit_test(test_explain),
+        cmocka_unit_test(test_schedule),
         cmocka_unit_test(test_others),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

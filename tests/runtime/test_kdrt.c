@@ -131,6 +131,11 @@ static void test_peak(void **state) {
     clock_gettime(CLOCK_MONOTONIC, &end);
     assert_true(end.tv_sec - start.tv_sec < 10);
     assert_true(strlen(kd_host_fma_name()) > 0);
+    KdBandwidth one_bw = kd_host_bandwidth(1), none = kd_host_bandwidth(0);
+    /* Less than 0.2 or more than 500 GB/s for one core is a mistake of ours, too: caches, or a loop left out. */
+    assert_true(one_bw.triad > 0.2 && one_bw.triad < 500 && one_bw.read > 0.2 && one_bw.read < 500);
+    assert_true(none.triad == 0 && none.read == 0);
+    assert_true(kd_host_bandwidth(1024).triad > 0.2);
 }
 
 int main(void) {
