@@ -24,7 +24,8 @@ KdFunc *kd_pass_split(const KdFunc *f);  /* sums over all pairs become sums of r
 typedef enum KdGroupKind {
     KD_GROUP_MAP,    /* every store has the domain's element count; one loop over the domain */
     KD_GROUP_ROW,    /* reductions over the trailing part of a domain, and maps over the same domain around them:
-                        outer loop over rows (the kept dims), stages inside; each reduction is row-local */
+                        outer loop over rows (the kept dims), stages inside; each reduction is row-local. Also products
+                        (tails) of which one operand is streamed and made of the rows and their results */
     KD_GROUP_ANCHOR, /* a contraction, its prologue (in its operands) and its epilogue (maps of its result) */
     KD_GROUP_OPAQUE, /* one KD_OPAQUE op (operands may be composed) */
 } KdGroupKind;
@@ -38,6 +39,9 @@ typedef struct KdGroup {
     int n_touch;
 } KdGroup;
 
+/* See KdFusion.stream, and fuse_stream.c. */
+enum KdStreamed { KD_NOT_STREAMED, KD_STREAM_PRODUCT, KD_STREAM_COMPOSED };
+
 /* A value that is neither stored, nor an alias, nor local to the group that asks is computed in place, wherever
  * it is needed, by composition of element rules. */
 typedef struct KdFusion {
@@ -46,6 +50,7 @@ typedef struct KdFusion {
     KdValue *alias;   /* by node: a reshape (or the like) of a stored value: whose memory it is; else KD_NONE */
     int *group;       /* by node: the group that stores it or keeps it local; -1 */
     bool *streamed;   /* by node: a big product that is never in memory: whoever needs it computes it, block by block */
+    const uint8_t *stream; /* by node, KdStreamed: the same, and what is made of the elements of such products */
     KD_VEC(KdGroup) groups; /* in an executable order */
     struct KdWalk *walk;    /* private to fuse_*.c: scratch of the queries below */
 } KdFusion;
@@ -96,9 +101,9 @@ void kd_print_memplan(KdStr *s, const KdFusion *fu, const KdMemPlan *p);
 /* ---- recomputation --------------------------------------------------------------------------------------- */
 
 typedef struct KdRecomputed {
-    int64_t planned;  /* the arena without; 0: no limit was given */
-    int64_t least;    /* with: at most the limit, or the least that was found */
-    double more_work; /* operations of contractions that are done again, as a share of all */
+    int64_t naive, planned; /* KdMemPlan's naive and arena without; 0: no limit was given */
+    int64_t least;          /* the arena with: at most the limit, or the least that was found */
+    double more_work;       /* operations of contractions that are done again, as a share of all */
 } KdRecomputed;
 
 /* The function whose plan fits o->memory_limit, or the nearest to it; f itself if it fits anyway. What comes back may hold equal

@@ -8,9 +8,10 @@
 
 #include "passes/passes.h"
 
-typedef enum Kind { GRAPH, FUSE, ORDER, MEMPLAN, LOWER, LOOP } Kind;
+typedef enum Kind { GRAPH, RECOMPUTE, FUSE, ORDER, MEMPLAN, LOWER, LOOP } Kind;
 
 #define GRAPH_PASS_GRAPH(name) kd_pass_##name
+#define GRAPH_PASS_RECOMPUTE(name) NULL
 #define GRAPH_PASS_FUSE(name) NULL
 #define GRAPH_PASS_ORDER(name) NULL
 #define GRAPH_PASS_MEMPLAN(name) NULL
@@ -62,6 +63,20 @@ static void check(KdContext *cx, const struct Row *row, bool ok, const KdStr *wh
     if (!ok) kd_raise(cx, KD_FAIL_INTERNAL, "after pass '%s': %s", row->name, why->s ? why->s : "not valid");
 }
 
+static const char *mebibytes(KdContext *cx, int64_t bytes) {
+    return bytes < 10 << 20 ? kd_format(cx, "%.1f KiB", (double)bytes / 1024) : kd_format(cx, "%.1f MiB", (double)bytes / (1 << 20));
+}
+
+static void recompute(KdContext *cx, const KdPassOptions *o, KdPipelineResult *r) {
+    KdPassOptions plain = *o;
+    for (int i = 0; i < o->n_skip; i++) plain.fuse = plain.fuse && strcmp(o->skip[i], "fuse") != 0;
+    r->final = kd_recompute(r->final, &plain, &r->recomputed);
+    if (r->recomputed.least > o->memory_limit)
+        kd_raise(cx, KD_FAIL_INPUT, "%s: activations are limited to %s, but need %s at least (%s without recomputation)",
+                 r->final->name, mebibytes(cx, o->memory_limit), mebibytes(cx, r->recomputed.least),
+                 mebibytes(cx, r->recomputed.planned));
+}
+
 /* One step: `r` before it, `r` after it. */
 static void step(KdContext *cx, const struct Row *row, const KdPassOptions *o, KdPipelineResult *r) {
     KdStr why = {cx, NULL, 0, 0};
@@ -69,6 +84,10 @@ static void step(KdContext *cx, const struct Row *row, const KdPassOptions *o, K
     switch (row->kind) {
     case GRAPH:
         if (!skip) r->final = row->graph(r->final);
+        check(cx, row, kd_verify(r->final, &why), &why);
+        break;
+    case RECOMPUTE:
+        if (!skip && o->memory_limit > 0) recompute(cx, o, r);
         check(cx, row, kd_verify(r->final, &why), &why);
         break;
     case FUSE: {

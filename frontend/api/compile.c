@@ -219,7 +219,8 @@ KdPassOptions kdc_pass_options(const KdcProgram *p, const KdTarget *t) {
                        .skip = p->o.skip,
                        .n_skip = p->o.n_skip,
                        .fuse = true,
-                       .schedule = p->o.schedule};
+                       .schedule = p->o.schedule,
+                       .memory_limit = p->o.memory_limit};
     for (int i = 0; i < p->o.n_skip; i++) {
         o.fuse = o.fuse && strcmp(p->o.skip[i], "fuse") != 0;
     }
@@ -258,6 +259,12 @@ KdcStats kdc_unit_stats(const KdcUnit *u) {
         s.calls = u->result.loops->calls.n;
         s.memory = u->result.plan->arena;
         s.memory_naive = u->result.plan->naive;
+        s.memory_planned = s.memory;
+        if (u->result.recomputed.planned > s.memory) {
+            s.memory_naive = u->result.recomputed.naive;
+            s.memory_planned = u->result.recomputed.planned;
+            s.more_work = u->result.recomputed.more_work;
+        }
     }
     return s;
 }

@@ -42,6 +42,7 @@ typedef struct KdcOptions { /* all zero: the defaults */
     const char *const *skip;      /* passes to leave out */
     int n_skip;
     const char *schedule; /* forces this schedule of passes/schedule/schedule.def where it applies; NULL: the cheapest */
+    int64_t memory_limit; /* bytes of activations, met by computing values again where that is needed; 0: none */
     int opt;            /* code generation level 0..3, plus 1; 0: the default (3) */
     const char *triple; /* for object files; NULL: this machine. What runs here is always for this machine. */
     const char *cpu;
@@ -87,6 +88,8 @@ typedef struct KdcStats {
     double code_seconds;  /* of it, code generation */
     int kernels, calls;   /* distinct kernels; calls of one run */
     int64_t memory_naive, memory; /* bytes of activations if each had its own place; as planned */
+    int64_t memory_planned; /* as planned without computing anything again: less than that is memory, where a limit asks for it */
+    double more_work;       /* operations of convolutions and products of matrices done again, as a share of all */
     bool from_cache;
 } KdcStats;
 

@@ -169,6 +169,8 @@ static void prepare(KdcSession *s, int64_t first, int64_t last, KdcStats *stats)
         stats->calls += one.calls;
         stats->memory = one.memory > stats->memory ? one.memory : stats->memory;
         stats->memory_naive = one.memory_naive > stats->memory_naive ? one.memory_naive : stats->memory_naive;
+        stats->memory_planned = one.memory_planned > stats->memory_planned ? one.memory_planned : stats->memory_planned;
+        stats->more_work = one.more_work > stats->more_work ? one.more_work : stats->more_work;
         stats->from_cache = (i == 0 || stats->from_cache) && one.from_cache;
     }
 }
@@ -240,12 +242,14 @@ static KdcRunnable *unfused(KdcSession *s, unsigned mask) {
     KdSessionInfo info;
     KdLanding l;
     int n = p->o.n_skip;
+    int64_t limit = p->o.memory_limit;
     for (int i = 0; i < n; i++) {
         skip[i] = before[i];
     }
     skip[n] = "fuse";
     p->o.skip = skip;
     p->o.n_skip = n + 1;
+    p->o.memory_limit = 0;
     if (KD_TRY(p->cx, l)) {
         if (mask == all_blocks(s) || kdc_unit_session(p, s->name, mask, &s->o, &info, &u)) {
             kdc_unit_passes(p, &u, &p->host);
@@ -255,6 +259,7 @@ static KdcRunnable *unfused(KdcSession *s, unsigned mask) {
     }
     p->o.skip = before;
     p->o.n_skip = n;
+    p->o.memory_limit = limit;
     return r;
 }
 

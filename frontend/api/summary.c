@@ -64,8 +64,13 @@ static void one_text(KdStr *s, const KdcSummary *v) {
     kd_str_printf(s, ")\n  parameters    %s\n", grouped(cx, kd_lang_parameters(f)));
     kd_str_printf(s, "  MACs          noT %s, Tin %s, Tout %s\n", giga(cx, macs.no_t),
                   giga(cx, macs.t_in), giga(cx, macs.t_out));
-    kd_str_printf(s, "  activations   %s, planned in %s\n", bytes(cx, st.memory_naive),
-                  bytes(cx, st.memory));
+    kd_str_printf(s, "  activations   %s, planned in %s", bytes(cx, st.memory_naive),
+                  bytes(cx, st.memory_planned));
+    if (st.memory < st.memory_planned) {
+        kd_str_printf(s, ", in %s by recomputing (%.1f %% more work)", bytes(cx, st.memory),
+                      100 * st.more_work);
+    }
+    kd_str_add(s, "\n", 1);
     kd_str_printf(s, "  fused passes  %d of %u nodes\n", v->unit->result.fusion->groups.n,
                   v->unit->result.final->n);
     kd_str_printf(s, "  kernels       %d distinct, %d calls\n", st.kernels, st.calls);
@@ -111,11 +116,11 @@ static json_t *one_json(const KdcSummary *v) {
     KdMacs m = kd_lang_macs(f);
     KdcStats st = kdc_unit_stats(v->unit);
     json_t *rest = json_pack(
-        "{s:o, s:I, s:{s:I, s:I, s:I}, s:{s:I, s:I}, s:i, s:i, s:i, s:i, s:f, s:f, s:b}", "inputs",
+        "{s:o, s:I, s:{s:I, s:I, s:I}, s:{s:I, s:I, s:I}, s:f, s:i, s:i, s:i, s:i, s:f, s:f, s:b}", "inputs",
         json_inputs(f), "parameters", (json_int_t)kd_lang_parameters(f), "macs", "noT",
         (json_int_t)m.no_t, "Tin", (json_int_t)m.t_in, "Tout", (json_int_t)m.t_out,
-        "activation_bytes", "naive", (json_int_t)st.memory_naive, "planned", (json_int_t)st.memory,
-        "nodes", (int)v->unit->result.final->n, "passes", v->unit->result.fusion->groups.n, "kernels",
+        "activation_bytes", "naive", (json_int_t)st.memory_naive, "planned",
+        (json_int_t)st.memory_planned, "recomputed", (json_int_t)st.memory, "more_work", st.more_work, "nodes", (int)v->unit->result.final->n, "passes", v->unit->result.fusion->groups.n, "kernels",
         st.kernels, "calls", st.calls, "compile_seconds", st.seconds, "codegen_seconds",
         st.code_seconds, "from_cache", (int)st.from_cache);
     json_object_update(o, rest);

@@ -202,15 +202,41 @@ static int64_t machine_memory(void) {
     return (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
 }
 
+static int64_t image_bytes(const Train *t) {
+    int64_t sample = (int64_t)t->feed.height * t->feed.width * 3 * kd_dataset_images(t->data);
+    return tensors_bytes(t, true) + sample * ahead(t) + kd_dataset_decode_bytes(t->data) * workers(t);
+}
+
 typedef struct Plan {
     int64_t activations, weights, snapshot, images, program, total;
 } Plan;
 
+static const char *bytes_text(const Train *t, int64_t bytes) {
+    return bytes < 10 << 20 ? kd_format(t->p->cx, "%.1f MiB", (double)bytes / (1 << 20))
+                            : kd_format(t->p->cx, "%" PRId64 " MiB", (bytes + (1 << 19)) >> 20);
+}
+
+/* What the limit leaves for activations, of everything else that is there or will be. Compiling takes some itself. */
+static bool limit_activations(Train *t) {
+    const int64_t compiling = 160 << 20;
+    int64_t limit = t->a->memory_limit, rest = kdc_resident_bytes() + changing_bytes(t) + image_bytes(t) + compiling;
+    if (limit <= 0) {
+        return true;
+    }
+    if (limit > rest) {
+        t->p->o.memory_limit = limit - rest;
+        return true;
+    }
+    kd_error(t->p->cx, 0, "--memory-limit allows %s, but without any activations it takes %s: weights, states, their snapshot, images, "
+             "program and compiler", bytes_text(t, limit), bytes_text(t, rest));
+    t->p->status = KDC_INPUT;
+    return false;
+}
+
 /* What is there already (program, compiler, weights) and what the steps will touch besides. */
 static Plan memory_plan(const Train *t) {
     Plan m = {.activations = t->stats.memory, .weights = tensors_bytes(t, false), .snapshot = changing_bytes(t)};
-    int64_t sample = (int64_t)t->feed.height * t->feed.width * 3 * kd_dataset_images(t->data);
-    m.images = tensors_bytes(t, true) + sample * ahead(t) + kd_dataset_decode_bytes(t->data) * workers(t);
+    m.images = image_bytes(t);
     int64_t now = kdc_resident_bytes(), most = kdc_peak_bytes();
     m.program = now > m.weights ? now - m.weights : now;
     m.total = now + m.activations + m.snapshot + m.images;
@@ -219,11 +245,6 @@ static Plan memory_plan(const Train *t) {
         m.total = most;
     }
     return m;
-}
-
-static const char *bytes_text(const Train *t, int64_t bytes) {
-    return bytes < 10 << 20 ? kd_format(t->p->cx, "%.1f MiB", (double)bytes / (1 << 20))
-                            : kd_format(t->p->cx, "%" PRId64 " MiB", (bytes + (1 << 19)) >> 20);
 }
 
 /* Refuses before anything large is allocated. */
@@ -288,9 +309,11 @@ static void plan_rows(Train *t, const Plan *m) {
     add_pair(t, &v, &n, "code", kd_format(cx, "%d kernels, %d calls, compiled in %.2g s%s", t->stats.kernels, t->stats.calls,
                                           t->stats.seconds, t->stats.from_cache ? " (from the cache)" : ""));
     add_pair(t, &v, &n, "time", kd_format(cx, "%.3g s a step, %s in all", t->step_seconds, time));
-    add_pair(t, &v, &n, "memory", kd_format(cx, "%s: %s activations (%s unplanned), %s weights and states, %s snapshot, %s images, "
+    add_pair(t, &v, &n, "memory", kd_format(cx, "%s: %s activations (%s unplanned%s), %s weights and states, %s snapshot, %s images, "
                                                 "%s program and compiler",
                                             bytes_text(t, m->total), bytes_text(t, m->activations), bytes_text(t, t->stats.memory_naive),
+                                            t->stats.memory < t->stats.memory_planned ? kd_format(cx, ", %s planned, recomputed with %.1f %% more work",
+                                                bytes_text(t, t->stats.memory_planned), 100 * t->stats.more_work) : "",
                                             bytes_text(t, m->weights), bytes_text(t, m->snapshot), bytes_text(t, m->images),
                                             bytes_text(t, m->program)));
     t->out.report.plan = v;
@@ -599,7 +622,7 @@ static bool start(Train *t, const KdcRunArgs *r) {
     if (t->total <= t->first) {
         return true;
     }
-    if (kdc_session_prepare(t->s, t->first + 1, t->total, &t->stats) != KDC_OK) {
+    if (!limit_activations(t) || kdc_session_prepare(t->s, t->first + 1, t->total, &t->stats) != KDC_OK) {
         return false;
     }
     Plan m = memory_plan(t);

@@ -123,6 +123,7 @@ static KdcOptions options_of(const KdcArgs *a) {
                         .skip = a->skips,
                         .n_skip = a->n_skips,
                         .schedule = a->schedule,
+                        .memory_limit = a->verb == KDC_VERB_TRAIN ? 0 : a->memory_limit, /* of train: see there */
                         .opt = a->opt,
                         .triple = a->triple,
                         .cpu = a->cpu};

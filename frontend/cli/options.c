@@ -57,7 +57,8 @@ static const Option options[] = {
     {0, "steps", "N", TRAIN, "train so many steps in all (with --resume, too)", WHOLE(steps, 1, 1000000000)},
     {0, "save-every", "N", TRAIN, "steps between checkpoints (about a minute's worth)", WHOLE(save_every, 1, 1000000000)},
     {0, "sample-every", "N", TRAIN, "steps between sample grids (1/20 of the run)", WHOLE(sample_every, 1, 1000000000)},
-    {0, "memory-limit", "BYTES", TRAIN, "refuse a plan above this: 900M, 4G (the machine's memory)", OWN(take_bytes)},
+    {0, "memory-limit", "SIZE", TRAIN, "of the whole run: 900M, 4G. Values are computed again to keep it (the machine's memory)", OWN(take_bytes)},
+    {0, "memory-limit", "SIZE", COMPILE | BENCH | CALL, "of activations: 900M, 1.5G. Values are computed again to keep it", OWN(take_bytes)},
     {0, "workers", "N", TRAIN | EVAL | RUN | DATA, "threads that decode images ahead (2)", WHOLE(workers, 1, 64)},
 
     {'i', "in", "PATH", RUN, "an image, or a folder of them", TEXT(in)},

@@ -1,0 +1,509 @@
+/* recompute.c: less memory for more arithmetic. In: a function and a limit on its arena. Out: the same function where values
+ * that are needed again much later are computed again instead of kept, until the plan fits the limit; or the function itself, when
+ * it fits anyway or no limit is given.
+ *
+ * A value is a candidate when the planned order has a gap between two uses of it during which more than the limit is alive: what a
+ * forward pass leaves for its backward pass. Dropping it means that the uses after the gap take a copy of the nodes that made
+ * it, down to what is in memory at that time anyway (inputs, values with later uses, small ones) or to copies of other
+ * dropped values. Copies compute the same bits: every op, `random` too, is a function of its operands and attributes.
+ *
+ * Which ones: candidates are taken in the order of time. One is dropped when computing it again costs at most so many
+ * operations a byte (the price), and the dropped values that have to be computed again together with it stay below a size (the
+ * stretch), so that in each chain of values some are kept as starting points. Prices are tried from low to high, with stretches from
+ * long to short, each by fusing, ordering and planning the result, which costs tens of milliseconds for a large step;
+ * of the first price that fits, the cheapest stretch is taken and the dearest drops are taken back as far as the limit
+ * allows. If none fits, the smallest result is the start of another round.
+ *
+ * The copies are equal to what they copy, so the builder would merge them: they are appended plain. No graph pass that
+ * rebuilds a function may come after this one. Trials live in contexts of their own, which are freed.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "passes/fuse.h"
+
+enum { ROUNDS = 4, STRETCHES = 8, SMALLEST = 4096, MAX_CLOSURE = 512 };
+
+static const double prices[] = {8, 96, 384, 1536, 6144, 1e18}; /* operations a byte; 8: elementwise */
+
+typedef struct Trial { /* a function, laid out */
+    KdContext *cx;     /* owns it */
+    KdFunc *f;
+    KdFusion *fu;
+    KdMemPlan *plan;
+    double work;       /* operations of its contractions */
+} Trial;
+
+typedef struct Life { /* of a value in the arena: groups */
+    int from, last;   /* stored, loaded last */
+    int early, late;  /* the last use before its longest gap, the first after it */
+} Life;
+
+typedef struct Cost {
+    double ops;
+    int n; /* nodes */
+    bool possible;
+} Cost;
+
+typedef struct Search {
+    const KdPassOptions *o;
+    const Trial *base;
+    int64_t limit;
+    KdContext *cx; /* for one round */
+    Life *life;
+    int64_t *alive; /* by group */
+    KD_VEC(KdValue) candidates; /* in the order of time */
+    int64_t total;  /* their bytes */
+    bool *dropped;
+    double *ops;    /* by dropped value: of computing it again */
+    int *part;      /* by dropped value: its stretch, joined by union; and its size */
+    int64_t *part_bytes;
+    uint32_t *mark, stamp;
+    KD_VEC(KdValue) met; /* dropped values that the last closure rests on */
+} Search;
+
+/* ---- copying between contexts -------------------------------------------------------------------------- */
+
+static KdValue append(KdBuilder *b, const KdFunc *f, KdValue v, const KdValue *in, bool plain) {
+    const KdNode *n = kd_node(f, v);
+    const KdType *t = n->type;
+    if (kd_op_info[n->op].flags & KD_TYPED) t = kd_type(b->cx, t->dtype, t->rank, t->dim);
+    else t = NULL;
+    b->loc = n->loc;
+    b->plain = plain;
+    KdValue made = kd_build(b, n->op, t, in, n->n_in, n->attr);
+    if (made == KD_NONE) kd_raise(b->cx, KD_FAIL_INTERNAL, "recompute: %%%u (%s) could not be copied", v, kd_op_info[n->op].name);
+    return made;
+}
+
+static KdFunc *copy_function(KdContext *cx, const KdFunc *f) {
+    KdFunc *g = kd_func_new(cx, f->name);
+    KdBuilder b = kd_builder(g);
+    for (KdValue v = 0; v < f->n; v++) append(&b, f, v, kd_node(f, v)->in, true);
+    for (int i = 0; i < f->outputs.n; i++)
+        kd_output(g, f->outputs.v[i].name, f->outputs.v[i].value, f->outputs.v[i].updates);
+    return g;
+}
+
+/* ---- what things cost ------------------------------------------------------------------------------------ */
+
+static int64_t bytes_of(const KdFunc *f, KdValue v) {
+    const KdType *t = kd_vtype(f, v);
+    return t->count * kd_dtype_size(t->dtype);
+}
+
+/* Multiplications and additions of a contraction: two for each pair of elements that meet. */
+static double contraction_ops(const KdFunc *f, const KdNode *n) {
+    const KdType *x = kd_vtype(f, n->in[0]), *w = kd_vtype(f, n->in[1]);
+    if (n->op == KD_OP_CONV2D) return 2.0 * (double)n->type->count * (double)(w->count / (w->dim[0] ? w->dim[0] : 1));
+    if (n->op == KD_OP_CONV_TRANSPOSE2D) return 2.0 * (double)x->count * (double)(w->count / (w->dim[0] ? w->dim[0] : 1));
+    if (n->op == KD_OP_CONV2D_WGRAD) return 2.0 * (double)w->count * (double)(n->type->count / (n->type->dim[0] ? n->type->dim[0] : 1));
+    return 2.0 * (double)n->type->count * (double)x->dim[kd_attr_int(f, n, "ta") ? x->rank - 2 : x->rank - 1];
+}
+
+static double ops_of(const KdFunc *f, KdValue v) {
+    const KdNode *n = kd_node(f, v);
+    switch (kd_class(f, v)) {
+    case KD_LEAF: return 0;
+    case KD_INDEX: return n->op == KD_OP_RANDOM ? 16.0 * (double)n->type->count : 0;
+    case KD_ELEMENTWISE: return (kd_op_info[n->op].flags & KD_COSTLY ? 16.0 : 1.0) * (double)n->type->count;
+    case KD_WINDOW: return 4.0 * (double)n->type->count;
+    case KD_REDUCE: return (double)kd_vtype(f, n->in[0])->count;
+    case KD_ANCHOR: return contraction_ops(f, n);
+    case KD_OPAQUE:
+    case KD_META: break;
+    }
+    return 1e18;
+}
+
+static double work_of(const KdFunc *f) {
+    double work = 0;
+    for (KdValue v = 0; v < f->n; v++)
+        if (kd_class(f, v) == KD_ANCHOR) work += contraction_ops(f, kd_node(f, v));
+    return work;
+}
+
+/* ---- laying out ----------------------------------------------------------------------------------------- */
+
+static bool skips(const KdPassOptions *o, const char *pass) {
+    for (int i = 0; i < o->n_skip; i++)
+        if (strcmp(o->skip[i], pass) == 0) return true;
+    return false;
+}
+
+static void lay_out(Trial *t, const KdPassOptions *o) {
+    t->fu = kd_fuse(t->f, o);
+    if (!skips(o, "order")) kd_order(t->fu);
+    t->plan = kd_memplan(t->fu);
+    t->work = work_of(t->f);
+}
+
+static void free_trial(Trial *t) {
+    if (t->cx) kd_context_free(t->cx);
+    *t = (Trial){0};
+}
+
+/* Is a better than b? What fits comes first, then the least work, then the least memory. */
+static bool better(const Trial *a, const Trial *b, int64_t limit) {
+    bool fits = a->plan->arena <= limit;
+    if (!b->cx) return true;
+    if (fits != (b->plan->arena <= limit)) return fits;
+    if (fits && a->work != b->work) return a->work < b->work;
+    return a->plan->arena < b->plan->arena;
+}
+
+/* ---- lives and candidates --------------------------------------------------------------------------------- */
+
+static bool in_arena(const Trial *t, KdValue v) {
+    return t->fu->stored[v] && t->fu->group[v] >= 0 && t->plan->place[v].kind == KL_ARG_ARENA;
+}
+
+static void find_lives(Search *s) {
+    const KdFusion *fu = s->base->fu;
+    const KdFunc *f = fu->f;
+    int n = fu->groups.n;
+    s->life = KD_NEW_ARRAY(s->cx, Life, f->n + 1);
+    s->alive = KD_NEW_ARRAY(s->cx, int64_t, n + 2);
+    for (KdValue v = 0; v < f->n; v++) s->life[v] = (Life){fu->group[v], fu->group[v], fu->group[v], fu->group[v]};
+    for (int g = 0; g < n; g++) {
+        const KdWalk *w = kd_group_walk(fu, g);
+        for (int i = 0; i < w->touch.n; i++) {
+            Life *l = &s->life[w->touch.v[i].v];
+            if (!w->touch.v[i].load || l->from < 0) continue;
+            if (g - l->last > l->late - l->early) {
+                l->early = l->last;
+                l->late = g;
+            }
+            l->last = g;
+        }
+    }
+    for (int i = 0; i < f->outputs.n; i++) { /* needed to the end: never dropped */
+        KdValue v = f->outputs.v[i].value;
+        v = fu->alias[v] != KD_NONE ? fu->alias[v] : v;
+        if (s->life[v].from >= 0) s->life[v] = (Life){s->life[v].from, n, n, n};
+    }
+    for (KdValue v = 0; v < f->n; v++) {
+        if (!in_arena(s->base, v)) continue;
+        s->alive[s->life[v].from] += bytes_of(f, v);
+        s->alive[s->life[v].last + 1] -= bytes_of(f, v);
+    }
+    for (int g = 0; g < n; g++) s->alive[g + 1] += s->alive[g];
+}
+
+static bool crosses_a_peak(const Search *s, const Life *l) {
+    for (int g = l->early + 1; g < l->late; g++)
+        if (s->alive[g] > s->limit) return true;
+    return false;
+}
+
+static void find_candidates(Search *s) {
+    const KdFusion *fu = s->base->fu;
+    const KdFunc *f = fu->f;
+    for (int g = 0; g < fu->groups.n; g++)
+        for (int i = 0; i < fu->groups.v[g].stores.n; i++) {
+            KdValue v = fu->groups.v[g].stores.v[i];
+            if (!in_arena(s->base, v) || bytes_of(f, v) < SMALLEST || kd_class(f, v) == KD_OPAQUE ||
+                !crosses_a_peak(s, &s->life[v]))
+                continue;
+            kd_push(s->cx, &s->candidates, v);
+            s->total += bytes_of(f, v);
+        }
+}
+
+/* ---- what computing again rests on ------------------------------------------------------------------------- */
+
+typedef enum Source {
+    SOURCE_KEPT,    /* there at that time, or small enough to keep until then */
+    SOURCE_DROPPED, /* computed again */
+    SOURCE_THROUGH, /* computed on the way */
+} Source;
+
+static Source source_of(const Search *s, KdValue v, int time) {
+    const KdFusion *fu = s->base->fu;
+    if (kd_class(fu->f, v) == KD_LEAF) return SOURCE_KEPT;
+    if (!fu->stored[v]) return SOURCE_THROUGH;
+    const Life *l = &s->life[v];
+    if (s->dropped[v]) return time <= l->early ? SOURCE_KEPT : SOURCE_DROPPED;
+    return l->last >= time || bytes_of(fu->f, v) < SMALLEST ? SOURCE_KEPT : SOURCE_THROUGH;
+}
+
+static void close(Search *s, KdValue v, int time, Cost *c) {
+    const KdFunc *f = s->base->f;
+    const KdNode *n = kd_node(f, v);
+    c->ops += ops_of(f, v);
+    c->possible = c->possible && ++c->n <= MAX_CLOSURE && kd_class(f, v) != KD_OPAQUE;
+    for (int k = 0; k < n->n_in && c->possible; k++) {
+        KdValue o = n->in[k];
+        Source from = source_of(s, o, time);
+        if (from == SOURCE_KEPT || s->mark[o] == s->stamp) continue;
+        s->mark[o] = s->stamp;
+        if (from == SOURCE_DROPPED) kd_push(s->cx, &s->met, o);
+        else close(s, o, time, c);
+    }
+}
+
+static int find_part(const Search *s, KdValue v) {
+    int p = (int)v;
+    while (s->part[p] != p) p = s->part[p];
+    return p;
+}
+
+/* Drops v, if that is within the price and the stretch. */
+static void consider(Search *s, KdValue v, double price, int64_t stretch) {
+    const KdFunc *f = s->base->f;
+    Cost c = {.possible = true};
+    s->stamp++;
+    s->met.n = 0;
+    close(s, v, s->life[v].late, &c);
+    if (!c.possible || c.ops > price * (double)bytes_of(f, v)) return;
+    int64_t size = bytes_of(f, v);
+    for (int i = 0; i < s->met.n; i++) {
+        int p = find_part(s, s->met.v[i]);
+        if (s->mark[p] != s->stamp + 1) size += s->part_bytes[p];
+        s->mark[p] = s->stamp + 1;
+    }
+    s->stamp++;
+    if (size > stretch && s->met.n) return;
+    s->part[v] = (int)v;
+    for (int i = 0; i < s->met.n; i++) s->part[find_part(s, s->met.v[i])] = (int)v;
+    s->part_bytes[v] = size;
+    s->dropped[v] = true;
+    s->ops[v] = c.ops;
+}
+
+static int choose(Search *s, double price, int64_t stretch) {
+    int n = 0;
+    memset(s->dropped, 0, s->base->f->n * sizeof *s->dropped);
+    for (int i = 0; i < s->candidates.n; i++) {
+        consider(s, s->candidates.v[i], price, stretch);
+        n += s->dropped[s->candidates.v[i]];
+    }
+    return n;
+}
+
+/* ---- the function with copies --------------------------------------------------------------------------------- */
+
+typedef struct Rebuild {
+    const Search *s;
+    const KdFunc *f;
+    KdBuilder b;
+    KdValue *first, *again; /* by old value: as it was made; its copy */
+    KdValue *here;          /* by old value: in the group or the copy being made */
+    uint32_t *stamp, now;   /* which of `here` are valid */
+    int time;
+} Rebuild;
+
+static KdValue copy_again(Rebuild *r, KdValue v);
+
+/* The value that stands for v at this time, for a copy. */
+static KdValue source(Rebuild *r, KdValue v) {
+    if (r->stamp[v] == r->now) return r->here[v];
+    KdValue made = KD_NONE;
+    switch (source_of(r->s, v, r->time)) {
+    case SOURCE_KEPT:
+        made = r->first[v];
+        break;
+    case SOURCE_DROPPED:
+        if (r->again[v] == KD_NONE) r->again[v] = copy_again(r, v);
+        made = r->again[v];
+        break;
+    case SOURCE_THROUGH:
+        made = copy_again(r, v);
+        break;
+    }
+    if (made == KD_NONE) made = append(&r->b, r->f, v, NULL, false); /* a leaf that is met for the first time */
+    r->here[v] = made;
+    r->stamp[v] = r->now;
+    return made;
+}
+
+static KdValue copy_again(Rebuild *r, KdValue v) {
+    const KdNode *n = kd_node(r->f, v);
+    KdValue *in = KD_NEW_ARRAY(r->b.cx, KdValue, n->n_in + 1);
+    for (int k = 0; k < n->n_in; k++) in[k] = source(r, n->in[k]);
+    return append(&r->b, r->f, v, in, !kd_is_view(r->f, v));
+}
+
+/* A value that a group loads, or a view of one. */
+static KdValue loaded(Rebuild *r, KdValue v) {
+    const KdFusion *fu = r->s->base->fu;
+    if (fu->alias[v] != KD_NONE) {
+        KdValue in = loaded(r, kd_node(r->f, v)->in[0]);
+        return append(&r->b, r->f, v, &in, false);
+    }
+    bool again = r->s->dropped[v] && r->time > r->s->life[v].early;
+    if (again && r->again[v] == KD_NONE) {
+        r->now++;
+        r->again[v] = copy_again(r, v);
+    }
+    return again ? r->again[v] : r->first[v];
+}
+
+/* Nodes in the order of time, group by group. */
+static void rebuild_group(Rebuild *r, int g) {
+    const KdFusion *fu = r->s->base->fu;
+    r->time = g;
+    const KdWalk *w = kd_group_walk(fu, g);
+    for (int i = 0; i < w->touch.n; i++) /* copies first: they use `here` themselves */
+        if (w->touch.v[i].load) loaded(r, w->touch.v[i].v);
+    r->now++;
+    for (int i = 0; i < w->touch.n; i++) {
+        KdValue v = w->touch.v[i].v;
+        const KdNode *n = kd_node(r->f, v);
+        if (w->touch.v[i].load) continue;
+        KdValue *in = KD_NEW_ARRAY(r->b.cx, KdValue, n->n_in + 1);
+        for (int k = 0; k < n->n_in; k++) in[k] = r->stamp[n->in[k]] == r->now ? r->here[n->in[k]] : loaded(r, n->in[k]);
+        r->here[v] = append(&r->b, r->f, v, in, false);
+        r->stamp[v] = r->now;
+        if (fu->stored[v]) r->first[v] = r->here[v];
+    }
+}
+
+static KdFunc *rebuild(const Search *s, KdContext *cx) {
+    const KdFunc *f = s->base->f;
+    Rebuild r = {.s = s, .f = f, .b = kd_builder(kd_func_new(cx, f->name))};
+    size_t n = (size_t)f->n + 1;
+    r.first = KD_NEW_ARRAY(cx, KdValue, n);
+    r.again = KD_NEW_ARRAY(cx, KdValue, n);
+    r.here = KD_NEW_ARRAY(cx, KdValue, n);
+    r.stamp = KD_NEW_ARRAY(cx, uint32_t, n);
+    for (KdValue v = 0; v < f->n; v++) r.first[v] = r.again[v] = KD_NONE;
+    for (int i = 0; i < f->inputs.n; i++) r.first[f->inputs.v[i]] = append(&r.b, f, f->inputs.v[i], NULL, false);
+    for (KdValue v = 0; v < f->n; v++)
+        if (kd_node(f, v)->op == KD_OP_LITERAL) r.first[v] = append(&r.b, f, v, NULL, false);
+    for (int g = 0; g < s->base->fu->groups.n; g++) rebuild_group(&r, g);
+    r.time = -1; /* outputs are never dropped */
+    for (int i = 0; i < f->outputs.n; i++) {
+        const KdOutput *o = &f->outputs.v[i];
+        kd_output(r.b.f, o->name, loaded(&r, o->value), o->updates == KD_NONE ? KD_NONE : r.first[o->updates]);
+    }
+    return r.b.f;
+}
+
+/* ---- the search ----------------------------------------------------------------------------------------------- */
+
+/* Lays out what the drops give, and keeps it in *best if it is better. */
+static bool attempt(Search *s, Trial *best) {
+    Trial t = {.cx = kd_context_new()};
+    KdLanding l;
+    if (!t.cx) kd_raise(s->cx, KD_FAIL_MACHINE, "out of memory");
+    if (!KD_TRY(t.cx, l)) {
+        const char *message = NULL;
+        KdFail kind = kd_failure(t.cx, &message);
+        message = kd_format(s->cx, "%s", message);
+        kd_context_free(t.cx);
+        kd_raise(s->cx, kind, "%s", message);
+    }
+    t.f = rebuild(s, t.cx);
+    lay_out(&t, s->o);
+    kd_landing_pop(t.cx);
+    bool fits = t.plan->arena <= s->limit;
+    if (better(&t, best, s->limit)) {
+        free_trial(best);
+        *best = t;
+    } else {
+        free_trial(&t);
+    }
+    return fits;
+}
+
+typedef struct Drop { KdValue v; double price; } Drop;
+
+static int by_price(const void *a, const void *b) {
+    const Drop *x = a, *y = b;
+    if (x->price != y->price) return x->price < y->price ? -1 : 1;
+    return x->v < y->v ? -1 : x->v > y->v;
+}
+
+/* As few of the chosen drops as fit, the cheapest first. */
+static void take_back(Search *s, Trial *best) {
+    Drop *drops = KD_NEW_ARRAY(s->cx, Drop, s->candidates.n + 1);
+    int n = 0;
+    for (int i = 0; i < s->candidates.n; i++) {
+        KdValue v = s->candidates.v[i];
+        if (s->dropped[v]) drops[n++] = (Drop){v, s->ops[v] / (double)bytes_of(s->base->f, v)};
+    }
+    qsort(drops, (size_t)n, sizeof *drops, by_price);
+    for (int lo = 0, hi = n; hi - lo > 1 + n / 64;) {
+        int mid = lo + (hi - lo) / 2;
+        for (int i = 0; i < n; i++) s->dropped[drops[i].v] = i < mid;
+        if (attempt(s, best)) hi = mid;
+        else lo = mid;
+    }
+}
+
+/* One round from s->base. *best: the best trial, if there was any. */
+static void search(Search *s, Trial *best) {
+    uint32_t n = s->base->f->n + 1;
+    s->dropped = KD_NEW_ARRAY(s->cx, bool, n);
+    s->ops = KD_NEW_ARRAY(s->cx, double, n);
+    s->part = KD_NEW_ARRAY(s->cx, int, n);
+    s->part_bytes = KD_NEW_ARRAY(s->cx, int64_t, n);
+    s->mark = KD_NEW_ARRAY(s->cx, uint32_t, n);
+    find_lives(s);
+    find_candidates(s);
+    for (int p = 0, before = 0; p < KD_COUNT(prices); p++) {
+        double least = 0;
+        int fitting = -1;
+        int most = choose(s, prices[p], s->total);
+        if (most == before) continue; /* nothing new at this price */
+        before = most;
+        for (int k = 0; k < STRETCHES; k++) {
+            if (choose(s, prices[p], s->total >> (k + 1)) == 0 || !attempt(s, best)) continue;
+            if (fitting < 0 || best->work < least) fitting = k;
+            least = best->work;
+        }
+        if (fitting < 0) continue;
+        choose(s, prices[p], s->total >> (fitting + 1));
+        take_back(s, best);
+        return;
+    }
+}
+
+/* One round in a context of its own. */
+static void round_of(KdContext *cx, const Trial *base, const KdPassOptions *o, Trial *best) {
+    Search s = {.o = o, .base = base, .limit = o->memory_limit, .cx = kd_context_new()};
+    KdLanding l;
+    if (!s.cx) kd_raise(cx, KD_FAIL_MACHINE, "out of memory");
+    if (KD_TRY(s.cx, l)) {
+        search(&s, best);
+        kd_landing_pop(s.cx);
+        kd_context_free(s.cx);
+        return;
+    }
+    const char *message = NULL;
+    KdFail kind = kd_failure(s.cx, &message);
+    message = kd_format(cx, "%s", message);
+    kd_context_free(s.cx);
+    free_trial(best);
+    kd_raise(cx, kind, "%s", message);
+}
+
+const KdFunc *kd_recompute(const KdFunc *f, const KdPassOptions *o, KdRecomputed *info) {
+    KdContext *cx = f->cx;
+    *info = (KdRecomputed){0};
+    if (o->memory_limit <= 0) return f;
+    Trial base = {.f = copy_function(cx, f)};
+    lay_out(&base, o);
+    double work = base.work;
+    info->naive = base.plan->naive;
+    info->planned = info->least = base.plan->arena;
+    if (base.plan->arena <= o->memory_limit) return f;
+    for (int round = 0; round < ROUNDS; round++) {
+        Trial best = {0};
+        round_of(cx, &base, o, &best);
+        bool smaller = best.cx && best.plan->arena < base.plan->arena;
+        if (!smaller) {
+            free_trial(&best);
+            break;
+        }
+        free_trial(&base);
+        base = best;
+        if (base.plan->arena <= o->memory_limit) break;
+    }
+    info->least = base.plan->arena;
+    info->more_work = work > 0 ? base.work / work - 1 : 0;
+    KdFunc *g = base.cx ? copy_function(cx, base.f) : NULL;
+    free_trial(&base);
+    return g ? g : f;
+}
