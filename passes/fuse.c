@@ -20,6 +20,7 @@ enum {
     MAX_READS = 22,       /* buffers it reads; stores come on top */
     SIBLING_SPAN = 48,    /* siblings further apart (in nodes) stay apart, or memory would grow */
     BIG = 4096,           /* elements: smaller values are not worth a merge of their own */
+    MAX_TAILS = 3,        /* products that follow a row unit */
     FEW_ROWS = 16,        /* fewer rows than this, */
     LONG_ROW = 32768,     /* and longer than this: two stages */
 };
@@ -189,7 +190,8 @@ static bool operands_fit(KdFuser *z, const KdUnit *u, KdValue c, bool full, bool
         KdValue base;
         KdMeet meet = kd_meet(z->f, &u->d, full, node->in[k], &base);
         if (z->mark[base] == z->stamp) {
-            if (whole || meet == KD_MEET_OTHER) {
+            bool tail = u->kind == KD_GROUP_ROW && kd_class(z->f, base) == KD_ANCHOR;
+            if (whole || tail || meet == KD_MEET_OTHER) {
                 return false;
             }
             continue;
@@ -230,7 +232,8 @@ static bool fits(KdFuser *z, KdUnit *u, const KdValue *members, int n) {
             continue;
         }
         bool full = cls == KD_REDUCE || kd_domain_is(&u->d, node->type);
-        if (!full && !(u->kind == KD_GROUP_ROW && kd_domain_is_row(&u->d, node->type))) {
+        bool tail = cls == KD_ANCHOR && u->kind == KD_GROUP_ROW;
+        if (!full && !tail && !(u->kind == KD_GROUP_ROW && kd_domain_is_row(&u->d, node->type))) {
             return false;
         }
         if (!operands_fit(z, u, c, full, cls == KD_WINDOW || cls == KD_ANCHOR, &r)) {
@@ -258,6 +261,17 @@ static bool has_window(const KdFuser *z, const KdUnit *u) {
     return false;
 }
 
+/* Can product v follow a row unit, being made of what that computes block by block? */
+static bool may_follow(const KdFuser *z, const KdUnit *row, KdValue v) {
+    bool turned;
+    int k = kd_streamed_operand(z->f, z->stream, v, &turned), tails = 0;
+    for (int i = 0; i < row->members.n; i++) {
+        tails += kd_class(z->f, row->members.v[i]) == KD_ANCHOR;
+    }
+    return k >= 0 && tails < MAX_TAILS && kd_domain_is(&row->d, kd_vtype(z->f, kd_node(z->f, v)->in[k])) &&
+           row->d.reduced[row->d.n - (turned ? 2 : 1)];
+}
+
 /* What a and b make together: false if nothing. */
 static bool joint_kind(const KdFuser *z, const KdUnit *a, const KdUnit *b, KdUnit *out) {
     if (a->kind != KD_GROUP_MAP && b->kind == KD_GROUP_MAP) {
@@ -277,6 +291,11 @@ static bool joint_kind(const KdFuser *z, const KdUnit *a, const KdUnit *b, KdUni
             }
         }
         return !has_window(z, a) && (kd_domain_same(&a->d, &b->d) || (row && k == a->d.n));
+    }
+    if (a->kind == KD_GROUP_ROW && b->kind == KD_GROUP_ANCHOR) {
+        out->kind = a->kind;
+        out->d = a->d;
+        return b->members.n == 1 && may_follow(z, a, b->members.v[0]);
     }
     if (a->kind == KD_GROUP_ROW && b->kind == KD_GROUP_ROW) {
         return kd_domain_equal(&a->d, &b->d);
@@ -450,17 +469,26 @@ static void place_reduction(KdFuser *z, KdValue v) {
     }
 }
 
+/* The streamed products that a value of a unit is computed from. */
+static uint64_t roots_of(const KdFuser *z, KdValue v) {
+    const KdNode *n = kd_node(z->f, v);
+    uint64_t roots = 0;
+    for (int k = 0; k < n->n_in && (kd_class(z->f, v) == KD_REDUCE || kd_class(z->f, v) == KD_ANCHOR); k++) {
+        roots |= z->stream_roots[n->in[k]];
+    }
+    return roots;
+}
+
 /* A reduction of what is computed block by block joins those that fold the same products the same way, and brings
- * them together, so that a block is computed once for all. */
+ * them together, so that a block is computed once for all. So does a product of it and something else. */
 static void place_streamed(KdFuser *z, KdValue v) {
     int home = place_alone(z, v);
-    uint64_t roots = z->stream_roots[kd_node(z->f, v)->in[0]];
+    uint64_t roots = roots_of(z, v);
     for (int i = 0; i < z->units.n; i++) {
         const KdUnit *u = z->units.v[i];
         uint64_t theirs = 0;
         for (int k = 0; u && i != home && u->kind == KD_GROUP_ROW && k < u->members.n; k++) {
-            KdValue m = u->members.v[k];
-            theirs |= kd_class(z->f, m) == KD_REDUCE ? z->stream_roots[kd_node(z->f, m)->in[0]] : 0;
+            theirs |= roots_of(z, u->members.v[k]);
         }
         if ((theirs & roots) && merge(z, i, home, v + 1)) {
             home = i;
@@ -493,8 +521,10 @@ static void place(KdFuser *z, KdValue v) {
             place_reduction(z, v);
         }
         break;
-    case KD_WINDOW:
     case KD_ANCHOR:
+        place_streamed(z, v);
+        break;
+    case KD_WINDOW:
     case KD_OPAQUE:
     case KD_META:
         place_alone(z, v);

@@ -72,15 +72,15 @@ typedef struct KdFuser {
     uint32_t *unit_mark;     /* by unit */
     KD_VEC(KdValue) todo;    /* of a search */
     bool fuse;
-    uint8_t *stream;         /* by node: KdStreamed */
+    uint8_t *stream;         /* by node, as in KdFusion */
     uint64_t *stream_roots;  /* by node: which streamed products it is a function of, by number modulo 64 */
 } KdFuser;
 
-/* fuse_stream.c: what is computed block by block, and never in memory: products of matrices, and what is made of their
- * elements. Neither belongs to a unit: they are composed into reductions and other products. */
-enum KdStreamed { KD_NOT_STREAMED, KD_STREAM_PRODUCT, KD_STREAM_COMPOSED };
+/* fuse_stream.c. What is streamed belongs to no unit: it is composed into reductions and other products. */
 bool kd_may_stream(const KdFunc *f, KdValue v); /* a product that is big against its operands */
 void kd_find_streams(KdFuser *z);
+/* The operand of a product that is streamed, or -1, and whether the product's rows (or columns) are that one's columns. */
+int kd_streamed_operand(const KdFunc *f, const uint8_t *stream, KdValue v, bool *turned);
 
 int kd_unit_new(KdFuser *z, KdGroupKind kind, KdDomain d, KdValue v);
 /* Second half: decides which values are in memory and makes the groups, in order. */

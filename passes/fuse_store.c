@@ -360,7 +360,7 @@ static KdValue domain_node(const KdFunc *f, const KdUnit *u, const KdGroup *g) {
     for (int i = 0; i < u->members.n; i++) {
         KdValue v = u->members.v[i];
         KdClass cls = kd_class(f, v);
-        if (cls == KD_ANCHOR || cls == KD_OPAQUE || cls == KD_META) {
+        if ((cls == KD_ANCHOR && u->kind != KD_GROUP_ROW) || cls == KD_OPAQUE || cls == KD_META) {
             return v;
         }
         if (cls == KD_REDUCE) {
@@ -500,6 +500,7 @@ KdFusion *kd_fuse_finish(KdFuser *z) {
     fu->alias = KD_NEW_ARRAY(z->cx, KdValue, f->n + 1);
     fu->group = KD_NEW_ARRAY(z->cx, int, f->n + 1);
     fu->streamed = KD_NEW_ARRAY(z->cx, bool, f->n + 1);
+    fu->stream = z->stream;
     fu->walk = KD_NEW(z->cx, KdWalk);
     fu->walk->slot = KD_NEW_ARRAY(z->cx, uint32_t, f->n + 1);
     fu->walk->stamp = KD_NEW_ARRAY(z->cx, uint32_t, f->n + 1);

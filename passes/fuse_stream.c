@@ -70,6 +70,17 @@ static bool contracts(const KdFuser *z, const KdNode *n) {
     return matrix && streamed == 1 && n->in[0] != n->in[1];
 }
 
+int kd_streamed_operand(const KdFunc *f, const uint8_t *stream, KdValue v, bool *turned) {
+    const KdNode *n = kd_node(f, v);
+    for (int k = 0; n->op == KD_OP_MATMUL && k < 2; k++) {
+        if (stream[n->in[k]] != KD_NOT_STREAMED) {
+            *turned = (kd_attr_int(f, n, k ? "tb" : "ta") != 0) == (k == 0);
+            return k;
+        }
+    }
+    return -1;
+}
+
 /* One visit: v is streamed, or uses what is in a way that allows it or not. */
 static void visit(Streams *s, KdValue v) {
     KdFuser *z = s->z;

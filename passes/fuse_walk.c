@@ -63,6 +63,7 @@ static void visit(Walker *k, KdValue v, unsigned at) {
         return;
     }
     unsigned below = KD_AT_OTHER;
+    bool tail = false;
     switch (kd_class(f, v)) {
     case KD_LEAF:
         return;
@@ -84,14 +85,17 @@ static void visit(Walker *k, KdValue v, unsigned at) {
             }
         }
         break;
+    case KD_ANCHOR: /* a row group's: its streamed operand is made row by row */
+        tail = k->fu->groups.v[k->g].kind == KD_GROUP_ROW && k->fu->stream[v] == KD_NOT_STREAMED;
+        break;
     case KD_WINDOW:
-    case KD_ANCHOR:
     case KD_OPAQUE:
     case KD_META:
         break;
     }
     for (int i = 0; i < n->n_in; i++) {
-        visit_operand(k, n->in[i], below);
+        bool made = tail && k->fu->stream[n->in[i]] != KD_NOT_STREAMED;
+        visit_operand(k, n->in[i], made ? KD_AT_FULL : below);
     }
 }
 
@@ -121,7 +125,8 @@ const KdWalk *kd_group_walk(const KdFusion *fu, int g) {
     k.w->touch.n = 0;
     for (int i = 0; i < group->stores.n; i++) {
         KdValue v = group->stores.v[i];
-        bool row = kd_class(fu->f, v) == KD_REDUCE || !kd_domain_is(&k.d, kd_vtype(fu->f, v));
+        KdClass cls = kd_class(fu->f, v);
+        bool row = cls == KD_REDUCE || cls == KD_ANCHOR || !kd_domain_is(&k.d, kd_vtype(fu->f, v));
         visit(&k, v, group->kind == KD_GROUP_ROW && row ? KD_AT_ROW : KD_AT_FULL);
     }
     qsort(k.w->touch.v, (size_t)k.w->touch.n, sizeof *k.w->touch.v, by_value);
@@ -154,6 +159,11 @@ bool kd_group_reads_only_at_index(const KdFusion *fu, int group, KdValue read) {
     const KdWalk *w = kd_group_walk(fu, group);
     if (w->stamp[read] != w->now || !w->touch.v[w->slot[read]].load) {
         return true; /* not read at all */
+    }
+    for (int i = 0; i < g->stores.n && g->kind == KD_GROUP_ROW; i++) {
+        if (kd_class(fu->f, g->stores.v[i]) == KD_ANCHOR) { /* reads rows again after their results are stored */
+            return false;
+        }
     }
     unsigned at = w->touch.v[w->slot[read]].at;
     return at == KD_AT_FULL || at == KD_AT_ROW;

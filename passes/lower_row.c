@@ -29,8 +29,8 @@ typedef struct Row {
     KdSegments sg;
     int *level;              /* by touch: reductions it stands on, longest chain */
     int stages;
-    KdValue full[96], row[96];
-    int n_full, n_row;
+    KdValue full[96], row[96], tail[96];
+    int n_full, n_row, n_tail;
     int full_level;          /* the highest of the full stores' */
     bool columns;            /* the innermost segment is kept */
     KlValue at[KD_MAX_RANK];
@@ -72,7 +72,9 @@ static void find_stores(Row *r) {
     for (int i = 0; i < g->stores.n; i++) {
         KdValue v = g->stores.v[i];
         bool row = kd_class(f, v) == KD_REDUCE || !kd_domain_is(&r->d, kd_vtype(f, v)) || !r->d.rows;
-        if (row) {
+        if (kd_class(f, v) == KD_ANCHOR) {
+            r->tail[r->n_tail++] = v;
+        } else if (row) {
             r->row[r->n_row++] = v;
         } else {
             r->full[r->n_full++] = v;
@@ -321,7 +323,7 @@ static void lower_streamed(Row *r, int side) {
     KdLower *l = r->l;
     KlBuilder *b = &l->b;
     KdStream st;
-    kd_stream_plan(&st, l, side, KD_NONE, 0);
+    kd_stream_plan(&st, l, side, r->tail, r->n_tail);
     kd_stream_begin(&st, kd_lower_what(l, &r->d));
     for (int s = 0; s < r->sg.n; s++) {
         r->innermost = r->d.reduced[r->sg.first[s]] ? s : r->innermost;
@@ -332,7 +334,10 @@ static void lower_streamed(Row *r, int side) {
     KlFor f = kl_for_begin(b, kl_i64(b, 0), st.n_rows, 1, 0, NULL);
     r->at[r->d.n - 2 + side] = kl_op2(b, KL_OP_ADD, st.first, f.i);
     whole_row(r);
+    kd_compose_invariants(l, &r->d, r->inner, r->at, NULL, 0);
+    kd_stream_make_row(&st, f.i);
     kd_loop_end(l, &f);
+    kd_stream_tails(&st);
     kd_stream_end(&st);
 }
 

@@ -36,20 +36,26 @@ static KdStreamOperand operand_of(const KdLower *l, KdValue node, int k) {
     return o;
 }
 
-/* Scratch of a block of `rows` rows: S itself, the rows of A, and the result. */
+/* Scratch of a block of `rows` rows: the products, the rows of their operands, what is made of them, and results. */
 static double block_bytes(const KdStream *s, int64_t rows) {
-    double floats = (double)(s->n * s->pitch);
+    double floats = (double)((s->n + (s->n_tails > 1 ? s->n_tails - 1 : 0)) * s->pitch);
     for (int i = 0; i < s->n; i++) {
         floats += (double)s->rows[i].depth;
     }
-    return 4.0 * (double)rows * (floats + (s->root == KD_NONE ? 0 : (double)s->other.extent));
+    for (int i = 0; i < s->n_tails; i++) {
+        floats += (double)s->other[i].extent;
+    }
+    return 4.0 * (double)rows * floats;
 }
 
 /* Cycles of all blocks with this tile, at the best number of tiles a block. */
 static double price(const KdStream *s, SchCut *blocks) {
     const SchTile *t = &s->tile;
     int64_t width = (int64_t)t->nv * t->lanes, tiles = sch_ceil(s->extent, t->mr);
-    double depth = s->root == KD_NONE ? 0 : (double)sch_ceil(s->other.extent, width) * (double)s->length;
+    double depth = 0;
+    for (int i = 0; i < s->n_tails; i++) {
+        depth += (double)sch_ceil(s->other[i].extent, width) * (double)s->length;
+    }
     for (int i = 0; i < s->n; i++) {
         depth += (double)sch_ceil(s->length, width) * (double)s->rows[i].depth;
     }
@@ -68,9 +74,9 @@ static double price(const KdStream *s, SchCut *blocks) {
     return best;
 }
 
-void kd_stream_plan(KdStream *s, KdLower *l, int side, KdValue root, int other) {
+void kd_stream_plan(KdStream *s, KdLower *l, int side, const KdValue *tail, int n_tails) {
     const KdWalk *w = l->binding->walk;
-    *s = (KdStream){.l = l, .machine = sch_machine(l), .side = side, .root = root};
+    *s = (KdStream){.l = l, .machine = sch_machine(l), .side = side, .n_tails = n_tails};
     for (int i = 0; i < w->touch.n; i++) {
         KdValue v = w->touch.v[i].v;
         if (!w->touch.v[i].load && l->fu->streamed[v]) {
@@ -82,8 +88,12 @@ void kd_stream_plan(KdStream *s, KdLower *l, int side, KdValue root, int other) 
             s->product[s->n++] = v;
         }
     }
-    if (root != KD_NONE) {
-        s->other = operand_of(l, root, other);
+    for (int i = 0; i < n_tails; i++) {
+        bool turned;
+        int k = kd_streamed_operand(l->fu->f, l->fu->stream, tail[i], &turned);
+        s->tail[i] = tail[i];
+        s->made[i] = operand_of(l, tail[i], k);
+        s->other[i] = operand_of(l, tail[i], 1 - k);
     }
     const KdType *t = kd_vtype(l->fu->f, s->product[0]);
     s->batch = t->rank == 3 ? t->dim[0] : 1;
@@ -251,8 +261,8 @@ void kd_stream_begin(KdStream *s, const char *what) {
     for (int i = 0; i < s->n; i++) {
         pack_panels(s, &s->lanes[i], i);
     }
-    if (s->root != KD_NONE) {
-        pack_panels(s, &s->other, s->n);
+    for (int i = 0; i < s->n_tails; i++) {
+        pack_panels(s, &s->other[i], s->n + i);
     }
     kd_lower_begin(l, what, s->batch * s->blocks.count);
     KlValue batch = kl_parallel_index(l->k);
@@ -270,68 +280,95 @@ void kd_stream_begin(KdStream *s, const char *what) {
         l->binding->tile[l->binding->n_tiles++] =
             (struct KdTile){s->product[i], s->block[i], s->side, s->first, s->pitch};
     }
+    for (int i = 0; i < s->n_tails; i++) {
+        bool last = i == s->n_tails - 1;
+        s->weight[i] = last ? s->block[0] : kl_buf(l->k, "weight", KL_F32, s->room * s->pitch, KL_SCRATCH);
+        if (!last && s->extent % s->room) { /* rows beyond the last are multiplied, too */
+            sch_zero(b, s->weight[i], kl_i64(b, 0), s->room * s->pitch, s->tile.lanes);
+        }
+    }
 }
 
 void kd_stream_end(KdStream *s) { kd_lower_end(s->l); }
 
 /* ---- contractions -------------------------------------------------------------------------------- */
 
-/* The operand of g's anchor that is made of streamed products, or -1. */
-static int streamed_operand(const KdLower *l) {
-    const KdWalk *w = l->binding->walk;
-    const KdFunc *f = l->fu->f;
-    const KdNode *n = kd_node(f, l->g->root);
-    if (n->op != KD_OP_MATMUL || !kd_streams(l)) {
-        return -1;
+void kd_stream_make_row(KdStream *s, KlValue i) {
+    KlBuilder *b = &s->l->b;
+    for (int t = 0; t < s->n_tails; t++) {
+        KlFor k = sch_vector_loop(b, kl_i64(b, 0), kl_i64(b, s->length), s->tile.lanes);
+        KlValue x = element(s, &s->made[t], s->at_batch, sch_add(b, s->first, i), k.i);
+        kl_store(b, s->weight[t], sch_madc(b, i, s->pitch, k.i), x);
+        sch_loop_end(b, &k);
     }
-    for (int k = 0; k < 2; k++) { /* what is streamed below it has its elements at the same places */
-        KdValue v = n->in[k];
-        const KdType *t = kd_vtype(f, v);
-        if (sch_is_stored(l, l->g->root, k)) {
-            continue;
-        }
-        for (int i = 0; i < w->touch.n; i++) {
-            const KdTouch *p = &w->touch.v[i];
-            KdDomain d = kd_domain(t);
-            if (!p->load && l->fu->streamed[p->v] && kd_domain_is(&d, kd_vtype(f, p->v))) {
-                return k;
-            }
-        }
-    }
-    return -1;
 }
 
-bool kd_stream_is_anchor(const KdLower *l) { return streamed_operand(l) >= 0; }
+/* Tail t's block of rows, into scratch. Its elements are pitch apart. */
+static int contract(KdStream *s, int t, int64_t *pitch) {
+    *pitch = panel_count(s, &s->other[t]) * s->tile.nv * s->tile.lanes + s->tile.lanes;
+    int out = kl_buf(s->l->k, "result", KL_F32, s->room * *pitch, KL_SCRATCH);
+    Broadcast rows = {s->weight[t], s->pitch, 1};
+    multiply(s, &rows, &s->other[t], s->n + t, out, *pitch);
+    return out;
+}
+
+/* Loops over the elements of tail t's block: begin gives their indices in idx, and the element. */
+typedef struct Elements {
+    KlFor row, column;
+} Elements;
+
+static KlValue elements_begin(KdStream *s, int t, Elements *e, KlValue *idx) {
+    KlBuilder *b = &s->l->b;
+    int64_t pitch;
+    int out = contract(s, t, &pitch);
+    e->row = sch_loop(b, kl_i64(b, 0), s->n_rows, 1);
+    e->column = sch_vector_loop(b, kl_i64(b, 0), kl_i64(b, s->other[t].extent), s->tile.lanes);
+    KlValue row = sch_add(b, s->first, e->row.i), column = e->column.i;
+    bool first = s->made[t].operand == 0;
+    KlValue at[3] = {s->at_batch, first ? row : column, first ? column : row};
+    for (int d = 0; d < s->made[t].rank; d++) {
+        idx[d] = at[3 - s->made[t].rank + d];
+    }
+    return kl_load(b, out, sch_madc(b, e->row.i, pitch, e->column.i), 1);
+}
+
+static void elements_end(KdStream *s, Elements *e) {
+    sch_loop_end(&s->l->b, &e->column);
+    sch_loop_end(&s->l->b, &e->row);
+}
+
+void kd_stream_tails(KdStream *s) {
+    for (int t = 0; t < s->n_tails; t++) {
+        Elements e;
+        KlValue idx[3], x = elements_begin(s, t, &e, idx);
+        kd_store_element(s->l, s->tail[t], kd_compose_linear(s->l, kd_vtype(s->l->fu->f, s->tail[t]), idx), x);
+        elements_end(s, &e);
+    }
+}
+
+bool kd_stream_is_anchor(const KdLower *l) {
+    bool turned;
+    return l->g->kind == KD_GROUP_ANCHOR && kd_streamed_operand(l->fu->f, l->fu->stream, l->g->root, &turned) >= 0;
+}
 
 bool kd_stream_anchor(KdLower *l) {
     KlBuilder *b = &l->b;
-    int w = streamed_operand(l);
-    if (w < 0) {
+    KdStream s;
+    KdValue root = l->g->root;
+    bool turned;
+    if (!kd_stream_is_anchor(l)) {
         return false;
     }
-    KdStream s;
-    KdStreamOperand made = operand_of(l, l->g->root, w);
-    kd_stream_plan(&s, l, made.along ? 1 : 0, l->g->root, 1 - w);
-    const KdType *y = kd_vtype(l->fu->f, l->g->root);
-    kd_stream_begin(&s, kd_format(l->cx, "matmul %s, streamed", kd_shape_text(l->cx, y)));
-    int lanes = s.tile.lanes;
+    (void)kd_streamed_operand(l->fu->f, l->fu->stream, root, &turned);
+    kd_stream_plan(&s, l, turned, &root, 1);
+    kd_stream_begin(&s, kd_format(l->cx, "matmul %s, streamed", kd_shape_text(l->cx, kd_vtype(l->fu->f, root))));
     KlFor i = sch_loop(b, kl_i64(b, 0), s.n_rows, 1);
-    KlFor k = sch_vector_loop(b, kl_i64(b, 0), kl_i64(b, s.length), lanes);
-    KlValue x = element(&s, &made, s.at_batch, sch_add(b, s.first, i.i), k.i);
-    kl_store(b, s.block[0], sch_madc(b, i.i, s.pitch, k.i), x);
-    sch_loop_end(b, &k);
+    kd_stream_make_row(&s, i.i);
     sch_loop_end(b, &i);
-    int64_t width = (int64_t)s.tile.nv * lanes, pitch = panel_count(&s, &s.other) * width + lanes;
-    int out = kl_buf(l->k, "result", KL_F32, s.room * pitch, KL_SCRATCH);
-    Broadcast rows = {s.block[0], s.pitch, 1};
-    multiply(&s, &rows, &s.other, s.n, out, pitch);
-    KlFor r = sch_loop(b, kl_i64(b, 0), s.n_rows, 1);
-    KlFor c = sch_vector_loop(b, kl_i64(b, 0), kl_i64(b, s.other.extent), lanes);
-    KlValue row = sch_add(b, s.first, r.i), idx[3] = {s.at_batch, w == 0 ? row : c.i, w == 0 ? c.i : row};
-    KlValue acc = kl_load(b, out, sch_madc(b, r.i, pitch, c.i), 1);
-    kd_lower_finish(l, acc, idx + (3 - y->rank));
-    sch_loop_end(b, &c);
-    sch_loop_end(b, &r);
+    Elements e;
+    KlValue idx[3], x = elements_begin(&s, 0, &e, idx);
+    kd_lower_finish(l, x, idx);
+    elements_end(&s, &e);
     kd_stream_end(&s);
     return true;
 }

@@ -5,6 +5,8 @@
 #include "passes/lower.h"
 #include "passes/schedule/schedule.h"
 
+#define KD_MAX_TAILS 4
+
 /* A matrix on its way into a register tile: operand `operand` of product `node` is [x, depth], or [depth, x] if `along`. */
 typedef struct KdStreamOperand {
     KdValue node;
@@ -22,8 +24,9 @@ typedef struct KdStream {
     KdValue product[KD_MAX_TILES];
     KdStreamOperand rows[KD_MAX_TILES], lanes[KD_MAX_TILES];
     int64_t batch, extent, length; /* rows, and elements of a row */
-    KdValue root;                  /* a product that contracts what is made of the blocks, or KD_NONE */
-    KdStreamOperand other;         /* its operand that is not streamed */
+    int n_tails;                   /* products that contract what is made of the blocks, */
+    KdValue tail[KD_MAX_TAILS];
+    KdStreamOperand made[KD_MAX_TAILS], other[KD_MAX_TAILS]; /* which is one operand; the one that is in memory */
     /* the plan */
     SchTile tile;
     SchCut blocks;  /* rows in blocks */
@@ -31,16 +34,19 @@ typedef struct KdStream {
     int64_t pitch;
     /* the main kernel */
     KlValue at_batch, first, n_rows;
-    int block[KD_MAX_TILES]; /* scratch */
+    int block[KD_MAX_TILES], weight[KD_MAX_TAILS]; /* scratch: products; what is made of them */
 } KdStream;
 
 /* Does the group compute streamed products? */
 bool kd_streams(const KdLower *l);
-/* root: a product whose operand 1 - other is made of the group's streamed products, or KD_NONE. */
-void kd_stream_plan(KdStream *s, KdLower *l, int side, KdValue root, int other);
+void kd_stream_plan(KdStream *s, KdLower *l, int side, const KdValue *tail, int n_tails);
 /* Builds the kernels that pack operands, begins the main one and computes the block of the parallel index; then kd_compose
  * knows the products' elements of rows first .. first + n_rows of batch at_batch. */
 void kd_stream_begin(KdStream *s, const char *what);
+/* In the loop over the block's rows: makes row i of the tails' streamed operands; the last one's take the place of the first
+ * product's. After that loop kd_stream_tails contracts them. */
+void kd_stream_make_row(KdStream *s, KlValue i);
+void kd_stream_tails(KdStream *s);
 void kd_stream_end(KdStream *s);
 /* An anchor group that contracts what is made of streamed products: builds it, or false. */
 bool kd_stream_anchor(KdLower *l);
