@@ -32,6 +32,8 @@ typedef struct Conv {
 #define FEW(...) {"conv_dots", KD_OP_CONV2D, __VA_ARGS__}
 #define DECONV(...) {"conv_phases", KD_OP_CONV_TRANSPOSE2D, __VA_ARGS__}
 #define TAPS(...) {"conv_taps", KD_OP_CONV_TRANSPOSE2D, __VA_ARGS__}
+#define DEPTH(...) {"conv_depthwise", KD_OP_CONV2D, __VA_ARGS__}
+#define DEPTHBACK(...) {"conv_depthwise_back", KD_OP_CONV_TRANSPOSE2D, __VA_ARGS__}
 #define OUTER(...) {"wgrad_outer", KD_OP_CONV2D_WGRAD, __VA_ARGS__}
 #define INNER(...) {"wgrad_inner", KD_OP_CONV2D_WGRAD, __VA_ARGS__}
 #define DOT(...) {"wgrad_dot", KD_OP_CONV2D_WGRAD, __VA_ARGS__}
@@ -90,6 +92,16 @@ static const Conv convs[] = {
     TAPS(2, 2, 5, 6, 4, 3, 3, 2, {2, 3}, {1, 0, 2, 1}, {2, 3}, {0, 1}, RELU, BARE),
     TAPS(1, 1, 4, 5, 3, 17, 2, 2, {4, 3}, {0, 0, 0, 0}, {1, 1}, {1, 1}, PLAIN, BIAS_RELU),
     TAPS(1, 1, 18, 16, 4, 4, 1, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, PLAIN, BARE),
+
+    DEPTH(1, 7, 1, 1, 12, 18, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BIAS_RELU),
+    DEPTH(2, 5, 1, 1, 11, 37, 3, 3, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, REFLECT, UPDATE),
+    DEPTH(1, 3, 1, 2, 9, 9, 3, 3, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, REFLECT, RESIDUAL),
+    DEPTH(1, 4, 1, 1, 14, 33, 2, 3, {3, 1}, {0, 2, 1, 0}, {2, 3}, {0, 0}, SCALED, TWO),
+    DEPTH(2, 3, 1, 1, 7, 5, 1, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, RELU, BARE),
+    DEPTH(1, 3, 1, 1, 16, 16, 3, 4, {1, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
+    DEPTHBACK(1, 5, 1, 1, 13, 18, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BIAS_RELU),
+    DEPTHBACK(2, 3, 1, 2, 9, 20, 3, 3, {1, 1}, {0, 2, 1, 0}, {1, 1}, {0, 0}, SCALED, TWO),
+    DEPTHBACK(1, 4, 1, 1, 8, 7, 3, 2, {1, 1}, {2, 1, 2, 1}, {2, 1}, {0, 0}, RELU, UPDATE),
 
     OUTER(1, 1, 8, 16, 6, 16, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
     OUTER(2, 1, 5, 19, 7, 9, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, RELU, UPDATE),
