@@ -8,9 +8,7 @@
  * picture is loaded once for all rows and taps that meet it. Sums go through the epilogue without
  * touching memory in between.
  */
-#include "passes/schedule/conv.h"
-
-enum { MOST_ROWS = 4, MOST_TAPS = 25 };
+#include "passes/schedule/depthwise.h"
 
 typedef struct Depthwise {
     SchConv c;
@@ -20,8 +18,7 @@ typedef struct Depthwise {
     double cycles;
 } Depthwise;
 
-/* Where tap (a, e) lies in scratch, from the output's own place. */
-static int64_t tap_at(const SchConv *c, int64_t a, int64_t e) {
+int64_t sch_tap_at(const SchConv *c, int64_t a, int64_t e) {
     if (c->transposed) {
         const SchTaps *y = &c->y.taps[0], *x = &c->x.taps[0];
         return (y->offset + a * y->offset_step) * c->pitch + x->offset + e * x->offset_step;
@@ -31,13 +28,12 @@ static int64_t tap_at(const SchConv *c, int64_t a, int64_t e) {
            y / c->y.stride * c->pitch + x / c->x.stride;
 }
 
-/* The places that `rows` output rows meet, in order; their number. */
-static int places_of(const SchConv *c, int rows, int64_t *at) {
+int sch_places(const SchConv *c, int rows, int64_t a0, int64_t n_a, int64_t *at) {
     int n = 0;
     for (int r = 0; r < rows; r++)
-        for (int64_t a = 0; a < c->y.kernel; a++)
+        for (int64_t a = a0; a < a0 + n_a; a++)
             for (int64_t e = 0; e < c->x.kernel; e++) {
-                int64_t p = r * c->pitch + tap_at(c, a, e);
+                int64_t p = r * c->pitch + sch_tap_at(c, a, e);
                 int k = 0;
                 while (k < n && at[k] < p)
                     k++;
@@ -57,14 +53,16 @@ static void derive(Depthwise *d, int64_t bands) {
     c->pitch = c->x.grid + c->x.reach;
     c->plane = d->lines * c->pitch;
     c->channel = c->plane * c->y.classes * c->x.classes;
-    int64_t at[MOST_ROWS * MOST_TAPS];
-    d->places = places_of(c, d->rows, at);
+    int64_t at[SCH_MOST_PLACES];
+    d->places = sch_places(c, d->rows, 0, c->y.kernel, at);
     double taps = (double)(c->y.kernel * c->x.kernel), lanes = m->lanes;
     double line = (double)(c->pitch * c->x.step), wide = line >= 2 * lanes ? 4.0 / lanes : 2.5;
     double fill =
         (double)(c->y.classes * d->lines) * (line * wide * (c->x.step > 1 ? 1.6 : 1) + 8);
     double fmas = taps * (m->fma ? 0.5 : 1), loads = 0.8 * (double)d->places / d->rows;
-    double vector = (fmas > loads ? fmas : loads) + 3;
+    /* Rows that are left over are computed one by one, and load everything for themselves. */
+    loads += 0.8 * taps * (double)(c->y.grid % d->rows) / (double)c->y.grid;
+    double vector = (fmas > loads ? fmas + 0.3 * loads : loads + 0.3 * fmas) + 3;
     double work = (double)c->bands.size * (double)c->rows_out *
                   ((double)sch_ceil(c->x.grid, m->lanes) * vector + 10);
     if (4.0 * (double)c->channel > 0.7 * m->l1) work *= 1.3;
@@ -78,7 +76,7 @@ static bool plan(const KdLower *l, const KdGroup *g, Depthwise *best) {
     if (!sch_conv_geometry(c, l, g->root)) return false;
     c->tile.lanes = c->machine.lanes;
     int64_t taps = c->y.kernel * c->x.kernel;
-    if (c->depth != 1 || taps > MOST_TAPS || c->y.phases * c->x.phases > 1) return false;
+    if (c->depth != 1 || taps > SCH_MOST_TAPS || c->y.phases * c->x.phases > 1) return false;
     if (sch_recall(l, g->root, "depthwise", best, sizeof *best)) {
         best->c.node = g->root;
         return best->cycles >= 0;
@@ -86,7 +84,7 @@ static bool plan(const KdLower *l, const KdGroup *g, Depthwise *best) {
     *best = d;
     best->cycles = -1;
     /* Taps, sums, and a little for the picture and the epilogue. */
-    for (d.rows = 1; d.rows <= MOST_ROWS && taps + d.rows + 3 <= c->machine.registers; d.rows++)
+    for (d.rows = 1; d.rows <= SCH_MOST_ROWS && taps + d.rows + 3 <= c->machine.registers; d.rows++)
         for (int64_t bands = 1; bands <= c->y.grid; bands = sch_next_count(bands)) {
             derive(&d, bands);
             if (best->cycles < 0 || d.cycles < best->cycles) *best = d;
@@ -101,10 +99,10 @@ static void some_rows(KdLower *l, const Depthwise *d, int n, int picture, KlValu
                       const KlValue *taps, const KlValue *out) {
     KlBuilder *b = &l->b;
     const SchConv *c = &d->c;
-    int64_t at[MOST_ROWS * MOST_TAPS];
-    int places = places_of(c, n, at);
+    int64_t at[SCH_MOST_PLACES];
+    int places = sch_places(c, n, 0, c->y.kernel, at);
     KlFor x = sch_vector_loop(b, kl_i64(b, 0), kl_i64(b, c->x.grid), c->machine.lanes);
-    KlValue from = sch_madc(b, first, c->pitch, x.i), sum[MOST_ROWS];
+    KlValue from = sch_madc(b, first, c->pitch, x.i), sum[SCH_MOST_ROWS];
     for (int r = 0; r < n; r++)
         sum[r] = KL_NONE;
     for (int k = 0; k < places; k++) {
@@ -112,7 +110,7 @@ static void some_rows(KdLower *l, const Depthwise *d, int n, int picture, KlValu
         for (int r = 0; r < n; r++)
             for (int64_t t = 0; t < c->y.kernel * c->x.kernel; t++) {
                 int64_t a = t / c->x.kernel, e = t % c->x.kernel;
-                if (r * c->pitch + tap_at(c, a, e) != at[k]) continue;
+                if (r * c->pitch + sch_tap_at(c, a, e) != at[k]) continue;
                 if (sum[r] == KL_NONE)
                     sum[r] = kl_op2(b, KL_OP_MUL, v, taps[t]);
                 else if (c->machine.fma)
@@ -164,7 +162,7 @@ void build_conv_depthwise(KdLower *l, const KdGroup *g) {
     KlValue first = sch_mulc(b, band, c->bands.size);
     sch_conv_fill(l, c, line, image, group, first, d.lines, picture, kl_i64(b, 0));
     KlFor o = sch_loop_n(b, c->rows_out);
-    KlValue channel = sch_madc(b, group, c->rows_out, o.i), taps[MOST_TAPS];
+    KlValue channel = sch_madc(b, group, c->rows_out, o.i), taps[SCH_MOST_TAPS];
     for (int64_t t = 0; t < c->y.kernel * c->x.kernel; t++) {
         KlValue idx[4] = {c->transposed ? group : channel, c->transposed ? o.i : kl_i64(b, 0),
                           kl_i64(b, t / c->x.kernel), kl_i64(b, t % c->x.kernel)};
