@@ -31,6 +31,7 @@ typedef struct Shape {
     KdOp op;
     int64_t in, out, size, kernel, stride;
     const char *schedule;
+    int64_t groups; /* 0: one */
 } Shape;
 
 static const Shape shapes[] = {
@@ -45,6 +46,10 @@ static const Shape shapes[] = {
     {KD_OP_CONV2D_WGRAD, 256, 256, 64, 3, 1, "wgrad_outer"},
     {KD_OP_CONV2D_WGRAD, 64, 3, 128, 7, 1, "wgrad_inner"},
     {KD_OP_CONV2D_WGRAD, 512, 512, 16, 4, 2, "wgrad_gemm"},
+    {KD_OP_CONV2D, 192, 192, 64, 3, 1, "conv_depthwise", 192},
+    {KD_OP_CONV2D, 96, 96, 128, 3, 2, "conv_depthwise", 96},
+    {KD_OP_CONV_TRANSPOSE2D, 192, 192, 64, 3, 1, "conv_depthwise_back", 192},
+    {KD_OP_CONV2D_WGRAD, 192, 192, 64, 3, 1, "wgrad_dot", 192},
     {KD_OP_MATMUL, 256, 512, 512, 0, 0, "matmul_packed"},
 };
 
@@ -68,15 +73,15 @@ static void build(KdBuilder *b, const Shape *s) {
     bool transposed = s->op == KD_OP_CONV_TRANSPOSE2D, wgrad = s->op == KD_OP_CONV2D_WGRAD;
     int64_t pad = (s->kernel - 1) / 2, small = (s->size + 2 * pad - s->kernel) / s->stride + 1;
     int64_t x[4] = {1, s->in, s->size, s->size}, gy[4] = {1, s->out, small, small};
-    int64_t w[4] = {s->out, s->in, s->kernel, s->kernel};
-    if (transposed) w[0] = s->in, w[1] = s->out;
+    int64_t groups = s->groups ? s->groups : 1, w[4] = {s->out, s->in / groups, s->kernel, s->kernel};
+    if (transposed) w[0] = s->in, w[1] = s->out / groups;
     int64_t stride[2] = {s->stride, s->stride}, pads[4] = {pad, pad, pad, pad}, one[2] = {1, 1},
             none[2] = {0, 0};
     KdAttr a[6] = {{.ints = {2, w + 2}},
                    {.ints = {2, stride}},
                    {.ints = {4, pads}},
                    {.ints = {2, one}},
-                   {.i = 1},
+                   {.i = groups},
                    {.ints = {2, none}}};
     KdValue in[2] = {input(b, "x", 4, x), wgrad ? input(b, "gy", 4, gy) : input(b, "w", 4, w)};
     kd_output(b->f, "y", kd_build(b, s->op, NULL, in, 2, wgrad ? a : a + 1), KD_NONE);
