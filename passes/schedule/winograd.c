@@ -120,52 +120,87 @@ static int64_t block_rows(const Wino *w) { return w->blocks.size * w->tile.mr; }
 static int64_t panel(const Wino *w) { return w->slices.size * w->tile.mr; }
 static int64_t weights_count(const Wino *w) { return w->n * w->n * w->weights; }
 
+/* Lanes of the weight kernel: enough for the rows of a tile, if a vector has so many. */
+static int weight_lanes(const Wino *w) {
+    int lanes = 4;
+    while (lanes < w->tile.mr && lanes < w->tile.lanes)
+        lanes *= 2;
+    return lanes;
+}
+
+/* Copies a chunk's taps as they lie in memory, then turns them: turned[(k * 9 + tap) * rows + r]. (Both in
+ * scratch, where blocks may reach too far; loading them as vectors of distant elements costs five
+ * times as much.) at: the first weight of the tile; weights are [out, in, 9], transposed
+ * [in, out, 9]. */
+static void turn_taps(KdLower *l, const Wino *w, int from, KlValue at, KlValue count, int taken,
+                      int turned) {
+    KlBuilder *b = &l->b;
+    int lanes = weight_lanes(w), all = TAPS * TAPS;
+    int64_t rows = sch_ceil(w->tile.mr, lanes) * lanes;
+    int64_t line = w->transposed ? w->tile.mr * all : CHUNK * all; /* what lies together */
+    int64_t lines = w->transposed ? CHUNK : w->tile.mr;
+    int64_t apart = all * (w->transposed ? w->rows_out : w->depth);
+    KlFor y = sch_loop(b, kl_i64(b, 0), w->transposed ? count : kl_i64(b, lines), 1);
+    KlFor x = sch_vector_loop(b, kl_i64(b, 0), w->transposed ? kl_i64(b, line) : sch_mulc(b, count, all),
+                              w->tile.lanes);
+    KlValue v = kl_load(b, from, sch_add(b, sch_madc(b, y.i, apart, at), x.i), 1);
+    kl_store(b, taken, sch_madc(b, y.i, line, x.i), v);
+    sch_loop_end(b, &x);
+    sch_loop_end(b, &y);
+    int64_t row = w->transposed ? all : line, channel = w->transposed ? line : all;
+    KlFor k = sch_loop(b, kl_i64(b, 0), count, 1); /* ascending: the next one mends what is too far */
+    for (int64_t r = 0; r < rows; r += lanes)
+        for (int tap = 0; tap < all; tap += lanes)
+            sch_transpose(b, lanes, taken, sch_addc(b, sch_mulc(b, k.i, channel), r * row + tap), row,
+                          turned, sch_addc(b, sch_mulc(b, k.i, all * rows), tap * rows + r), rows);
+    sch_loop_end(b, &k);
+}
+
 /* One item is a row tile of a slice; lanes are its output channels. A few input channels at a time
  * are kept in a chunk and then copied: 36 places far apart, each written a little, are slow. */
 static void build_weights(KdLower *l, const Wino *w) {
-    int n = w->n, lanes = 4;
-    while (lanes < w->tile.mr && lanes < w->tile.lanes)
-        lanes *= 2;
+    int n = w->n, lanes = weight_lanes(w), all = TAPS * TAPS;
+    int64_t rows = sch_ceil(w->tile.mr, lanes) * lanes, some = CHUNK * w->tile.mr + rows;
     kd_lower_begin(l, "winograd weights", w->groups * w->slices.count * row_tiles(w));
     KlBuilder *b = &l->b;
     int from = sch_operand_buffer(l, w->node, 1, 1);
     int to = kd_lower_temp(l, 0, KL_F32, weights_count(w), KL_OUT);
-    KlValue p = kl_parallel_index(l->k), place = sch_mulc(b, p, panel(w)), slice, group;
-    KlValue tile = sch_split(b, &p, row_tiles(w));
-    slice = sch_split(b, &p, w->slices.count), group = p;
-    KlValue row = sch_tile_first(b, tile, w->tile.mr, w->rows_out);
-    KlValue channel = sch_mulc(b, slice, w->slices.size);
-    /* [out, in, 3, 3], transposed [in, out, 3, 3] */
-    int64_t out = TAPS * TAPS, in = TAPS * TAPS;
-    *(w->transposed ? &in : &out) *= w->transposed ? w->rows_out : w->depth;
-    KlValue start = sch_mulc(b, group, w->transposed ? w->depth * in : w->rows_out * out);
-    start = sch_madc(b, channel, in, sch_madc(b, row, out, start));
-    KlValue depth = sch_cut_length(b, &w->slices, slice);
-    int64_t some = (int64_t)CHUNK * w->tile.mr;
+    int64_t room = (CHUNK * w->tile.mr + rows + 2 * lanes) * all + 2 * lanes;
+    int taken = kl_buf(l->k, "taken", KL_F32, room + CHUNK * all * (rows - w->tile.mr), KL_SCRATCH);
+    int turned = kl_buf(l->k, "turned", KL_F32, (CHUNK * all + 2 * lanes) * rows, KL_SCRATCH);
     int chunk = kl_buf(l->k, "chunk", KL_F32, n * n * some, KL_SCRATCH);
+    sch_zero(b, taken, kl_i64(b, 0), room + CHUNK * all * (rows - w->tile.mr), w->tile.lanes);
+    KlValue p = kl_parallel_index(l->k), place = sch_mulc(b, p, panel(w));
+    KlValue tile = sch_split(b, &p, row_tiles(w)), slice = sch_split(b, &p, w->slices.count);
+    KlValue row = sch_tile_first(b, tile, w->tile.mr, w->rows_out);
+    KlValue channel = sch_mulc(b, slice, w->slices.size), depth = sch_cut_length(b, &w->slices, slice);
     KlFor c = sch_loop(b, kl_i64(b, 0), depth, CHUNK);
-    KlValue count = sch_minc(b, kl_op2(b, KL_OP_SUB, depth, c.i), CHUNK);
+    KlValue count = sch_minc(b, kl_op2(b, KL_OP_SUB, depth, c.i), CHUNK), in = sch_add(b, channel, c.i);
+    KlValue at = w->transposed
+                     ? sch_madc(b, sch_madc(b, p, w->depth, in), w->rows_out, row)
+                     : sch_madc(b, sch_madc(b, p, w->rows_out, row), w->depth, in);
+    turn_taps(l, w, from, sch_mulc(b, at, all), count, taken, turned);
     KlFor k = sch_loop(b, kl_i64(b, 0), count, 1);
-    KlFor r = sch_vector_loop(b, kl_i64(b, 0), kl_i64(b, w->tile.mr), lanes);
-    KlValue at = sch_madc(b, r.i, out, sch_madc(b, sch_add(b, c.i, k.i), in, start));
-    KlValue g[TAPS][TAPS], u[MOST_INPUTS][TAPS], column[MOST_INPUTS];
-    for (int y = 0; y < TAPS; y++)
+    for (int64_t r = 0; r < rows; r += lanes) {
+        KlValue g[TAPS][TAPS], u[MOST_INPUTS][TAPS], column[MOST_INPUTS];
+        for (int y = 0; y < TAPS; y++)
+            for (int x = 0; x < TAPS; x++) {
+                int tap = w->transposed ? all - 1 - (y * TAPS + x) : y * TAPS + x;
+                KlValue t = sch_addc(b, sch_mulc(b, k.i, all * rows), tap * rows + r);
+                g[x][y] = kl_load(b, turned, t, lanes);
+            }
         for (int x = 0; x < TAPS; x++) {
-            int tap = w->transposed ? TAPS * TAPS - 1 - (y * TAPS + x) : y * TAPS + x;
-            g[x][y] = kl_load(b, from, sch_addc(b, at, tap), 1);
+            weight_transform(b, w, g[x], column);
+            for (int y = 0; y < n; y++)
+                u[y][x] = column[y];
         }
-    for (int x = 0; x < TAPS; x++) {
-        weight_transform(b, w, g[x], column);
-        for (int y = 0; y < n; y++)
-            u[y][x] = column[y];
+        for (int y = 0; y < n; y++) {
+            weight_transform(b, w, u[y], column);
+            for (int x = 0; x < n; x++)
+                kl_store(b, chunk, sch_addc(b, sch_mulc(b, k.i, w->tile.mr), (y * n + x) * some + r),
+                         column[x]);
+        }
     }
-    KlValue held = sch_madc(b, k.i, w->tile.mr, r.i);
-    for (int y = 0; y < n; y++) {
-        weight_transform(b, w, u[y], column);
-        for (int x = 0; x < n; x++)
-            kl_store(b, chunk, sch_addc(b, held, (y * n + x) * some), column[x]);
-    }
-    sch_loop_end(b, &r);
     sch_loop_end(b, &k);
     place = sch_madc(b, c.i, w->tile.mr, place);
     KlFor e = sch_loop_n(b, n * n);
@@ -461,7 +496,9 @@ static void derive(Wino *w) {
     double fill = depth * ((m * band + 2) * (vectors * (14 + 3 * n) + (double)w->in[1] * 4 / (double)lanes + 30) +
                            band * vectors * n * 2.5 * n);
     double out = rows * band * (vectors * (n * 2.5 * n + m * 3 * n) + m * ((double)w->out[1] * 6 / (double)lanes + 10));
-    w->cycles = sch_dealt(items) * (work + fill + out + 100) + 4000;
+    /* Four items are enough: more of them would stream the weights more often. */
+    double dealt = items <= 16 ? (double)(sch_ceil((int64_t)items, 4) * 4) : sch_dealt(items);
+    w->cycles = dealt * (work + fill + out + 100) + 4000;
     double count = (double)(w->groups * w->rows_out * w->depth);
     w->cycles += count * ((60 + 2.2 * matrices) / (double)t->mr + matrices * 4 / 12) + 4000;
 }
