@@ -215,12 +215,14 @@ bool kdc_unit_session(KdcProgram *p, const char *name, unsigned mask, const KdNe
 }
 
 KdPassOptions kdc_pass_options(const KdcProgram *p, const KdTarget *t) {
+    static const int winograd[] = {[KDC_WINOGRAD_4X4] = 4, [KDC_WINOGRAD_2X2] = 2, [KDC_WINOGRAD_OFF] = 0};
     KdPassOptions o = {.machine = t->machine,
                        .skip = p->o.skip,
                        .n_skip = p->o.n_skip,
                        .fuse = true,
                        .schedule = p->o.schedule,
-                       .memory_limit = p->o.memory_limit};
+                       .memory_limit = p->o.memory_limit,
+                       .winograd = winograd[p->o.winograd]};
     for (int i = 0; i < p->o.n_skip; i++) {
         o.fuse = o.fuse && strcmp(p->o.skip[i], "fuse") != 0;
     }

@@ -31,6 +31,9 @@ typedef enum KdcStatus { /* the command's exit codes */
     KDC_MACHINE = 3, /* memory, I/O, or a bug of ours; the message says which */
 } KdcStatus;
 
+/* How large the tiles of Winograd's convolutions may be (passes/schedule/winograd.c says how far they round). */
+typedef enum KdcWinograd { KDC_WINOGRAD_4X4, KDC_WINOGRAD_2X2, KDC_WINOGRAD_OFF } KdcWinograd;
+
 typedef struct KdcOptions { /* all zero: the defaults */
     const char *const *defines; /* "name=value": sets a param, like -D */
     int n_defines;
@@ -43,6 +46,7 @@ typedef struct KdcOptions { /* all zero: the defaults */
     int n_skip;
     const char *schedule; /* forces this schedule of passes/schedule/schedule.def where it applies; NULL: the cheapest */
     int64_t memory_limit; /* bytes of activations, met by computing values again where that is needed; 0: none */
+    KdcWinograd winograd;
     int opt;            /* code generation level 0..3, plus 1; 0: the default (3) */
     const char *triple; /* for object files; NULL: this machine. What runs here is always for this machine. */
     const char *cpu;

@@ -124,6 +124,7 @@ static KdcOptions options_of(const KdcArgs *a) {
                         .n_skip = a->n_skips,
                         .schedule = a->schedule,
                         .memory_limit = a->verb == KDC_VERB_TRAIN ? 0 : a->memory_limit, /* of train: see there */
+                        .winograd = a->winograd,
                         .opt = a->opt,
                         .triple = a->triple,
                         .cpu = a->cpu};
