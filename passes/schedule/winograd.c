@@ -168,6 +168,7 @@ static void build_weights(KdLower *l, const Wino *w) {
     int64_t room = (CHUNK * w->tile.mr + rows + 2 * lanes) * all + 2 * lanes;
     int taken = kl_buf(l->k, "taken", KL_F32, room + CHUNK * all * (rows - w->tile.mr), KL_SCRATCH);
     int turned = kl_buf(l->k, "turned", KL_F32, (CHUNK * all + 2 * lanes) * rows, KL_SCRATCH);
+    int half = kl_buf(l->k, "half", KL_F32, n * TAPS * lanes, KL_SCRATCH);
     int chunk = kl_buf(l->k, "chunk", KL_F32, n * n * some, KL_SCRATCH);
     sch_zero(b, taken, kl_i64(b, 0), room + CHUNK * all * (rows - w->tile.mr), w->tile.lanes);
     KlValue p = kl_parallel_index(l->k), place = sch_mulc(b, p, panel(w));
@@ -182,24 +183,26 @@ static void build_weights(KdLower *l, const Wino *w) {
     turn_taps(l, w, from, sch_mulc(b, at, all), count, taken, turned);
     KlFor k = sch_loop(b, kl_i64(b, 0), count, 1);
     for (int64_t r = 0; r < rows; r += lanes) {
-        KlValue g[TAPS][TAPS], u[MOST_INPUTS][TAPS], column[MOST_INPUTS];
-        for (int y = 0; y < TAPS; y++)
-            for (int x = 0; x < TAPS; x++) {
-                int tap = w->transposed ? all - 1 - (y * TAPS + x) : y * TAPS + x;
-                KlValue t = sch_addc(b, sch_mulc(b, k.i, all * rows), tap * rows + r);
-                g[x][y] = kl_load(b, turned, t, lanes);
-            }
-        for (int x = 0; x < TAPS; x++) {
-            weight_transform(b, w, g[x], column);
-            for (int y = 0; y < n; y++)
-                u[y][x] = column[y];
+        KlValue taps = sch_addc(b, sch_mulc(b, k.i, all * rows), r), g[TAPS], t[MOST_INPUTS];
+        KlFor x = sch_loop_n(b, TAPS);
+        for (int y = 0; y < TAPS; y++) {
+            /* the kernel as it is, or turned by 180 degrees */
+            KlValue tap = sch_addc(b, sch_mulc(b, x.i, w->transposed ? -1 : 1),
+                                   w->transposed ? all - 1 - y * TAPS : y * TAPS);
+            g[y] = kl_load(b, turned, sch_madc(b, tap, rows, taps), lanes);
         }
-        for (int y = 0; y < n; y++) {
-            weight_transform(b, w, u[y], column);
-            for (int x = 0; x < n; x++)
-                kl_store(b, chunk, sch_addc(b, sch_mulc(b, k.i, w->tile.mr), (y * n + x) * some + r),
-                         column[x]);
-        }
+        weight_transform(b, w, g, t);
+        for (int y = 0; y < n; y++)
+            kl_store(b, half, sch_mulc(b, sch_addc(b, x.i, y * TAPS), lanes), t[y]);
+        sch_loop_end(b, &x);
+        KlFor y = sch_loop_n(b, n);
+        for (int i = 0; i < TAPS; i++)
+            g[i] = kl_load(b, half, sch_mulc(b, sch_addc(b, sch_mulc(b, y.i, TAPS), i), lanes), lanes);
+        weight_transform(b, w, g, t);
+        KlValue held = sch_addc(b, sch_madc(b, k.i, w->tile.mr, sch_mulc(b, y.i, n * some)), r);
+        for (int i = 0; i < n; i++)
+            kl_store(b, chunk, sch_addc(b, held, i * some), t[i]);
+        sch_loop_end(b, &y);
     }
     sch_loop_end(b, &k);
     place = sch_madc(b, c.i, w->tile.mr, place);
@@ -265,13 +268,18 @@ static void fill_lines(KdLower *l, const Wino *w, const Buffers *u, const Item *
     SchGuard guard = sch_guard_begin(b, y, w->in[0]);
     KlValue line[3] = {it->image, channel, y};
     sch_fill_line(l, &s, line, -w->pad[1], w->across * w->m + w->tile.lanes, u->line, kl_i64(b, 0));
-    KlFor v = sch_loop(b, kl_i64(b, 0), kl_i64(b, w->across), w->tile.lanes);
     KlValue d[MOST_INPUTS] = {0}, t[MOST_INPUTS] = {0};
-    split_tiles(b, w, u->line, sch_mulc(b, v.i, w->m), d);
-    input_transform(b, w, d, t);
-    for (int j = 0; j < w->n; j++)
-        kl_store(b, u->lines, sch_addc(b, sch_add(b, to, v.i), j * w->across), t[j]);
-    sch_loop_end(b, &v);
+    for (int pass = 0; pass < 2; pass++) { /* apart, because both need many registers */
+        KlFor v = sch_loop(b, kl_i64(b, 0), kl_i64(b, w->across), w->tile.lanes);
+        KlValue at = sch_add(b, to, v.i);
+        if (pass == 0) split_tiles(b, w, u->line, sch_mulc(b, v.i, w->m), d);
+        for (int j = 0; j < w->n && pass == 1; j++)
+            d[j] = kl_load(b, u->lines, sch_addc(b, at, j * w->across), w->tile.lanes);
+        if (pass == 1) input_transform(b, w, d, t);
+        for (int j = 0; j < w->n; j++)
+            kl_store(b, u->lines, sch_addc(b, at, j * w->across), pass == 0 ? d[j] : t[j]);
+        sch_loop_end(b, &v);
+    }
     if (sch_guard_else(b, &guard)) {
         sch_zero(b, u->lines, to, w->n * w->across, w->tile.lanes);
         sch_guard_end(b, &guard);
@@ -403,15 +411,15 @@ static void output_lines(KlBuilder *b, const Wino *w, const Buffers *u, KlValue 
     for (int i = 0; i < n; i++)
         p[i] = kl_load(b, u->product, sch_addc(b, at, i * n * w->product), lanes);
     output_transform(b, w, p, y);
-    for (int i = 0; i < m; i++)
-        kl_store(b, u->half, sch_addc(b, sch_mulc(b, j.i, lanes), (int64_t)i * n * lanes), y[i]);
+    for (int k = 0; k < m; k++)
+        kl_store(b, u->half, sch_addc(b, sch_mulc(b, j.i, lanes), (int64_t)k * n * lanes), y[k]);
     sch_loop_end(b, &j);
-    for (int i = 0; i < m; i++) {
-        for (int k = 0; k < n; k++)
-            p[k] = kl_load(b, u->half, kl_i64(b, ((int64_t)i * n + k) * lanes), lanes);
-        output_transform(b, w, p, y);
-        join_tiles(b, w, y, u->row, sch_addc(b, sch_mulc(b, v.i, m), i * m * w->across));
-    }
+    KlFor i = sch_loop_n(b, m);
+    for (int k = 0; k < n; k++)
+        p[k] = kl_load(b, u->half, sch_mulc(b, sch_addc(b, sch_mulc(b, i.i, n), k), lanes), lanes);
+    output_transform(b, w, p, y);
+    join_tiles(b, w, y, u->row, sch_add(b, sch_mulc(b, v.i, m), sch_mulc(b, i.i, m * w->across)));
+    sch_loop_end(b, &i);
     sch_loop_end(b, &v);
 }
 

@@ -39,6 +39,9 @@ static const Shape shapes[] = {
     {KD_OP_CONV2D, 64, 128, 128, 3, 2, "conv_direct"},
     {KD_OP_CONV2D, 64, 3, 128, 7, 1, "conv_direct"},
     {KD_OP_CONV2D, 3, 64, 128, 7, 1, "conv_direct"},
+    {KD_OP_CONV2D, 256, 256, 64, 3, 1, "conv_winograd"},
+    {KD_OP_CONV2D, 64, 64, 64, 3, 1, "conv_winograd"},
+    {KD_OP_CONV_TRANSPOSE2D, 256, 256, 64, 3, 1, "conv_winograd_back"},
     {KD_OP_CONV_TRANSPOSE2D, 256, 256, 64, 3, 1, "conv_phases"},
     {KD_OP_CONV_TRANSPOSE2D, 128, 64, 64, 4, 2, "conv_phases"},
     {KD_OP_CONV_TRANSPOSE2D, 512, 512, 4, 4, 2, "conv_taps"},
@@ -107,7 +110,7 @@ static void run_case(void **state) {
     KdTarget t;
     build(&b, c->shape);
     assert_true(kd_target_named(cx, c->target->triple, c->target->cpu, &t));
-    KdPassOptions o = {.machine = t.machine, .fuse = true, .schedule = c->shape->schedule};
+    KdPassOptions o = {.machine = t.machine, .fuse = true, .schedule = c->shape->schedule, .winograd = 4};
     KdFusion *fu = kd_fuse(f, &o);
     KlModule *m = kd_lower(fu, kd_memplan(fu), &o);
     for (int k = 0; k < m->kernels.n; k++)

@@ -30,6 +30,8 @@ typedef struct Conv {
 /* clang-format off */
 #define CONV(...) {"conv_direct", KD_OP_CONV2D, __VA_ARGS__}
 #define FEW(...) {"conv_dots", KD_OP_CONV2D, __VA_ARGS__}
+#define WINO(...) {"conv_winograd", KD_OP_CONV2D, __VA_ARGS__}
+#define WINOBACK(...) {"conv_winograd_back", KD_OP_CONV_TRANSPOSE2D, __VA_ARGS__}
 #define DECONV(...) {"conv_phases", KD_OP_CONV_TRANSPOSE2D, __VA_ARGS__}
 #define TAPS(...) {"conv_taps", KD_OP_CONV_TRANSPOSE2D, __VA_ARGS__}
 #define DEPTH(...) {"conv_depthwise", KD_OP_CONV2D, __VA_ARGS__}
@@ -68,6 +70,17 @@ static const Conv convs[] = {
     FEW(1, 1, 9, 13, 2, 2, 4, 4, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, RELU, BARE),
     FEW(2, 2, 3, 5, 5, 6, 3, 2, {1, 2}, {1, 0, 2, 1}, {2, 1}, {0, 0}, SCALED, UPDATE),
     FEW(3, 1, 5, 7, 4, 5, 3, 3, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, REFLECT, TWO),
+
+    WINO(1, 1, 8, 8, 8, 16, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
+    WINO(2, 1, 5, 15, 9, 21, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, RELU, BIAS_RELU),
+    WINO(1, 1, 9, 17, 7, 5, 3, 3, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, REFLECT, RESIDUAL),
+    WINO(1, 1, 18, 14, 22, 70, 3, 3, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, REFLECT, TWO),
+    WINO(3, 2, 6, 8, 5, 6, 3, 3, {1, 1}, {2, 0, 1, 2}, {1, 1}, {0, 0}, CONCAT, UPDATE),
+    WINO(1, 1, 33, 40, 1, 1, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, SCALED, BARE),
+    WINOBACK(1, 1, 8, 8, 8, 16, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
+    WINOBACK(2, 1, 21, 13, 16, 17, 3, 3, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, RELU, BIAS_RELU),
+    WINOBACK(1, 2, 7, 9, 6, 33, 3, 3, {1, 1}, {1, 2, 1, 0}, {1, 1}, {0, 0}, SCALED, TWO),
+    WINOBACK(1, 1, 40, 18, 3, 2, 3, 3, {1, 1}, {0, 1, 1, 0}, {1, 1}, {0, 0}, CONCAT, UPDATE),
 
     DECONV(1, 1, 8, 8, 8, 16, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
     DECONV(2, 1, 5, 7, 6, 9, 3, 3, {2, 2}, {1, 1, 1, 1}, {1, 1}, {1, 1}, PLAIN, BIAS_RELU),
@@ -300,9 +313,27 @@ static const KdGroup *anchor(const KdFusion *fu) {
     return NULL;
 }
 
-static const char *run_on(const KdFunc *f, const char *schedule, KlMachine machine, bool vectorize,
-                          double *const *in, double *const *want) {
-    KdPassOptions o = {.machine = machine, .fuse = true, .schedule = schedule};
+/* To 4e-5 of the root mean square of each output. */
+static const char *nearly(const KdFunc *f, double *const *got, double *const *want) {
+    for (int o = 0; o < f->outputs.n; o++) {
+        int64_t n = kd_vtype(f, f->outputs.v[o].value)->count;
+        double sum = 0, most = 0;
+        for (int64_t i = 0; i < n; i++) {
+            double d = fabs(got[o][i] - want[o][i]);
+            sum += want[o][i] * want[o][i];
+            most = d <= most ? most : d;
+        }
+        if (!(most <= 4e-5 * sqrt(sum / (double)n)))
+            return kd_format(f->cx, "%s differs by %g, at a root mean square of %g", f->outputs.v[o].name, most,
+                             sqrt(sum / (double)n));
+    }
+    return NULL;
+}
+
+static const char *run_on(const KdFunc *f, const char *schedule, int winograd, KlMachine machine,
+                          bool vectorize, double *const *in, double *const *want) {
+    KdPassOptions o = {
+        .machine = machine, .fuse = true, .schedule = schedule, .winograd = winograd};
     KdFusion *fu = kd_fuse(f, &o);
     KdLower l = {.cx = f->cx, .fu = fu, .o = &o};
     const KdGroup *g = anchor(fu);
@@ -317,7 +348,8 @@ static const char *run_on(const KdFunc *f, const char *schedule, KlMachine machi
                                   (long long)machine.l2, vectorize ? ", vectorised" : "");
     double **got = lh_results(f);
     const char *wrong = lh_execute(f, m, in, got);
-    wrong = wrong ? wrong : lh_compare(f, got, want, 0);
+    /* Winograd's tiles of 2x2 have factors of 1/2 alone; those of 4x4 have sixths. */
+    if (!wrong) wrong = winograd == 4 ? nearly(f, got, want) : lh_compare(f, got, want, 0);
     return wrong ? kd_format(f->cx, "%s: %s", stage, wrong) : NULL;
 }
 
@@ -345,8 +377,11 @@ static void run_case(void **state) {
             double **in = integers(f), **want = lh_want(f, in);
             const char *schedule = c->conv ? c->conv->schedule : c->product->schedule;
             for (int k = 0; k < KD_COUNT(machines) && !wrong; k++)
-                for (int v = 0; v < 2 && !wrong; v++)
-                    wrong = run_on(f, schedule, machines[k], v, in, want);
+                for (int v = 0; v < 2 && !wrong; v++) {
+                    bool winograd = strncmp(schedule, "conv_winograd", 13) == 0;
+                    wrong = run_on(f, schedule, winograd ? 2 : 0, machines[k], v, in, want);
+                    if (winograd && !wrong) wrong = run_on(f, schedule, 4, machines[k], v, in, want);
+                }
         }
         kd_landing_pop(cx);
     } else {
