@@ -9,7 +9,7 @@
 # OpenBLAS PyTorch multiplies matrices with Debian's reference BLAS and is up to fifteen times slower: PEERS_BLAS is the folder of
 # its libblas.so.3, where it is not installed. --fetch gets both, by `npm pack` and `apt-get download`, into PEERS_WORK
 # (~/.cache/kdc-peers), where all other files go, too; nothing is installed. What is missing is left out, and the rows say so.
-# kdc is built in PEERS_BUILD (build/).
+# kdc is built in PEERS_BUILD (build/), unless PEERS_NO_BUILD is set.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
