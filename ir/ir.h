@@ -96,7 +96,7 @@ typedef uint32_t KdValue;
 typedef struct KdNode {
     uint16_t op; /* KdOp */
     uint16_t n_in;
-    uint32_t group; /* free for analyses that print beside the node; 0 elsewhere */
+    uint32_t group; /* after recomputation: when it is computed; different times do not fuse. 0 elsewhere; not printed */
     const KdValue *in;
     const KdType *type;
     const KdAttr *attr; /* as many as the op has, in the row's order */

@@ -363,6 +363,9 @@ static bool merge(KdFuser *z, int a, int b, KdValue limit) {
         !joint_kind(z, x, y, &joint)) {
         return false;
     }
+    if (kd_node(z->f, x->members.v[0])->group != kd_node(z->f, y->members.v[0])->group) {
+        return false; /* recompute.c wants them at different times */
+    }
     int i = 0, j = 0;
     z->stamp++;
     while (i < x->members.n || j < y->members.n) {

@@ -15,14 +15,21 @@
  * allows. If none fits, the smallest result is the start of another round.
  *
  * The copies are equal to what they copy, so the builder would merge them: they are appended plain. No graph pass that
- * rebuilds a function may come after this one. Trials live in contexts of their own, which are freed.
+ * rebuilds a function may come after this one. Nodes are marked with their time (the group of the plan they came from),
+ * and fusion joins none of different times: else it would compute a copy together with what it is a copy of. Trials live in contexts of their own, which are freed.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "passes/fuse.h"
 
-enum { ROUNDS = 4, STRETCHES = 8, SMALLEST = 4096, MAX_CLOSURE = 512 };
+enum {
+    ROUNDS = 4,
+    STRETCHES = 8,
+    SMALLEST = 4096,   /* bytes of a candidate */
+    MAX_CLOSURE = 512, /* nodes that one value is computed again with */
+    BYTE_COST = 20,    /* operations that storing a byte and loading it again is worth */
+};
 
 static const double prices[] = {8, 96, 384, 1536, 6144, 1e18}; /* operations a byte; 8: elementwise */
 
@@ -31,7 +38,7 @@ typedef struct Trial { /* a function, laid out */
     KdFunc *f;
     KdFusion *fu;
     KdMemPlan *plan;
-    double work;       /* operations of its contractions */
+    double work, cost; /* operations of its contractions; and with what is stored */
 } Trial;
 
 typedef struct Life { /* of a value in the arena: groups */
@@ -47,9 +54,15 @@ typedef struct Cost {
 
 typedef struct Search {
     const KdPassOptions *o;
-    const Trial *base;
+    const KdFunc *f;     /* what the pass was given, in `outer` */
+    KdContext *outer;
+    KdRecomputed *info;
+    const KdFunc *result;
+    KdFail failure;
     int64_t limit;
-    KdContext *cx; /* for one round */
+    Trial base, best, now; /* of this round; NULL contexts: none */
+    KdContext *cx;         /* for one round */
+    KdMap seen;            /* hash of `dropped` -> did it fit */
     Life *life;
     int64_t *alive; /* by group */
     KD_VEC(KdValue) candidates; /* in the order of time */
@@ -64,22 +77,25 @@ typedef struct Search {
 
 /* ---- copying between contexts -------------------------------------------------------------------------- */
 
-static KdValue append(KdBuilder *b, const KdFunc *f, KdValue v, const KdValue *in, bool plain) {
+/* Node v of f, into b->f, which may be in another context; plain: a new one whatever there is. when: its time, if it is new. */
+static KdValue append(KdBuilder *b, const KdFunc *f, KdValue v, const KdValue *in, bool plain, uint32_t when) {
     const KdNode *n = kd_node(f, v);
     const KdType *t = n->type;
     if (kd_op_info[n->op].flags & KD_TYPED) t = kd_type(b->cx, t->dtype, t->rank, t->dim);
     else t = NULL;
     b->loc = n->loc;
     b->plain = plain;
+    uint32_t before = b->f->n;
     KdValue made = kd_build(b, n->op, t, in, n->n_in, n->attr);
     if (made == KD_NONE) kd_raise(b->cx, KD_FAIL_INTERNAL, "recompute: %%%u (%s) could not be copied", v, kd_op_info[n->op].name);
+    if (made >= before) b->f->nodes[made].group = when;
     return made;
 }
 
 static KdFunc *copy_function(KdContext *cx, const KdFunc *f) {
     KdFunc *g = kd_func_new(cx, f->name);
     KdBuilder b = kd_builder(g);
-    for (KdValue v = 0; v < f->n; v++) append(&b, f, v, kd_node(f, v)->in, true);
+    for (KdValue v = 0; v < f->n; v++) append(&b, f, v, kd_node(f, v)->in, true, kd_node(f, v)->group);
     for (int i = 0; i < f->outputs.n; i++)
         kd_output(g, f->outputs.v[i].name, f->outputs.v[i].value, f->outputs.v[i].updates);
     return g;
@@ -136,6 +152,7 @@ static void lay_out(Trial *t, const KdPassOptions *o) {
     if (!skips(o, "order")) kd_order(t->fu);
     t->plan = kd_memplan(t->fu);
     t->work = work_of(t->f);
+    t->cost = t->work + BYTE_COST * (double)t->plan->naive;
 }
 
 static void free_trial(Trial *t) {
@@ -143,12 +160,12 @@ static void free_trial(Trial *t) {
     *t = (Trial){0};
 }
 
-/* Is a better than b? What fits comes first, then the least work, then the least memory. */
+/* Is a better than b? What fits comes first, then the least cost, then the least memory. */
 static bool better(const Trial *a, const Trial *b, int64_t limit) {
     bool fits = a->plan->arena <= limit;
     if (!b->cx) return true;
     if (fits != (b->plan->arena <= limit)) return fits;
-    if (fits && a->work != b->work) return a->work < b->work;
+    if (fits && a->cost != b->cost) return a->cost < b->cost;
     return a->plan->arena < b->plan->arena;
 }
 
@@ -159,7 +176,7 @@ static bool in_arena(const Trial *t, KdValue v) {
 }
 
 static void find_lives(Search *s) {
-    const KdFusion *fu = s->base->fu;
+    const KdFusion *fu = s->base.fu;
     const KdFunc *f = fu->f;
     int n = fu->groups.n;
     s->life = KD_NEW_ARRAY(s->cx, Life, f->n + 1);
@@ -183,7 +200,7 @@ static void find_lives(Search *s) {
         if (s->life[v].from >= 0) s->life[v] = (Life){s->life[v].from, n, n, n};
     }
     for (KdValue v = 0; v < f->n; v++) {
-        if (!in_arena(s->base, v)) continue;
+        if (!in_arena(&s->base, v)) continue;
         s->alive[s->life[v].from] += bytes_of(f, v);
         s->alive[s->life[v].last + 1] -= bytes_of(f, v);
     }
@@ -197,12 +214,12 @@ static bool crosses_a_peak(const Search *s, const Life *l) {
 }
 
 static void find_candidates(Search *s) {
-    const KdFusion *fu = s->base->fu;
+    const KdFusion *fu = s->base.fu;
     const KdFunc *f = fu->f;
     for (int g = 0; g < fu->groups.n; g++)
         for (int i = 0; i < fu->groups.v[g].stores.n; i++) {
             KdValue v = fu->groups.v[g].stores.v[i];
-            if (!in_arena(s->base, v) || bytes_of(f, v) < SMALLEST || kd_class(f, v) == KD_OPAQUE ||
+            if (!in_arena(&s->base, v) || bytes_of(f, v) < SMALLEST || kd_class(f, v) == KD_OPAQUE ||
                 !crosses_a_peak(s, &s->life[v]))
                 continue;
             kd_push(s->cx, &s->candidates, v);
@@ -219,7 +236,7 @@ typedef enum Source {
 } Source;
 
 static Source source_of(const Search *s, KdValue v, int time) {
-    const KdFusion *fu = s->base->fu;
+    const KdFusion *fu = s->base.fu;
     if (kd_class(fu->f, v) == KD_LEAF) return SOURCE_KEPT;
     if (!fu->stored[v]) return SOURCE_THROUGH;
     const Life *l = &s->life[v];
@@ -228,7 +245,7 @@ static Source source_of(const Search *s, KdValue v, int time) {
 }
 
 static void close(Search *s, KdValue v, int time, Cost *c) {
-    const KdFunc *f = s->base->f;
+    const KdFunc *f = s->base.f;
     const KdNode *n = kd_node(f, v);
     c->ops += ops_of(f, v);
     c->possible = c->possible && ++c->n <= MAX_CLOSURE && kd_class(f, v) != KD_OPAQUE;
@@ -250,7 +267,7 @@ static int find_part(const Search *s, KdValue v) {
 
 /* Drops v, if that is within the price and the stretch. */
 static void consider(Search *s, KdValue v, double price, int64_t stretch) {
-    const KdFunc *f = s->base->f;
+    const KdFunc *f = s->base.f;
     Cost c = {.possible = true};
     s->stamp++;
     s->met.n = 0;
@@ -273,7 +290,7 @@ static void consider(Search *s, KdValue v, double price, int64_t stretch) {
 
 static int choose(Search *s, double price, int64_t stretch) {
     int n = 0;
-    memset(s->dropped, 0, s->base->f->n * sizeof *s->dropped);
+    memset(s->dropped, 0, s->base.f->n * sizeof *s->dropped);
     for (int i = 0; i < s->candidates.n; i++) {
         consider(s, s->candidates.v[i], price, stretch);
         n += s->dropped[s->candidates.v[i]];
@@ -311,7 +328,7 @@ static KdValue source(Rebuild *r, KdValue v) {
         made = copy_again(r, v);
         break;
     }
-    if (made == KD_NONE) made = append(&r->b, r->f, v, NULL, false); /* a leaf that is met for the first time */
+    if (made == KD_NONE) made = append(&r->b, r->f, v, NULL, false, 0); /* a leaf that is met for the first time */
     r->here[v] = made;
     r->stamp[v] = r->now;
     return made;
@@ -321,15 +338,15 @@ static KdValue copy_again(Rebuild *r, KdValue v) {
     const KdNode *n = kd_node(r->f, v);
     KdValue *in = KD_NEW_ARRAY(r->b.cx, KdValue, n->n_in + 1);
     for (int k = 0; k < n->n_in; k++) in[k] = source(r, n->in[k]);
-    return append(&r->b, r->f, v, in, !kd_is_view(r->f, v));
+    return append(&r->b, r->f, v, in, !kd_is_view(r->f, v), 1 + (uint32_t)r->time);
 }
 
 /* A value that a group loads, or a view of one. */
 static KdValue loaded(Rebuild *r, KdValue v) {
-    const KdFusion *fu = r->s->base->fu;
+    const KdFusion *fu = r->s->base.fu;
     if (fu->alias[v] != KD_NONE) {
         KdValue in = loaded(r, kd_node(r->f, v)->in[0]);
-        return append(&r->b, r->f, v, &in, false);
+        return append(&r->b, r->f, v, &in, false, 1 + (uint32_t)r->time);
     }
     bool again = r->s->dropped[v] && r->time > r->s->life[v].early;
     if (again && r->again[v] == KD_NONE) {
@@ -341,7 +358,7 @@ static KdValue loaded(Rebuild *r, KdValue v) {
 
 /* Nodes in the order of time, group by group. */
 static void rebuild_group(Rebuild *r, int g) {
-    const KdFusion *fu = r->s->base->fu;
+    const KdFusion *fu = r->s->base.fu;
     r->time = g;
     const KdWalk *w = kd_group_walk(fu, g);
     for (int i = 0; i < w->touch.n; i++) /* copies first: they use `here` themselves */
@@ -353,14 +370,14 @@ static void rebuild_group(Rebuild *r, int g) {
         if (w->touch.v[i].load) continue;
         KdValue *in = KD_NEW_ARRAY(r->b.cx, KdValue, n->n_in + 1);
         for (int k = 0; k < n->n_in; k++) in[k] = r->stamp[n->in[k]] == r->now ? r->here[n->in[k]] : loaded(r, n->in[k]);
-        r->here[v] = append(&r->b, r->f, v, in, false);
+        r->here[v] = append(&r->b, r->f, v, in, false, 1 + (uint32_t)r->time);
         r->stamp[v] = r->now;
         if (fu->stored[v]) r->first[v] = r->here[v];
     }
 }
 
 static KdFunc *rebuild(const Search *s, KdContext *cx) {
-    const KdFunc *f = s->base->f;
+    const KdFunc *f = s->base.f;
     Rebuild r = {.s = s, .f = f, .b = kd_builder(kd_func_new(cx, f->name))};
     size_t n = (size_t)f->n + 1;
     r.first = KD_NEW_ARRAY(cx, KdValue, n);
@@ -368,10 +385,10 @@ static KdFunc *rebuild(const Search *s, KdContext *cx) {
     r.here = KD_NEW_ARRAY(cx, KdValue, n);
     r.stamp = KD_NEW_ARRAY(cx, uint32_t, n);
     for (KdValue v = 0; v < f->n; v++) r.first[v] = r.again[v] = KD_NONE;
-    for (int i = 0; i < f->inputs.n; i++) r.first[f->inputs.v[i]] = append(&r.b, f, f->inputs.v[i], NULL, false);
+    for (int i = 0; i < f->inputs.n; i++) r.first[f->inputs.v[i]] = append(&r.b, f, f->inputs.v[i], NULL, false, 0);
     for (KdValue v = 0; v < f->n; v++)
-        if (kd_node(f, v)->op == KD_OP_LITERAL) r.first[v] = append(&r.b, f, v, NULL, false);
-    for (int g = 0; g < s->base->fu->groups.n; g++) rebuild_group(&r, g);
+        if (kd_node(f, v)->op == KD_OP_LITERAL) r.first[v] = append(&r.b, f, v, NULL, false, 0);
+    for (int g = 0; g < s->base.fu->groups.n; g++) rebuild_group(&r, g);
     r.time = -1; /* outputs are never dropped */
     for (int i = 0; i < f->outputs.n; i++) {
         const KdOutput *o = &f->outputs.v[i];
@@ -382,28 +399,45 @@ static KdFunc *rebuild(const Search *s, KdContext *cx) {
 
 /* ---- the search ----------------------------------------------------------------------------------------------- */
 
-/* Lays out what the drops give, and keeps it in *best if it is better. */
-static bool attempt(Search *s, Trial *best) {
-    Trial t = {.cx = kd_context_new()};
+/* Runs fn, which uses cx. What is raised in cx is raised in the function's own context. */
+static void guarded(Search *s, KdContext *cx, void (*fn)(Search *s)) {
     KdLanding l;
-    if (!t.cx) kd_raise(s->cx, KD_FAIL_MACHINE, "out of memory");
-    if (!KD_TRY(t.cx, l)) {
-        const char *message = NULL;
-        KdFail kind = kd_failure(t.cx, &message);
-        message = kd_format(s->cx, "%s", message);
-        kd_context_free(t.cx);
-        kd_raise(s->cx, kind, "%s", message);
+    const char *message = NULL;
+    if (KD_TRY(cx, l)) {
+        fn(s);
+        kd_landing_pop(cx);
+        return;
     }
-    t.f = rebuild(s, t.cx);
-    lay_out(&t, s->o);
-    kd_landing_pop(t.cx);
-    bool fits = t.plan->arena <= s->limit;
-    if (better(&t, best, s->limit)) {
-        free_trial(best);
-        *best = t;
-    } else {
-        free_trial(&t);
+    KdFail kind = kd_failure(cx, &message);
+    kd_raise(s->outer, kind, "%s", kd_format(s->outer, "%s", message));
+}
+
+static KdContext *new_context(const Search *s) {
+    KdContext *cx = kd_context_new();
+    if (!cx) kd_raise(s->outer, KD_FAIL_MACHINE, "out of memory");
+    return cx;
+}
+
+static void try_now(Search *s) {
+    s->now.f = rebuild(s, s->now.cx);
+    lay_out(&s->now, s->o);
+}
+
+/* Lays out what the drops give; keeps it as s->best if it is better. Does it fit? */
+static bool attempt(Search *s) {
+    Trial *t = &s->now;
+    uint64_t key = kd_hash_bytes(s->dropped, s->base.f->n, 0), known;
+    if (kd_map_get(&s->seen, key, &known)) return known;
+    t->cx = new_context(s);
+    guarded(s, t->cx, try_now);
+    bool fits = t->plan->arena <= s->limit;
+    kd_map_put(&s->seen, key, fits);
+    if (better(t, &s->best, s->limit)) {
+        Trial worse = s->best;
+        s->best = *t;
+        *t = worse;
     }
+    free_trial(t);
     return fits;
 }
 
@@ -416,94 +450,102 @@ static int by_price(const void *a, const void *b) {
 }
 
 /* As few of the chosen drops as fit, the cheapest first. */
-static void take_back(Search *s, Trial *best) {
+static void take_back(Search *s) {
     Drop *drops = KD_NEW_ARRAY(s->cx, Drop, s->candidates.n + 1);
     int n = 0;
     for (int i = 0; i < s->candidates.n; i++) {
         KdValue v = s->candidates.v[i];
-        if (s->dropped[v]) drops[n++] = (Drop){v, s->ops[v] / (double)bytes_of(s->base->f, v)};
+        if (s->dropped[v]) drops[n++] = (Drop){v, s->ops[v] / (double)bytes_of(s->base.f, v)};
     }
     qsort(drops, (size_t)n, sizeof *drops, by_price);
     for (int lo = 0, hi = n; hi - lo > 1 + n / 64;) {
         int mid = lo + (hi - lo) / 2;
         for (int i = 0; i < n; i++) s->dropped[drops[i].v] = i < mid;
-        if (attempt(s, best)) hi = mid;
+        if (attempt(s)) hi = mid;
         else lo = mid;
     }
 }
 
-/* One round from s->base. *best: the best trial, if there was any. */
-static void search(Search *s, Trial *best) {
-    uint32_t n = s->base->f->n + 1;
+/* One round from s->base: s->best is the best trial, if there was any. */
+static void search(Search *s) {
+    uint32_t n = s->base.f->n + 1;
     s->dropped = KD_NEW_ARRAY(s->cx, bool, n);
     s->ops = KD_NEW_ARRAY(s->cx, double, n);
     s->part = KD_NEW_ARRAY(s->cx, int, n);
     s->part_bytes = KD_NEW_ARRAY(s->cx, int64_t, n);
     s->mark = KD_NEW_ARRAY(s->cx, uint32_t, n);
+    s->stamp = 0;
+    s->total = 0;
+    s->candidates = (__typeof__(s->candidates)){0};
+    s->met = (__typeof__(s->met)){0};
+    s->seen = (KdMap){.cx = s->cx};
     find_lives(s);
     find_candidates(s);
-    for (int p = 0, before = 0; p < KD_COUNT(prices); p++) {
+    for (int p = 0; p < KD_COUNT(prices); p++) {
         double least = 0;
         int fitting = -1;
-        int most = choose(s, prices[p], s->total);
-        if (most == before) continue; /* nothing new at this price */
-        before = most;
         for (int k = 0; k < STRETCHES; k++) {
-            if (choose(s, prices[p], s->total >> (k + 1)) == 0 || !attempt(s, best)) continue;
-            if (fitting < 0 || best->work < least) fitting = k;
-            least = best->work;
+            if (choose(s, prices[p], s->total >> (k + 1)) == 0 || !attempt(s)) continue;
+            if (fitting < 0 || s->best.cost < least) fitting = k;
+            least = s->best.cost;
         }
         if (fitting < 0) continue;
         choose(s, prices[p], s->total >> (fitting + 1));
-        take_back(s, best);
+        take_back(s);
         return;
     }
 }
 
-/* One round in a context of its own. */
-static void round_of(KdContext *cx, const Trial *base, const KdPassOptions *o, Trial *best) {
-    Search s = {.o = o, .base = base, .limit = o->memory_limit, .cx = kd_context_new()};
-    KdLanding l;
-    if (!s.cx) kd_raise(cx, KD_FAIL_MACHINE, "out of memory");
-    if (KD_TRY(s.cx, l)) {
-        search(&s, best);
-        kd_landing_pop(s.cx);
-        kd_context_free(s.cx);
-        return;
+static void search_from_base(Search *s) {
+    s->cx = new_context(s);
+    guarded(s, s->cx, search);
+    kd_context_free(s->cx);
+    s->cx = NULL;
+}
+
+static void lay_out_base(Search *s) {
+    s->base.f = copy_function(s->base.cx, s->f);
+    lay_out(&s->base, s->o);
+}
+
+static void run(Search *s) {
+    s->base.cx = new_context(s);
+    guarded(s, s->base.cx, lay_out_base);
+    s->info->naive = s->base.plan->naive;
+    s->info->planned = s->base.plan->arena;
+    double work = s->base.work;
+    for (int round = 0; round < ROUNDS && s->base.plan->arena > s->limit; round++) {
+        int64_t before = s->base.plan->arena;
+        guarded(s, s->base.cx, search_from_base);
+        if (!s->best.cx || s->best.plan->arena >= before) break;
+        free_trial(&s->base);
+        s->base = s->best;
+        s->best = (Trial){0};
+        if (s->base.plan->arena > before - before / 32) break; /* hardly worth another round */
     }
-    const char *message = NULL;
-    KdFail kind = kd_failure(s.cx, &message);
-    message = kd_format(cx, "%s", message);
-    kd_context_free(s.cx);
-    free_trial(best);
-    kd_raise(cx, kind, "%s", message);
+    s->info->least = s->base.plan->arena;
+    s->info->more_work = work > 0 ? s->base.work / work - 1 : 0;
 }
 
 const KdFunc *kd_recompute(const KdFunc *f, const KdPassOptions *o, KdRecomputed *info) {
     KdContext *cx = f->cx;
     *info = (KdRecomputed){0};
     if (o->memory_limit <= 0) return f;
-    Trial base = {.f = copy_function(cx, f)};
-    lay_out(&base, o);
-    double work = base.work;
-    info->naive = base.plan->naive;
-    info->planned = info->least = base.plan->arena;
-    if (base.plan->arena <= o->memory_limit) return f;
-    for (int round = 0; round < ROUNDS; round++) {
-        Trial best = {0};
-        round_of(cx, &base, o, &best);
-        bool smaller = best.cx && best.plan->arena < base.plan->arena;
-        if (!smaller) {
-            free_trial(&best);
-            break;
-        }
-        free_trial(&base);
-        base = best;
-        if (base.plan->arena <= o->memory_limit) break;
+    Search *s = KD_NEW(cx, Search);
+    *s = (Search){.o = o, .limit = o->memory_limit, .info = info, .outer = cx, .f = f};
+    KdLanding l;
+    const char *message = NULL;
+    if (KD_TRY(cx, l)) {
+        run(s);
+        s->result = info->least < info->planned ? copy_function(cx, s->base.f) : f;
+        kd_landing_pop(cx);
+    } else {
+        s->failure = kd_failure(cx, &message);
     }
-    info->least = base.plan->arena;
-    info->more_work = work > 0 ? base.work / work - 1 : 0;
-    KdFunc *g = base.cx ? copy_function(cx, base.f) : NULL;
-    free_trial(&base);
-    return g ? g : f;
+    free_trial(&s->base);
+    free_trial(&s->best);
+    free_trial(&s->now);
+    if (s->cx) kd_context_free(s->cx);
+    if (!s->result) kd_raise(cx, s->failure, "%s", kd_format(cx, "%s", message));
+    return s->result;
 }
