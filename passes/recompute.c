@@ -11,12 +11,13 @@
  * operations a byte (the price), and the dropped values that have to be computed again together with it stay below a size (the
  * stretch), so that in each chain of values some are kept as starting points. Prices are tried from low to high, with stretches from
  * long to short, each by fusing, ordering and planning the result, which costs tens of milliseconds for a large step;
- * of the first price that fits, the cheapest stretch is taken and the dearest drops are taken back as far as the limit
- * allows. If none fits, the smallest result is the start of another round.
+ * of the first price that fits, the cheapest stretch and the next longer ones are taken, and the dearest drops of each are
+ * taken back as far as the limit allows. If none fits, the smallest result is the start of another round.
  *
- * The copies are equal to what they copy, so the builder would merge them: they are appended plain. No graph pass that
- * rebuilds a function may come after this one. Nodes are marked with their time (the group of the plan they came from),
- * and fusion joins none of different times: else it would compute a copy together with what it is a copy of. Trials live in contexts of their own, which are freed.
+ * The result is built group by group, in the order of time, and plain: copies are equal to what they copy, and the builder's
+ * sharing would merge them. No graph pass that rebuilds a function may come after this one. Nodes are marked with their time
+ * (the group of the plan they came from), and fusion joins none of different times: else it would compute a copy together
+ * with what it is a copy of. Trials live in contexts of their own, which are freed.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -24,8 +25,9 @@
 #include "passes/fuse.h"
 
 enum {
-    ROUNDS = 4,
+    ROUNDS = 3,
     STRETCHES = 8,
+    TAKE_BACKS = 3,    /* stretches from which drops are taken back */
     SMALLEST = 4096,   /* bytes of a candidate */
     MAX_CLOSURE = 512, /* nodes that one value is computed again with */
     BYTE_COST = 20,    /* operations that storing a byte and loading it again is worth */
@@ -77,25 +79,23 @@ typedef struct Search {
 
 /* ---- copying between contexts -------------------------------------------------------------------------- */
 
-/* Node v of f, into b->f, which may be in another context; plain: a new one whatever there is. when: its time, if it is new. */
-static KdValue append(KdBuilder *b, const KdFunc *f, KdValue v, const KdValue *in, bool plain, uint32_t when) {
+/* Node v of f, into b->f, which may be in another context, as a new node. */
+static KdValue append(KdBuilder *b, const KdFunc *f, KdValue v, const KdValue *in, uint32_t when) {
     const KdNode *n = kd_node(f, v);
     const KdType *t = n->type;
-    if (kd_op_info[n->op].flags & KD_TYPED) t = kd_type(b->cx, t->dtype, t->rank, t->dim);
-    else t = NULL;
+    t = kd_op_info[n->op].flags & KD_TYPED ? kd_type(b->cx, t->dtype, t->rank, t->dim) : NULL;
     b->loc = n->loc;
-    b->plain = plain;
-    uint32_t before = b->f->n;
+    b->plain = true;
     KdValue made = kd_build(b, n->op, t, in, n->n_in, n->attr);
     if (made == KD_NONE) kd_raise(b->cx, KD_FAIL_INTERNAL, "recompute: %%%u (%s) could not be copied", v, kd_op_info[n->op].name);
-    if (made >= before) b->f->nodes[made].group = when;
+    b->f->nodes[made].group = when;
     return made;
 }
 
 static KdFunc *copy_function(KdContext *cx, const KdFunc *f) {
     KdFunc *g = kd_func_new(cx, f->name);
     KdBuilder b = kd_builder(g);
-    for (KdValue v = 0; v < f->n; v++) append(&b, f, v, kd_node(f, v)->in, true, kd_node(f, v)->group);
+    for (KdValue v = 0; v < f->n; v++) append(&b, f, v, kd_node(f, v)->in, kd_node(f, v)->group);
     for (int i = 0; i < f->outputs.n; i++)
         kd_output(g, f->outputs.v[i].name, f->outputs.v[i].value, f->outputs.v[i].updates);
     return g;
@@ -307,8 +307,23 @@ typedef struct Rebuild {
     KdValue *first, *again; /* by old value: as it was made; its copy */
     KdValue *here;          /* by old value: in the group or the copy being made */
     uint32_t *stamp, now;   /* which of `here` are valid */
+    KdMap known;            /* hash of an old value and its new operands -> the new value */
     int time;
 } Rebuild;
+
+/* v with these operands: as it was made before, or now. */
+static KdValue made_of(Rebuild *r, KdValue v, const KdValue *in) {
+    const KdNode *n = kd_node(r->f, v);
+    size_t size = n->n_in * sizeof *in;
+    uint64_t key = kd_hash_bytes(in, size, v), found;
+    for (; kd_map_get(&r->known, key, &found); key++) { /* a colliding hash moves on to the next key */
+        const KdNode *m = kd_node(r->b.f, (KdValue)(found & UINT32_MAX));
+        if ((found >> 32) == v && (size == 0 || memcmp(m->in, in, size) == 0)) return (KdValue)(found & UINT32_MAX);
+    }
+    KdValue made = append(&r->b, r->f, v, in, 1 + (uint32_t)r->time);
+    kd_map_put(&r->known, key, (uint64_t)v << 32 | made);
+    return made;
+}
 
 static KdValue copy_again(Rebuild *r, KdValue v);
 
@@ -328,7 +343,7 @@ static KdValue source(Rebuild *r, KdValue v) {
         made = copy_again(r, v);
         break;
     }
-    if (made == KD_NONE) made = append(&r->b, r->f, v, NULL, false, 0); /* a leaf that is met for the first time */
+    if (made == KD_NONE) made = made_of(r, v, NULL); /* a leaf */
     r->here[v] = made;
     r->stamp[v] = r->now;
     return made;
@@ -338,7 +353,7 @@ static KdValue copy_again(Rebuild *r, KdValue v) {
     const KdNode *n = kd_node(r->f, v);
     KdValue *in = KD_NEW_ARRAY(r->b.cx, KdValue, n->n_in + 1);
     for (int k = 0; k < n->n_in; k++) in[k] = source(r, n->in[k]);
-    return append(&r->b, r->f, v, in, !kd_is_view(r->f, v), 1 + (uint32_t)r->time);
+    return kd_is_view(r->f, v) ? made_of(r, v, in) : append(&r->b, r->f, v, in, 1 + (uint32_t)r->time);
 }
 
 /* A value that a group loads, or a view of one. */
@@ -346,7 +361,7 @@ static KdValue loaded(Rebuild *r, KdValue v) {
     const KdFusion *fu = r->s->base.fu;
     if (fu->alias[v] != KD_NONE) {
         KdValue in = loaded(r, kd_node(r->f, v)->in[0]);
-        return append(&r->b, r->f, v, &in, false, 1 + (uint32_t)r->time);
+        return made_of(r, v, &in);
     }
     bool again = r->s->dropped[v] && r->time > r->s->life[v].early;
     if (again && r->again[v] == KD_NONE) {
@@ -370,7 +385,7 @@ static void rebuild_group(Rebuild *r, int g) {
         if (w->touch.v[i].load) continue;
         KdValue *in = KD_NEW_ARRAY(r->b.cx, KdValue, n->n_in + 1);
         for (int k = 0; k < n->n_in; k++) in[k] = r->stamp[n->in[k]] == r->now ? r->here[n->in[k]] : loaded(r, n->in[k]);
-        r->here[v] = append(&r->b, r->f, v, in, false, 1 + (uint32_t)r->time);
+        r->here[v] = made_of(r, v, in);
         r->stamp[v] = r->now;
         if (fu->stored[v]) r->first[v] = r->here[v];
     }
@@ -384,10 +399,11 @@ static KdFunc *rebuild(const Search *s, KdContext *cx) {
     r.again = KD_NEW_ARRAY(cx, KdValue, n);
     r.here = KD_NEW_ARRAY(cx, KdValue, n);
     r.stamp = KD_NEW_ARRAY(cx, uint32_t, n);
+    r.known.cx = cx;
     for (KdValue v = 0; v < f->n; v++) r.first[v] = r.again[v] = KD_NONE;
-    for (int i = 0; i < f->inputs.n; i++) r.first[f->inputs.v[i]] = append(&r.b, f, f->inputs.v[i], NULL, false, 0);
+    for (int i = 0; i < f->inputs.n; i++) r.first[f->inputs.v[i]] = append(&r.b, f, f->inputs.v[i], NULL, 0);
     for (KdValue v = 0; v < f->n; v++)
-        if (kd_node(f, v)->op == KD_OP_LITERAL) r.first[v] = append(&r.b, f, v, NULL, false, 0);
+        if (kd_node(f, v)->op == KD_OP_LITERAL) r.first[v] = append(&r.b, f, v, NULL, 0);
     for (int g = 0; g < s->base.fu->groups.n; g++) rebuild_group(&r, g);
     r.time = -1; /* outputs are never dropped */
     for (int i = 0; i < f->outputs.n; i++) {
@@ -490,8 +506,8 @@ static void search(Search *s) {
             least = s->best.cost;
         }
         if (fitting < 0) continue;
-        choose(s, prices[p], s->total >> (fitting + 1));
-        take_back(s);
+        for (int k = fitting; k >= 0 && k > fitting - (p ? TAKE_BACKS : 1); k--)
+            if (choose(s, prices[p], s->total >> (k + 1)) && attempt(s)) take_back(s);
         return;
     }
 }
@@ -521,7 +537,7 @@ static void run(Search *s) {
         free_trial(&s->base);
         s->base = s->best;
         s->best = (Trial){0};
-        if (s->base.plan->arena > before - before / 32) break; /* hardly worth another round */
+        if (s->base.plan->arena > before - before / 16) break; /* hardly worth another round */
     }
     s->info->least = s->base.plan->arena;
     s->info->more_work = work > 0 ? s->base.work / work - 1 : 0;
