@@ -19,7 +19,7 @@ typedef struct Case {
     int streamed;  /* products */
     int64_t pairs; /* elements of a matrix of all pairs: the arena must be smaller; 0: nothing is asked */
     double tolerance; /* 0: fourways.h's */
-    bool narrow;      /* also with vectors of 8 and 4 */
+    bool narrow;      /* also with vectors of 4 */
 } Case;
 
 #define GRADS(loss, a, b) "let loss = " loss "\nreturn [loss, grad(loss, " a "), grad(loss, " b ")]"
@@ -29,10 +29,10 @@ typedef struct Case {
 static const Case cases[] = {
     {"contrast", FN("q: [64, 11], k: [1100, 11]", GRADS("mean(logsumexp(matmul(q, transpose(k)) / 0.07, dim = 1) - sum(q, 1))", "q", "k")), 1, 64 * 1100, 0, true},
     {"contrast, positives masked", FN("q: [260, 20], k: [260, 20]", GRADS("mean(logsumexp(where(eye(260), -10.0, matmul(q, transpose(k))), dim = 1))", "q", "k")), 1, 260 * 260},
-    {"over columns", FN("q: [1030, 17], k: [67, 17]", GRADS("sum(square(logsumexp(matmul(q, transpose(k)), dim = 0)))", "q", "k")), 1, 1030 * 67, 0, true},
-    {"over rows and over columns", FN("q: [290, 17], k: [257, 17]", "let s = matmul(q, transpose(k))\n"
+    {"over columns", FN("q: [1030, 17], k: [67, 17]", GRADS("sum(square(logsumexp(matmul(q, transpose(k)), dim = 0)))", "q", "k")), 1, 1030 * 67},
+    {"over rows and over columns", FN("q: [290, 9], k: [257, 9]", "let s = matmul(q, transpose(k))\n"
      GRADS("mean(logsumexp(s, dim = 0)) + mean(square(logsumexp(s, dim = 1)))", "q", "k")), 1, 290 * 257},
-    {"attention, batch 2", FN("q: [2, 68, 16], k: [2, 964, 16], v: [2, 964, 9]", "let o = attention(q, k, v)\nlet loss = sum(square(o))\n"
+    {"attention, batch 2", FN("q: [2, 68, 8], k: [2, 964, 8], v: [2, 964, 9]", "let o = attention(q, k, v)\nlet loss = sum(square(o))\n"
      "return [o, grad(loss, q), grad(loss, k), grad(loss, v)]"), 2, 2 * 68 * 964},
     {"attention, alone", FN("q: [300, 8], k: [300, 8], v: [300, 40]", "return matmul(softmax(matmul(q, transpose(k))), v)"), 1, 300 * 300, 0, true},
     {"attention, turned", FN("q: [8, 300], k: [8, 300], v: [40, 300]", "return matmul(v, transpose(softmax(matmul(transpose(q), k))))"), 1, 300 * 300},
@@ -50,7 +50,7 @@ static const Case cases[] = {
     {"an output", FN("q: [260, 8], k: [260, 8]", "let s = matmul(q, transpose(k))\nreturn [s, logsumexp(s, dim = 1)]"), 0},
     {"one column of it", FN("q: [260, 8], k: [260, 8]", "let s = matmul(q, transpose(k))\nreturn logsumexp(s, dim = 1) - s[:, 0]"), 0},
     {"its transpose", FN("q: [260, 8], k: [260, 8]", "let s = matmul(q, transpose(k))\nreturn logsumexp(s + transpose(s), dim = 1)"), 0},
-    {"a gram matrix", FN("x: [1, 260, 32, 32]", "return mean(square(sum(gram(x), dim = 2)))"), 0},
+    {"a gram matrix", FN("x: [1, 260, 16, 16]", "return mean(square(sum(gram(x), dim = 2)))"), 0},
     {"an infinity", FN("q: [260, 8], k: [260, 8]", "return logsumexp(where(eye(260), 1e38 * 1e38, matmul(q, transpose(k))), dim = 1)"), 1, 0},
 };
 
@@ -115,7 +115,7 @@ static void run_case(void **state) {
         in[k] = malloc(fw_bytes(t));
         fill(in[k], t->count, (uint32_t)k + 1);
     }
-    static const int lanes[] = {0, 8, 4};
+    static const int lanes[] = {0, 4};
     for (int i = 0; i < KD_COUNT(lanes); i++) {
         FwResult r;
         FwOptions o = {.tolerance = c->tolerance, .lanes = lanes[i]};
