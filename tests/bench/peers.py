@@ -4,7 +4,8 @@ Every engine is a process that waits for a line and then runs (peers_serve.h); a
 so nobody's idle threads take time from who is measured. A round asks each engine once, in turn, and the machine's
 multiply-add peak; the order turns round with every round. What is compared are ratios within a round; the table has their
 median, least and most. kdc's inference is the exported library in a small C program (peers_net.c), its training steps
-are libkdc's (peers_step.c). Rows whose engine is missing say so.
+are libkdc's (peers_step.c). Rows whose engine is missing say so. With --busy, one thread is measured, by processor time: for a
+machine on which others run.
 """
 import argparse
 import array
@@ -12,6 +13,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import statistics
 import struct
@@ -255,10 +257,15 @@ def compare(work, m, running):
             m.apart[name] = max(abs(x - y) for x, y in zip(out[name], out["kdc"]))
 
 
-def cold(command):
-    begin = time.monotonic()
+def cold(command, busy):
+    """Milliseconds; busy: of processor time."""
+    def now():
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime if busy else time.monotonic()
+
+    begin = now()
     must(command)
-    return 1e3 * (time.monotonic() - begin)
+    return 1e3 * (now() - begin)
 
 
 def cold_starts(work, rounds):
@@ -281,14 +288,14 @@ def cold_starts(work, rounds):
     }.items():
         try:
             ways[way] = make()
-            cold(ways[way])
+            cold(ways[way], a.busy)
             m.ms[way] = []
         except Missing as e:
             m.why[way] = str(e)
             ways.pop(way, None)
     for _ in range(rounds):
         for way, command in ways.items():
-            m.ms[way].append(cold(command))
+            m.ms[way].append(cold(command, a.busy))
     return m
 
 
@@ -298,7 +305,7 @@ def compile_times(work, rounds):
     for what, place, params in (("one generator, ResNet-9 ngf 64", PEERS + ":R64", []),
                                 ("the CycleGAN step", os.path.join(MODELS, "recipes/cyclegan.kd") + ":cyclegan", [])):
         command = [work.a.kdc, place, "-I", MODELS, "--no-cache", "-q"] + params
-        found[what] = [cold(command) for _ in range(rounds)]
+        found[what] = [cold(command, work.a.busy) for _ in range(rounds)]
     return found
 
 
@@ -414,12 +421,14 @@ def options():
     p.add_argument("--rounds", type=int, help="rounds of alternating runs (7; long steps half as many)")
     p.add_argument("--threads", default="1,2", help="thread counts, with commas (1,2)")
     p.add_argument("--only", default="", help="rows whose kind or name has this pattern: inference, step, cold, compile, R64, pix2pix")
+    p.add_argument("--busy", action="store_true", help="others use this machine: one thread, by processor time")
     p.add_argument("--quick", action="store_true", help="3 rounds of short runs")
     p.add_argument("--out", help="the table's file (peers.md in the work folder)")
     for name in ("kdc", "step", "ort", "blas", "python", "work"):
         p.add_argument("--" + name, default="", help=argparse.SUPPRESS)
     a = p.parse_args()
-    a.threads = [int(t) for t in a.threads.split(",")]
+    a.threads = [1] if a.busy else [int(t) for t in a.threads.split(",")]
+    os.environ["PEERS_CLOCK"] = "cpu" if a.busy else "wall"
     a.rounds = a.rounds or (3 if a.quick else 7)
     a.out = a.out or os.path.join(a.work, "peers.md")
     a.torch = subprocess.run([a.python, "-c", "import torch"], stderr=subprocess.DEVNULL).returncode == 0
@@ -432,8 +441,9 @@ def main():
     work, table = Work(a), Table(a.out)
     version = must(work.torch("version")).strip() if a.torch else "none"
     table.say("# kdc beside its peers\n")
-    table.say("%s; load %.1f at the start; %s, ONNX Runtime %s, PyTorch %s; %d rounds; ratios: median (least to most) of rounds." % (
-        machine(), os.getloadavg()[0], must([a.kdc, "--version"]).splitlines()[0], "yes" if a.ort else "none", version, a.rounds))
+    table.say("%s; load %.1f at the start; %s, ONNX Runtime %s, PyTorch %s; %d rounds; ratios: median (least to most) of rounds%s." % (
+        machine(), os.getloadavg()[0], must([a.kdc, "--version"]).splitlines()[0], "yes" if a.ort else "none", version, a.rounds,
+        "; times are processor time" if a.busy else ""))
 
     def wanted(what):
         return re.search(a.only, what) is not None

@@ -2,7 +2,7 @@
 # peers.sh: kdc beside PyTorch and ONNX Runtime, in alternating runs on this machine; one table in Markdown, on stdout and
 # in a file. A development tool: not part of ./run test.
 #
-#   tests/bench/peers.sh [--rounds N] [--threads 1,2] [--only PATTERN] [--quick] [--out FILE] [--fetch]
+#   tests/bench/peers.sh [--rounds N] [--threads 1,2] [--only PATTERN] [--quick] [--busy] [--out FILE] [--fetch]
 #
 # PyTorch is Debian's python3-torch (PEERS_PYTHON: another Python that has it). ONNX Runtime is libonnxruntime.so.1 of
 # the npm package onnxruntime-node, or any other: PEERS_ORT names the library, or the package's .tgz or folder. Without

@@ -11,6 +11,7 @@ WEIGHTS is a safetensors file in kdc's order of creation; PyTorch's parameters a
 """
 import itertools
 import json
+import os
 import struct
 import sys
 import time
@@ -22,6 +23,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 warnings.filterwarnings("ignore")
+now = time.process_time if os.environ.get("PEERS_CLOCK") == "cpu" else time.monotonic
 
 
 # ---- networks (methods A) ---------------------------------------------------------------------------------------------
@@ -276,11 +278,11 @@ def serve(once, output):
         if what[0] == "run":
             for _ in range(int(what[1])):
                 once()
-            times, start = [], time.monotonic()
-            while len(times) < int(what[2]) or time.monotonic() - start < float(what[3]):
-                begin = time.monotonic()
+            times, start = [], now()
+            while len(times) < int(what[2]) or now() - start < float(what[3]):
+                begin = now()
                 once()
-                times.append(1e3 * (time.monotonic() - begin))
+                times.append(1e3 * (now() - begin))
             print(" ".join("%.6g" % t for t in times), flush=True)
         elif what[0] == "out":
             output().numpy().astype(np.float32).tofile(what[1])
@@ -303,13 +305,13 @@ def serve_net(name, weights):
         for label, make in ways.items():
             try:
                 f = make()
-                for _ in range(2):
+                for _ in range(1 if label == "eager" else 2):
                     f(x)
                 times = []
-                for _ in range(3):
-                    begin = time.monotonic()
+                while len(times) < 3 and sum(times) < 0.5:
+                    begin = now()
                     f(x)
-                    times.append(time.monotonic() - begin)
+                    times.append(now() - begin)
             except RuntimeError:  # some builds cannot optimise
                 continue
             way[label] = f
