@@ -52,11 +52,13 @@ class Missing(Exception):
 
 class Engine:
     """A process that serves; stopped but while it is asked."""
+    alive = []
 
     def __init__(self, command, threads):
         env = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), OPENBLAS_NUM_THREADS=str(threads))
         self.which = ""
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        Engine.alive.append(self)
         while True:
             line = self.process.stdout.readline()
             if not line:
@@ -81,6 +83,7 @@ class Engine:
         return statistics.median(float(t) for t in self.ask("run %d %d %g" % (warm, least, seconds)).split())
 
     def close(self):
+        Engine.alive.remove(self)
         self.process.kill()
         self.process.wait()
 
@@ -456,4 +459,8 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        for engine in list(Engine.alive):
+            engine.close()
