@@ -28,7 +28,7 @@ enum {
     ROUNDS = 3,
     STRETCHES = 8,
     TAKE_BACKS = 3,    /* stretches from which drops are taken back */
-    SMALLEST = 4096,   /* bytes of a candidate */
+    SMALL = 4096,      /* values of fewer bytes than the arena's over this are kept */
     MAX_CLOSURE = 512, /* nodes that one value is computed again with */
     BYTE_COST = 20,    /* operations that storing a byte and loading it again is worth */
 };
@@ -61,7 +61,7 @@ typedef struct Search {
     KdRecomputed *info;
     const KdFunc *result;
     KdFail failure;
-    int64_t limit;
+    int64_t limit, small;
     Trial base, best, now; /* of this round; NULL contexts: none */
     KdContext *cx;         /* for one round */
     KdMap seen;            /* hash of `dropped` -> did it fit */
@@ -219,7 +219,7 @@ static void find_candidates(Search *s) {
     for (int g = 0; g < fu->groups.n; g++)
         for (int i = 0; i < fu->groups.v[g].stores.n; i++) {
             KdValue v = fu->groups.v[g].stores.v[i];
-            if (!in_arena(&s->base, v) || bytes_of(f, v) < SMALLEST || kd_class(f, v) == KD_OPAQUE ||
+            if (!in_arena(&s->base, v) || bytes_of(f, v) < s->small || kd_class(f, v) == KD_OPAQUE ||
                 !crosses_a_peak(s, &s->life[v]))
                 continue;
             kd_push(s->cx, &s->candidates, v);
@@ -241,7 +241,7 @@ static Source source_of(const Search *s, KdValue v, int time) {
     if (!fu->stored[v]) return SOURCE_THROUGH;
     const Life *l = &s->life[v];
     if (s->dropped[v]) return time <= l->early ? SOURCE_KEPT : SOURCE_DROPPED;
-    return l->last >= time || bytes_of(fu->f, v) < SMALLEST ? SOURCE_KEPT : SOURCE_THROUGH;
+    return l->last >= time || bytes_of(fu->f, v) < s->small ? SOURCE_KEPT : SOURCE_THROUGH;
 }
 
 static void close(Search *s, KdValue v, int time, Cost *c) {
@@ -492,6 +492,7 @@ static void search(Search *s) {
     s->mark = KD_NEW_ARRAY(s->cx, uint32_t, n);
     s->stamp = 0;
     s->total = 0;
+    s->small = s->base.plan->arena / SMALL;
     s->candidates = (__typeof__(s->candidates)){0};
     s->met = (__typeof__(s->met)){0};
     s->seen = (KdMap){.cx = s->cx};
