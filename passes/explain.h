@@ -26,7 +26,8 @@ typedef struct KdExplained {
 
 typedef KD_VEC(KdExplained) KdExplanation;
 
-/* All anchor groups of fu in order, equal ones once, then the streamed products. Lowers nothing. */
+/* All anchor groups of fu in order, equal ones once, then the products that are streamed or part of a pass over rows.
+ * Lowers nothing. */
 KdExplanation kd_schedule_explain(const KdFusion *fu, const KdPassOptions *o);
 
 /* What KdPassOptions.schedule may be: the names of schedule.def, and "generic". */

@@ -8,6 +8,12 @@ static KdExplanation explain(const KdcProgram *p, const KdcUnit *u, const KdTarg
     return kd_schedule_explain(u->result.fusion, &o);
 }
 
+/* " 1.82 ms", " 2013 ms" */
+static void add_estimate(KdStr *s, double seconds) {
+    double ms = 1e3 * seconds;
+    kd_str_printf(s, " %.*f ms", ms < 1 ? 4 : ms < 10 ? 2 : ms < 100 ? 1 : 0, ms);
+}
+
 void kdc_cli_explain_text(KdStr *s, const KdcProgram *p, const KdcUnit *u, const KdTarget *t) {
     KdExplanation all = explain(p, u, t);
     kd_str_printf(s, "\n%s: schedules (estimates are the cost model's, of one core)\n", u->name);
@@ -19,11 +25,12 @@ void kdc_cli_explain_text(KdStr *s, const KdcProgram *p, const KdcUnit *u, const
         }
         kd_str_printf(s, "\n    %s", e->schedule);
         if (e->seconds > 0) {
-            kd_str_printf(s, " %.3g ms", 1e3 * e->seconds);
+            add_estimate(s, e->seconds);
         }
         kd_str_printf(s, ", %s%s%s", e->why, *e->plan ? ": " : "", e->plan);
         for (int k = 0; k < e->others.n; k++) {
-            kd_str_printf(s, "%s%s %.3g ms", k ? ", " : "; not ", e->others.v[k].schedule, 1e3 * e->others.v[k].seconds);
+            kd_str_printf(s, "%s%s", k ? ", " : "; not ", e->others.v[k].schedule);
+            add_estimate(s, e->others.v[k].seconds);
         }
         kd_str_add(s, "\n", 1);
     }

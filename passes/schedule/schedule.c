@@ -256,10 +256,14 @@ KdExplanation kd_schedule_explain(const KdFusion *fu, const KdPassOptions *o) {
         add(cx, &all, &e);
     }
     for (KdValue v = 0; v < fu->f->n; v++) {
-        if (!fu->streamed[v]) continue;
+        int g = fu->group[v];
+        bool in_rows = kd_op_info[kd_node(fu->f, v)->op].cls == KD_ANCHOR && g >= 0 &&
+                       fu->groups.v[g].kind != KD_GROUP_ANCHOR;
+        if (!fu->streamed[v] && !in_rows) continue;
         KdExplained e = explained(&l, v);
         e.schedule = "streamed";
-        e.why = "never in memory: whoever needs it computes it, block by block";
+        e.why = fu->streamed[v] ? "never in memory: whoever needs it computes it, block by block"
+                                : "part of the pass over rows that makes its operand";
         add(cx, &all, &e);
     }
     return all;
