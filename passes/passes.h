@@ -175,6 +175,7 @@ typedef void KdStageFn(void *user, const KdStage *stage);
 
 typedef struct KdPipelineResult {
     const KdFunc *grad;  /* after autodiff and optimizer */
+    const KdFunc *whole; /* before recomputation */
     const KdFunc *final; /* what was fused */
     const KdFusion *fusion;
     const KdMemPlan *plan;

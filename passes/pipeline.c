@@ -67,14 +67,37 @@ static const char *mebibytes(KdContext *cx, int64_t bytes) {
     return bytes < 10 << 20 ? kd_format(cx, "%.1f KiB", (double)bytes / 1024) : kd_format(cx, "%.1f MiB", (double)bytes / (1 << 20));
 }
 
-static void recompute(KdContext *cx, const KdPassOptions *o, KdPipelineResult *r) {
-    KdPassOptions plain = *o;
-    for (int i = 0; i < o->n_skip; i++) plain.fuse = plain.fuse && strcmp(o->skip[i], "fuse") != 0;
-    r->final = kd_recompute(r->final, &plain, &r->recomputed);
-    if (r->recomputed.least > o->memory_limit)
+static bool names_pass(const KdPassOptions *o, const char *pass) {
+    for (int i = 0; i < o->n_skip; i++)
+        if (strcmp(o->skip[i], pass) == 0) return true;
+    return false;
+}
+
+/* packed: bytes that kernels take besides the planned ones. */
+static void recompute(KdContext *cx, const KdPassOptions *o, int64_t packed, KdPipelineResult *r) {
+    KdPassOptions less = *o;
+    less.fuse = o->fuse && !names_pass(o, "fuse");
+    less.memory_limit = o->memory_limit > packed ? o->memory_limit - packed : 1;
+    r->final = kd_recompute(r->whole, &less, &r->recomputed);
+    if (r->recomputed.least > less.memory_limit)
         kd_raise(cx, KD_FAIL_INPUT, "%s: activations are limited to %s, but need %s at least (%s without recomputation)",
-                 r->final->name, mebibytes(cx, o->memory_limit), mebibytes(cx, r->recomputed.least),
-                 mebibytes(cx, r->recomputed.planned));
+                 r->final->name, mebibytes(cx, o->memory_limit), mebibytes(cx, r->recomputed.least + packed),
+                 mebibytes(cx, r->recomputed.planned + packed));
+}
+
+/* What kernels pack is only known when they are there: once more, with that much less for the plan. */
+static void lower_again(KdContext *cx, const KdPassOptions *o, KdPipelineResult *r) {
+    KdPassOptions plain = *o;
+    plain.fuse = o->fuse && !names_pass(o, "fuse");
+    recompute(cx, o, r->loops->arena - r->plan->arena, r);
+    KdFusion *fu = kd_fuse(r->final, &plain);
+    if (!names_pass(o, "order")) kd_order(fu);
+    r->fusion = fu;
+    r->plan = kd_memplan(fu);
+    r->loops = kd_lower(fu, r->plan, o);
+    if (r->loops->arena > o->memory_limit)
+        kd_raise(cx, KD_FAIL_INPUT, "%s: activations are limited to %s, but came to %s", r->final->name, mebibytes(cx, o->memory_limit),
+                 mebibytes(cx, r->loops->arena));
 }
 
 /* One step: `r` before it, `r` after it. */
@@ -87,7 +110,8 @@ static void step(KdContext *cx, const struct Row *row, const KdPassOptions *o, K
         check(cx, row, kd_verify(r->final, &why), &why);
         break;
     case RECOMPUTE:
-        if (!skip && o->memory_limit > 0) recompute(cx, o, r);
+        r->whole = r->final;
+        if (!skip && o->memory_limit > 0) recompute(cx, o, 0, r);
         check(cx, row, kd_verify(r->final, &why), &why);
         break;
     case FUSE: {
@@ -104,6 +128,7 @@ static void step(KdContext *cx, const struct Row *row, const KdPassOptions *o, K
     case MEMPLAN: r->plan = kd_memplan(r->fusion); break;
     case LOWER:
         r->loops = kd_lower(r->fusion, r->plan, o);
+        if (o->memory_limit > 0 && r->loops->arena > o->memory_limit && !names_pass(o, "recompute")) lower_again(cx, o, r);
         check(cx, row, kl_verify(r->loops, &why), &why);
         break;
     case LOOP:

@@ -259,12 +259,12 @@ KdcStats kdc_unit_stats(const KdcUnit *u) {
     if (u->result.loops) {
         s.kernels = u->result.loops->kernels.n;
         s.calls = u->result.loops->calls.n;
-        s.memory = u->result.plan->arena;
+        s.memory = u->result.loops->arena;
         s.memory_naive = u->result.plan->naive;
         s.memory_planned = s.memory;
-        if (u->result.recomputed.planned > s.memory) {
+        if (u->result.recomputed.planned > u->result.plan->arena) {
             s.memory_naive = u->result.recomputed.naive;
-            s.memory_planned = u->result.recomputed.planned;
+            s.memory_planned = u->result.recomputed.planned + s.memory - u->result.plan->arena;
             s.more_work = u->result.recomputed.more_work;
         }
     }
