@@ -2,7 +2,7 @@
  *
  * A group comes in that reduces, or contracts, what is made of the elements of products S = A B (KdFusion.streamed). Its
  * parallel index runs over blocks of S's rows (or columns: then everything is turned). For a block, S is computed into
- * scratch that stays in the second cache, with the register tile of the other schedules: the block's rows of A are copied
+ * scratch that stays in the caches, with the register tile of the other schedules: the block's rows of A are copied
  * to scratch and broadcast, B comes in panels of a tile's columns, packed once in a kernel before. Then
  *   - a row group runs its stages over the block's rows, as on memory (lower_row.c);
  *   - a product W Z, with W elementwise in S, writes the elements of W over those of S and contracts them with panels of Z.
@@ -11,7 +11,12 @@
  */
 #include "passes/schedule/stream.h"
 
-enum { SLICE_BYTES = 24576 }; /* of a panel: with the rows that meet it, in the first cache */
+enum {
+    SLICE_BYTES = 24576, /* of a panel: with the rows that meet it, in the first cache */
+    L2_BYTES = 32,       /* a cycle, from the second cache */
+    L3_BYTES = 7,        /* and from the third */
+    MOST_SCRATCH = 4,    /* times the second cache */
+};
 
 bool kd_streams(const KdLower *l) {
     const KdWalk *w = l->binding->walk;
@@ -59,13 +64,18 @@ static double price(const KdStream *s, SchCut *blocks) {
     for (int i = 0; i < s->n; i++) {
         depth += (double)sch_ceil(s->length, width) * (double)s->rows[i].depth;
     }
-    /* Panels come from the second cache for every tile of rows, and from the third for every block. */
+    /* Panels come from the second cache for every tile of rows, and from the third for every block, which is what large
+     * blocks save; what does not fit the second itself is written to the third and read again. */
     double bytes = 4 * (double)width, best = -1;
-    double tile = (sch_tile_cycles(&s->machine, t->mr, t->nv, true) + bytes / 32) * depth, fetch = bytes / 20 * depth;
-    for (int64_t n = 1; n <= tiles && (n == 1 || block_bytes(s, n * t->mr) < 0.6 * s->machine.l2); n++) {
+    double step = sch_tile_cycles(&s->machine, t->mr, t->nv, true) + bytes / L2_BYTES;
+    for (int64_t n = 1; n <= tiles; n++) {
         SchCut c = sch_cut(tiles, n);
-        double block = tile * (double)c.size * sch_crowding(&s->machine, block_bytes(s, c.size * t->mr));
-        double all = sch_dealt((double)(c.count * s->batch)) * (block + fetch);
+        double held = block_bytes(s, c.size * t->mr), over = held - 0.6 * s->machine.l2;
+        if (n > 1 && held > MOST_SCRATCH * s->machine.l2) {
+            break;
+        }
+        double block = depth * (step * (double)c.size + bytes / L3_BYTES) + (over > 0 ? 3 * over / L3_BYTES : 0);
+        double all = sch_dealt((double)(c.count * s->batch)) * block;
         if (best < 0 || all < best) {
             best = all;
             *blocks = c;
