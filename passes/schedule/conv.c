@@ -8,7 +8,7 @@
  *     2. for each column tile, row tile and phase: the register tile. Pixels are lanes. Output rows
  * lie in scratch at one pitch, so that a vector may run over the end of a row into the next: the
  * few pixels between are computed in vain, and any width fits any vector. Weights are broadcast
- * from where they are.
+ * from where they are, or from a packed copy.
  *   3. the output tile goes row by row through the epilogue; the phases of a transposed convolution
  * are interleaved. Where the picture is small the lines of 1. are made once for all by a kernel of
  * their own (prefill).
@@ -133,15 +133,72 @@ static void build_prefill(KdLower *l, const SchConv *c) {
 
 /* ---- 2: the register tiles --------------------------------------------------------------- */
 
-/* Strides of the weights: [out, in/groups, kh, kw], transposed [in, out/groups, kh, kw]. */
+/* Weights lie [out, in/groups, kh, kw], transposed [in, out/groups, kh, kw]. Packed:
+ * [group][row tile][phase][input channel][tap of the phase][mr output channels], so that they are
+ * read in one stream; as they are, rows of a power of two of channels meet in the same few lines of
+ * the first cache, and a phase uses a part of each line. Strides of one phase: */
 typedef struct Weights {
     int64_t row, depth, y, x;
 } Weights;
 
-static Weights weight_strides(const SchConv *c) {
-    int64_t taps = c->y.kernel * c->x.kernel;
+static int64_t all_taps(const SchConv *c) { return c->y.kernel * c->x.kernel; }
+
+static Weights weight_strides(const SchConv *c, int64_t py, int64_t px) {
+    int64_t taps = all_taps(c), mr = c->tile.mr, nx = c->x.taps[px].count;
+    if (c->packed) return (Weights){1, c->y.taps[py].count * nx * mr, nx * mr, mr};
     if (c->transposed) return (Weights){taps, c->rows_out * taps, c->x.kernel, 1};
     return (Weights){c->depth * taps, taps, c->x.kernel, 1};
+}
+
+static int64_t row_tiles(const SchConv *c) { return sch_ceil(c->rows_out, c->tile.mr); }
+
+/* Packed weights of the phases before this one, of one row tile. */
+static int64_t phase_start(const SchConv *c, int64_t py, int64_t px) {
+    int64_t taps = 0;
+    for (int64_t y = 0; y <= py; y++)
+        for (int64_t x = 0; x < (y == py ? px : c->x.phases); x++)
+            taps += c->y.taps[y].count * c->x.taps[x].count;
+    return taps * c->depth * c->tile.mr;
+}
+
+/* Of one row tile; taps that no phase uses are left out. */
+static int64_t packed_tile(const SchConv *c) { return phase_start(c, c->y.phases - 1, c->x.phases); }
+
+static int64_t packed_count(const SchConv *c) { return c->groups * row_tiles(c) * packed_tile(c); }
+
+static void pack_phase(KlBuilder *b, const SchConv *c, int64_t py, int64_t px, int from, KlValue at, int to,
+                       KlValue dest) {
+    SchConv plain = *c;
+    plain.packed = false;
+    Weights in = weight_strides(&plain, py, px), out = weight_strides(c, py, px);
+    const SchTaps *ty = &c->y.taps[py], *tx = &c->x.taps[px];
+    if (ty->count * tx->count == 0) return;
+    KlFor i = sch_loop_n(b, c->depth), r = sch_loop_n(b, c->tile.mr), y = sch_loop_n(b, ty->count);
+    at = sch_madc(b, i.i, in.depth, sch_madc(b, r.i, in.row, at));
+    at = sch_madc(b, sch_addc(b, sch_mulc(b, y.i, ty->step), ty->first), in.y, at);
+    dest = sch_madc(b, i.i, out.depth, sch_madc(b, r.i, out.row, sch_madc(b, y.i, out.y, dest)));
+    for (int64_t x = 0; x < tx->count; x++)
+        kl_store(b, to, sch_addc(b, dest, x * out.x), kl_load(b, from, sch_addc(b, at, tx->first + x * tx->step), 1));
+    sch_loop_end(b, &y);
+    sch_loop_end(b, &r);
+    sch_loop_end(b, &i);
+}
+
+static void build_packed(KdLower *l, const SchConv *c) {
+    kd_lower_begin(l, "packed weights", c->groups * row_tiles(c));
+    KlBuilder *b = &l->b;
+    int from = sch_operand_buffer(l, c->node, 1, 1), to = kd_lower_temp(l, 2, KL_F32, packed_count(c), KL_OUT);
+    SchConv plain = *c;
+    plain.packed = false;
+    Weights in = weight_strides(&plain, 0, 0);
+    KlValue p = kl_parallel_index(l->k), dest = sch_mulc(b, p, packed_tile(c)), group = p;
+    KlValue row = sch_tile_first(b, sch_split(b, &group, row_tiles(c)), c->tile.mr, c->rows_out);
+    KlValue at = sch_madc(b, group, c->transposed ? c->depth * in.depth : c->rows_out * in.row, sch_mulc(b, row, in.row));
+    for (int64_t py = 0; py < c->y.phases; py++)
+        for (int64_t px = 0; px < c->x.phases; px++)
+            pack_phase(b, c, py, px, from, at, to, sch_addc(b, dest, phase_start(c, py, px)));
+    l->k->bytes = 4.0 * (double)(packed_count(c) + sch_operand_type(l, c->node, 1)->count);
+    kd_lower_end(l);
 }
 
 /* Where tap j of a phase lies: its number in the kernel, and its offset in scratch. */
@@ -174,17 +231,16 @@ static int64_t tap_offset_known(const SchDim *d, int64_t phase, int64_t j, int64
 
 /* Sums over the taps of one line of the kernel; s and w: where the line's scratch and weights
  * begin. */
-static void sum_line(KlBuilder *b, const SchConv *c, const Buffers *u, int64_t px, KlValue s,
-                     KlValue w, KlValue *acc) {
+static void sum_line(KlBuilder *b, const SchConv *c, const Buffers *u, int64_t px, Weights ws,
+                     KlValue s, KlValue w, KlValue *acc) {
     const SchTile *t = &c->tile;
-    Weights ws = weight_strides(c);
     int64_t taps = c->x.taps[px].count, aoff[SCH_MAX_TILE], boff[SCH_MAX_TILE];
     sch_strides(aoff, t->mr, ws.row);
     sch_strides(boff, t->nv, t->lanes);
     if (taps <= 8) {
         for (int64_t i = 0; i < taps; i++) {
             int64_t tap, at = tap_offset_known(&c->x, px, i, c->plane, &tap);
-            sch_tile_step(b, t, acc, u->weights, sch_addc(b, w, tap * ws.x), aoff, u->picture,
+            sch_tile_step(b, t, acc, u->weights, sch_addc(b, w, (c->packed ? i : tap) * ws.x), aoff, u->picture,
                           sch_addc(b, s, at), boff);
         }
         return;
@@ -193,8 +249,8 @@ static void sum_line(KlBuilder *b, const SchConv *c, const Buffers *u, int64_t p
     KlValue tap, next[SCH_MAX_TILE], at = tap_offset(b, &c->x, px, f.i, c->plane, 1, &tap);
     for (int k = 0; k < t->mr * t->nv; k++)
         next[k] = f.carried[k];
-    sch_tile_step(b, t, next, u->weights, sch_madc(b, tap, ws.x, w), aoff, u->picture,
-                  sch_add(b, s, at), boff);
+    sch_tile_step(b, t, next, u->weights, sch_madc(b, c->packed ? f.i : tap, ws.x, w), aoff,
+                  u->picture, sch_add(b, s, at), boff);
     f.instr->unroll = (uint16_t)sch_unroll(t->mr * t->nv, taps);
     kl_for_end(b, &f, next, acc);
 }
@@ -204,7 +260,7 @@ static void sum_line(KlBuilder *b, const SchConv *c, const Buffers *u, int64_t p
 static void one_tile(KlBuilder *b, const SchConv *c, const Buffers *u, int64_t py, int64_t px,
                      KlValue depth, KlValue s, KlValue w, KlValue at) {
     const SchTile *t = &c->tile;
-    Weights ws = weight_strides(c);
+    Weights ws = weight_strides(c, py, px);
     int n = t->mr * t->nv;
     int64_t ny = c->y.taps[py].count, nx = c->x.taps[px].count;
     KlValue acc[SCH_MAX_TILE], next[SCH_MAX_TILE];
@@ -222,7 +278,8 @@ static void one_tile(KlBuilder *b, const SchConv *c, const Buffers *u, int64_t p
         if (ny == 1) {
             KlValue tap, off = tap_offset(b, &c->y, py, kl_i64(b, 0), c->plane * c->x.classes,
                                           c->pitch, &tap);
-            sum_line(b, c, u, px, sch_add(b, s1, off), sch_madc(b, tap, ws.y, w1), next);
+            tap = c->packed ? kl_i64(b, 0) : tap;
+            sum_line(b, c, u, px, ws, sch_add(b, s1, off), sch_madc(b, tap, ws.y, w1), next);
             f.instr->unroll = (uint16_t)sch_unroll(n * nx, c->slices.size);
         } else {
             KlFor g = kl_for_begin(b, kl_i64(b, 0), kl_i64(b, ny), 1, n, next);
@@ -231,7 +288,8 @@ static void one_tile(KlBuilder *b, const SchConv *c, const Buffers *u, int64_t p
             KlValue inner[SCH_MAX_TILE];
             for (int k = 0; k < n; k++)
                 inner[k] = g.carried[k];
-            sum_line(b, c, u, px, sch_add(b, s1, off), sch_madc(b, tap, ws.y, w1), inner);
+            tap = c->packed ? g.i : tap;
+            sum_line(b, c, u, px, ws, sch_add(b, s1, off), sch_madc(b, tap, ws.y, w1), inner);
             kl_for_end(b, &g, inner, next);
         }
         kl_for_end(b, &f, next, acc);
@@ -245,18 +303,23 @@ static int64_t tile_rows(const SchConv *c) { return c->tiles.size * c->tile.mr; 
 static void all_tiles(KlBuilder *b, const SchConv *c, const Buffers *u, const Item *it,
                       KlValue first, KlValue depth, KlValue s) {
     const SchTile *t = &c->tile;
-    Weights ws = weight_strides(c);
-    int64_t group = c->transposed ? c->depth * ws.depth : c->rows_out * ws.row;
-    KlValue w0 = sch_add(b, sch_mulc(b, it->group, group), sch_mulc(b, first, ws.depth));
     KlFor f = sch_loop_n(b, c->vectors);
     KlValue column = sch_mulc(b, f.i, (int64_t)t->nv * t->lanes);
     KlFor m = sch_loop(b, kl_i64(b, 0), sch_cut_length(b, &c->tiles, it->block), 1);
-    KlValue row = sch_tile_first(b, sch_madc(b, it->block, c->tiles.size, m.i), t->mr, c->rows_out);
-    KlValue w = sch_madc(b, row, ws.row, w0);
+    KlValue tile = sch_madc(b, it->block, c->tiles.size, m.i);
+    KlValue row = sch_tile_first(b, tile, t->mr, c->rows_out);
     KlValue at = sch_madc(b, m.i, t->mr * c->width, column);
     for (int64_t py = 0; py < c->y.phases; py++)
         for (int64_t px = 0; px < c->x.phases; px++) {
             int64_t phase = (py * c->x.phases + px) * tile_rows(c) * c->width;
+            Weights ws = weight_strides(c, py, px);
+            int64_t group = c->transposed ? c->depth * ws.depth : c->rows_out * ws.row;
+            KlValue w = sch_madc(b, it->group, group, sch_mulc(b, row, ws.row));
+            if (c->packed) {
+                w = sch_mulc(b, sch_madc(b, it->group, row_tiles(c), tile), packed_tile(c));
+                w = sch_addc(b, w, phase_start(c, py, px));
+            }
+            w = sch_madc(b, first, ws.depth, w);
             one_tile(b, c, u, py, px, depth, sch_add(b, s, column), w, sch_addc(b, at, phase));
         }
     sch_loop_end(b, &m);
@@ -353,6 +416,7 @@ void build_conv(KdLower *l, const KdGroup *g) {
     sch_conv_plan(c, l);
     sch_materialise(l, c->node, 1, 1);
     if (c->prefill) build_prefill(l, c);
+    if (c->packed) build_packed(l, c);
 
     const KdType *t = kd_vtype(l->fu->f, c->node);
     const char *what =
@@ -362,7 +426,8 @@ void build_conv(KdLower *l, const KdGroup *g) {
     int lanes = c->tile.lanes;
     int64_t slice = c->slices.size * c->channel;
     Buffers u = {.row = -1, .line = -1};
-    u.weights = sch_operand_buffer(l, c->node, 1, 1);
+    u.weights = c->packed ? kd_lower_temp(l, 2, KL_F32, packed_count(c), KL_IN)
+                          : sch_operand_buffer(l, c->node, 1, 1);
     if (c->prefill) {
         u.picture = kd_lower_temp(l, 0, KL_F32, prefill_count(c), KL_IN);
     } else {
@@ -399,4 +464,5 @@ void explain_conv(KdStr *s, const KdLower *l, const KdGroup *g) {
     sch_explain_cut(s, &c.slices, "slices", 1, "input channels");
     kd_str_printf(s, ", picture copied %s in rows of %lld", c.prefill ? "once" : "by each item",
                   (long long)c.pitch);
+    if (c.packed) kd_str_printf(s, ", weights packed");
 }

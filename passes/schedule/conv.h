@@ -44,6 +44,7 @@ typedef struct SchConv {
     SchCut bands;  /* grid rows, cut into bands */
     SchCut slices; /* input channels, cut into slices that stay in the first cache */
     bool prefill;  /* the padded picture is made once, by a kernel of its own */
+    bool packed;   /* so are the weights: in the order in which they are read */
     double cycles;
     /* what follows from it */
     int64_t pitch, plane, channel; /* scratch: a line, a class, an input channel (elements) */

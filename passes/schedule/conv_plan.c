@@ -83,7 +83,7 @@ bool sch_conv_geometry(SchConv *c, const KdLower *l, KdValue root) {
 
 /* ---- the plan ---------------------------------------------------------------------------- */
 
-static int64_t all_taps(const SchConv *c) {
+static int64_t used_taps(const SchConv *c) {
     int64_t ny = 0, nx = 0;
     for (int64_t p = 0; p < c->y.phases; p++)
         ny += c->y.taps[p].count;
@@ -92,11 +92,23 @@ static int64_t all_taps(const SchConv *c) {
     return ny * nx;
 }
 
+/* How many lines of the first cache a row tile's weights of one slice take in its fullest set, where they lie as they
+ * are: pieces a power of two apart meet in the same sets. */
+static double fullest_set(const SchConv *c) {
+    enum { WAY = 4096, LINE = 64 };
+    int64_t taps = 4 * c->y.kernel * c->x.kernel;
+    int64_t apart = taps * (c->transposed ? c->rows_out : c->depth);
+    int64_t pieces = c->transposed ? c->slices.size : c->tile.mr, piece = taps * (c->transposed ? c->tile.mr : c->slices.size);
+    int64_t common = gcd(apart, WAY), lines = sch_min(piece / LINE + 1, sch_max(common / LINE, 1));
+    double spread = (double)(WAY / common * lines) / (WAY / LINE); /* share of the sets that they can reach */
+    return (double)(pieces * (piece / LINE + 1)) / (WAY / LINE) / (spread < 1 ? spread : 1);
+}
+
 /* Everything that follows from tile, tiles.size, bands.size and prefill; then the cycles. */
 static void derive(SchConv *c) {
     const SchMachine *m = &c->machine;
     const SchTile *t = &c->tile;
-    int64_t columns = (int64_t)t->nv * t->lanes, phases = sch_conv_phases(c), taps = all_taps(c);
+    int64_t columns = (int64_t)t->nv * t->lanes, phases = sch_conv_phases(c), taps = used_taps(c);
     int64_t lines = (c->prefill ? c->bands.count * c->bands.size : c->bands.size) + c->y.reach;
     c->pitch = c->x.grid + c->x.reach;
     c->plane = lines * c->pitch;
@@ -123,11 +135,14 @@ static void derive(SchConv *c) {
         calls * ((double)taps * depth * step +
                  (double)phases * depth * (double)c->y.kernel / (double)c->y.phases * 0.7 +
                  (double)(phases * c->slices.count) * (1.5 * t->mr * t->nv + 20));
+    /* Unpacked weights that push each other out of the first cache, or of whose lines a phase uses a part. */
+    double touched = depth * t->mr * (weights * 4 < 64 ? weights / 16 : 1) * (double)phases;
+    if (!c->packed && weights > 1) work += calls * touched * (fullest_set(c) > 6 ? 1.0 : phases > 1 ? 0.3 : 0.0);
     /* Weights come from the second cache while the whole set fits, else from memory, about a byte a
      * cycle: their rows are far apart. */
     double weight_bytes = 4 * rows * depth * weights,
            all_bytes = weight_bytes * (double)(c->groups * c->tiles.count);
-    double fetch = all_bytes > 0.5 * m->l2 ? weight_bytes / 1.3 : 0;
+    double fetch = all_bytes > 0.5 * m->l2 ? weight_bytes / (c->packed ? 4 : 1.3) : 0;
     work = work > fetch ? work : fetch;
     double line = (double)c->pitch * (double)c->x.step,
            wide = line >= 2 * t->lanes ? 4.0 / t->lanes : 2.5;
@@ -140,6 +155,7 @@ static void derive(SchConv *c) {
                      weight_bytes / (double)c->slices.count;
     double item = work * sch_crowding(&c->machine, scratch) + out + (c->prefill ? 0 : fill) + 100;
     c->cycles = item * sch_dealt(items) + 4000;
+    if (c->packed) c->cycles += all_bytes / 4 * 2 + 4000;
     if (c->prefill) c->cycles += fill * (double)(c->batch * c->groups) + 4000;
 }
 
@@ -149,10 +165,10 @@ static void try_blocks(SchConv *best, SchConv *c) {
         c->tiles = sch_cut(tiles, sch_ceil(tiles, blocks));
         for (int64_t bands = 1; bands <= c->y.grid; bands = sch_next_count(bands)) {
             c->bands = sch_cut(c->y.grid, sch_ceil(c->y.grid, bands));
-            for (int prefill = 0; prefill < 2; prefill++) {
+            for (int way = 0; way < 4; way++) {
+                c->prefill = way & 1, c->packed = way & 2;
                 /* Making the whole padded picture is for small ones: it must stay in the caches. */
-                if (prefill && c->y.grid * c->x.grid > 2048) continue;
-                c->prefill = prefill;
+                if (c->prefill && c->y.grid * c->x.grid > 2048) continue;
                 derive(c);
                 if (best->cycles < 0 || c->cycles < best->cycles) *best = *c;
             }

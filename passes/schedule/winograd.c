@@ -23,7 +23,7 @@
 
 #include "passes/schedule/conv.h"
 
-enum { TAPS = 3, MOST_INPUTS = 6, CHUNK = 16 };
+enum { TAPS = 3, MOST_INPUTS = 6, CHUNK = 8 };
 
 typedef struct Wino {
     KdValue node;
@@ -156,7 +156,7 @@ static void turn_taps(KdLower *l, const Wino *w, int from, KlValue at, KlValue c
     sch_loop_end(b, &k);
 }
 
-/* One item is a row tile of a slice; lanes are its output channels. A few input channels at a time
+/* One item is a row tile of a slice; lanes are its output channels. A few input channels at a time, that the first cache holds,
  * are kept in a chunk and then copied: 36 places far apart, each written a little, are slow. */
 static void build_weights(KdLower *l, const Wino *w) {
     int n = w->n, lanes = weight_lanes(w), all = TAPS * TAPS;
