@@ -17,7 +17,7 @@ KdFunc *kd_pass_autodiff(const KdFunc *f);  /* replaces every `grad` by the node
 KdFunc *kd_pass_optimizer(const KdFunc *f); /* adam, sgd, rmsprop -> elementwise nodes */
 KdFunc *kd_pass_dce(const KdFunc *f);       /* what no output needs is gone; inputs stay */
 KdFunc *kd_pass_freeze(const KdFunc *f);    /* detach and no-op casts vanish; what frozen weights alone decide is noted for packing */
-KdFunc *kd_pass_split(const KdFunc *f);  /* sums over all pairs become sums of rows' sums */
+KdFunc *kd_pass_split(const KdFunc *f);  /* what is made of big products, so that it goes row by row */
 
 /* ---- fusion: which values live in memory, and which are computed together ------------------------------ */
 
@@ -102,13 +102,15 @@ void kd_print_memplan(KdStr *s, const KdFusion *fu, const KdMemPlan *p);
 
 typedef struct KdRecomputed {
     int64_t naive, planned; /* KdMemPlan's naive and arena without; 0: no limit was given */
-    int64_t least;          /* the arena with: at most the limit, or the least that was found */
+    int64_t least;          /* the arena with: at most the limit less what is packed, or the least that was found */
+    int64_t packed;         /* what was left for that */
     double more_work;       /* operations of contractions that are done again, as a share of all */
 } KdRecomputed;
 
-/* The function whose plan fits o->memory_limit, or the nearest to it; f itself if it fits anyway. What comes back may hold equal
- * nodes: it is not to be rebuilt through the builder's sharing. */
-const KdFunc *kd_recompute(const KdFunc *f, const KdPassOptions *o, KdRecomputed *info);
+/* The function whose plan and `packed`, what its kernels take besides, fit o->memory_limit, or the nearest to it; f itself if it
+ * fits anyway. packed < 0: not known; where f's plan alone does not fit, a 32nd of the limit is left for it. What comes back may
+ * hold equal nodes: it is not to be rebuilt through the builder's sharing. */
+const KdFunc *kd_recompute(const KdFunc *f, const KdPassOptions *o, int64_t packed, KdRecomputed *info);
 
 /* ---- lowering -------------------------------------------------------------------------------------------- */
 

@@ -73,13 +73,13 @@ static bool names_pass(const KdPassOptions *o, const char *pass) {
     return false;
 }
 
-/* packed: bytes that kernels take besides the planned ones. */
+/* packed: bytes that kernels take besides the planned ones, or -1. */
 static void recompute(KdContext *cx, const KdPassOptions *o, int64_t packed, KdPipelineResult *r) {
-    KdPassOptions less = *o;
-    less.fuse = o->fuse && !names_pass(o, "fuse");
-    less.memory_limit = o->memory_limit > packed ? o->memory_limit - packed : 1;
-    r->final = kd_recompute(r->whole, &less, &r->recomputed);
-    if (r->recomputed.least > less.memory_limit)
+    KdPassOptions plain = *o;
+    plain.fuse = o->fuse && !names_pass(o, "fuse");
+    r->final = kd_recompute(r->whole, &plain, packed, &r->recomputed);
+    packed = r->recomputed.packed;
+    if (r->recomputed.least > o->memory_limit - packed)
         kd_raise(cx, KD_FAIL_INPUT, "%s: activations are limited to %s, but need %s at least (%s without recomputation)",
                  r->final->name, mebibytes(cx, o->memory_limit), mebibytes(cx, r->recomputed.least + packed),
                  mebibytes(cx, r->recomputed.planned + packed));
@@ -111,7 +111,7 @@ static void step(KdContext *cx, const struct Row *row, const KdPassOptions *o, K
         break;
     case RECOMPUTE:
         r->whole = r->final;
-        if (!skip && o->memory_limit > 0) recompute(cx, o, 0, r);
+        if (!skip && o->memory_limit > 0) recompute(cx, o, -1, r);
         check(cx, row, kd_verify(r->final, &why), &why);
         break;
     case FUSE: {

@@ -61,7 +61,7 @@ typedef struct Search {
     KdRecomputed *info;
     const KdFunc *result;
     KdFail failure;
-    int64_t limit, small;
+    int64_t packed, limit, small;
     Trial base, best, now; /* of this round; NULL contexts: none */
     KdContext *cx;         /* for one round */
     KdMap seen;            /* hash of `dropped` -> did it fit */
@@ -531,6 +531,9 @@ static void run(Search *s) {
     s->info->naive = s->base.plan->naive;
     s->info->planned = s->base.plan->arena;
     double work = s->base.work;
+    if (s->packed >= 0) s->info->packed = s->packed;
+    else if (s->base.plan->arena > s->o->memory_limit) s->info->packed = s->o->memory_limit / 32;
+    s->limit = s->o->memory_limit - s->info->packed;
     for (int round = 0; round < ROUNDS && s->base.plan->arena > s->limit; round++) {
         int64_t before = s->base.plan->arena;
         guarded(s, s->base.cx, search_from_base);
@@ -544,12 +547,12 @@ static void run(Search *s) {
     s->info->more_work = work > 0 ? s->base.work / work - 1 : 0;
 }
 
-const KdFunc *kd_recompute(const KdFunc *f, const KdPassOptions *o, KdRecomputed *info) {
+const KdFunc *kd_recompute(const KdFunc *f, const KdPassOptions *o, int64_t packed, KdRecomputed *info) {
     KdContext *cx = f->cx;
     *info = (KdRecomputed){0};
     if (o->memory_limit <= 0) return f;
     Search *s = KD_NEW(cx, Search);
-    *s = (Search){.o = o, .limit = o->memory_limit, .info = info, .outer = cx, .f = f};
+    *s = (Search){.o = o, .packed = packed, .info = info, .outer = cx, .f = f};
     KdLanding l;
     const char *message = NULL;
     if (KD_TRY(cx, l)) {

@@ -42,7 +42,7 @@ static double **results(const KdFunc *f, int64_t limit, bool fuse, double **in, 
     KdPassOptions o = options(limit);
     o.fuse = fuse;
     KdStr why = {.cx = f->cx};
-    const KdFunc *g = kd_recompute(f, &o, info);
+    const KdFunc *g = kd_recompute(f, &o, 0, info);
     if (!kd_verify(g, &why)) fail_msg("not valid: %s", why.s);
     KdFusion *fu = kd_fuse(g, &o);
     kd_order(fu);
@@ -94,12 +94,12 @@ static void what_fits_is_left_alone(void **state) {
     const KdFunc *f = kd_pass_dce(kd_pass_autodiff(chain(cx, false)));
     KdRecomputed info;
     KdPassOptions none = options(0), much = options(INT64_C(1) << 30);
-    assert_ptr_equal(kd_recompute(f, &none, &info), f);
-    assert_ptr_equal(kd_recompute(f, &much, &info), f);
+    assert_ptr_equal(kd_recompute(f, &none, -1, &info), f);
+    assert_ptr_equal(kd_recompute(f, &much, -1, &info), f);
     assert_int_equal(info.planned, info.least);
     assert_true(info.planned > 0 && info.more_work == 0);
     KdPassOptions same = options(info.planned);
-    assert_ptr_equal(kd_recompute(f, &same, &info), f);
+    assert_ptr_equal(kd_recompute(f, &same, -1, &info), f);
     kd_context_free(cx);
 }
 
