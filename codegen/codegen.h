@@ -45,8 +45,8 @@ typedef struct KdAsmBlock {
 enum { KD_ASM_MANY_FMAS = 8 }; /* with so many, a block is part of a schedule's inner loop */
 typedef void KdAsmBlockFn(void *user, const KdAsmBlock *b);
 void kd_asm_blocks(const char *text, const KdTarget *t, KdAsmBlockFn *fn, void *user);
-/* By kernel of m: the spills in its inner loops (those blocks that are loops, and those of many multiply-adds). Compiles m
- * again, as assembly. NULL after kd_error. */
+/* By kernel of m: the spills in its inner loops (those blocks that are loops, and those of many multiply-adds).
+ * Compiles m again, as assembly. NULL after kd_error. */
 int *kd_kernel_spills(KdContext *cx, const KlModule *m, const KdTarget *t, const KdCodegenOptions *o);
 
 /* ---- artefacts: objects that run without kdc and kdrt (artefact.c, elf.c) ---- */

@@ -1,8 +1,8 @@
-/* spills.c: what the loops of emitted assembly are made of. In: the text of kd_codegen(..., KD_EMIT_ASM). Out: its basic
- * blocks, each from a label or jump to the next jump or label, with counts.
+/* spills.c: what the loops of emitted assembly are made of. In: the text of kd_codegen(..., KD_EMIT_ASM). Out: its
+ * basic blocks, each from a label or jump to the next jump or label, with counts.
  *
- * A spill is an instruction that moves a vector register to the stack or back: memory relative to the stack pointer and a vector
- * register in one line. LLVM keeps nothing else of vectors there: scratch comes in through a pointer.
+ * A spill is an instruction that moves a vector register to the stack or back: memory relative to the stack pointer and
+ * a vector register in one line. LLVM keeps nothing else of vectors there: scratch comes in through a pointer.
  */
 #include <string.h>
 

@@ -14,7 +14,7 @@ typedef struct KdConsidered {
 
 typedef struct KdExplained {
     KdOp op;
-    const char *shape;    /* "[1, 3, 262, 262] x [64, 3, 7, 7] -> [1, 64, 256, 256]", then what of strides and the like is special */
+    const char *shape;    /* "[1, 3, 262, 262] x [64, 3, 7, 7] -> [1, 64, 256, 256]", then strides and the like */
     const char *place;    /* "resnet.kd:31:12" of the first of them, outside the prelude; "" where it has none */
     int count;            /* so many anchors are equal */
     const char *schedule; /* "generic": the element rule in plain loops; "streamed": see KdFusion.streamed */

@@ -209,7 +209,8 @@ static bool profile(Bench *b) {
         const KlKernel *k = m->kernels.v[m->calls.v[c].kernel];
         int *at = &row[m->calls.v[c].kernel]; /* number of its row, plus 1 */
         if (!*at) {
-            kd_push(b->p->cx, &b->kernels, (Kernel){.what = k->what, .spills = spills ? spills[m->calls.v[c].kernel] : 0});
+            int n = spills ? spills[m->calls.v[c].kernel] : 0;
+            kd_push(b->p->cx, &b->kernels, (Kernel){.what = k->what, .spills = n});
             *at = b->kernels.n;
         }
         Kernel *x = &b->kernels.v[*at - 1];
@@ -264,13 +265,13 @@ static double share_of_bandwidth(const Bench *b, double gbytes) {
 
 static void print_table(const Bench *b) {
     printf("  bandwidth     triad %.1f GB/s, read %.1f GB/s\n", b->bandwidth.triad, b->bandwidth.read);
-    printf("\n%6s %10s %7s %9s %8s %9s %8s %8s %6s  %s\n", "calls", "ms a run", "share", "GFLOP/s", "of peak", "MB", "GB/s",
-           "of mem.", "spills", "kernel");
+    printf("\n%6s %10s %7s %9s %8s %9s %8s %8s %6s  %s\n", "calls", "ms a run", "share", "GFLOP/s", "of peak", "MB",
+           "GB/s", "of mem.", "spills", "kernel");
     for (int i = 0; i < b->kernels.n; i++) {
         const Kernel *k = &b->kernels.v[i];
         double gflops = per_second(k->flops, k->seconds), gbytes = per_second(k->bytes, k->seconds);
-        printf("%6lld %10.3f %6.1f%% %9.1f %7.1f%% %9.2f %8.1f %7.1f%% %6d  %s\n", (long long)k->calls, 1e3 * k->seconds,
-               b->profiled > 0 ? 100 * k->seconds / b->profiled : 0, gflops, share(b, gflops), k->bytes * 1e-6, gbytes,
+        printf("%6lld %10.3f %6.1f%% %9.1f %7.1f%% %9.2f %8.1f %7.1f%% %6d  %s\n", (long long)k->calls,
+               1e3 * k->seconds, b->profiled > 0 ? 100 * k->seconds / b->profiled : 0, gflops, share(b, gflops), k->bytes * 1e-6, gbytes,
                share_of_bandwidth(b, gbytes), k->spills, k->what ? k->what : "?");
     }
     printf("%6s %10.3f  all kernels\n", "", 1e3 * b->profiled);
@@ -311,9 +312,10 @@ static json_t *kernels_json(const Bench *b) {
     for (int i = 0; i < b->kernels.n; i++) {
         const Kernel *k = &b->kernels.v[i];
         double gflops = per_second(k->flops, k->seconds), gbytes = per_second(k->bytes, k->seconds);
-        json_t *row = json_pack("{s:s, s:I, s:f, s:f, s:f, s:f}", "what", k->what ? k->what : "?", "calls", (json_int_t)k->calls, "ms",
-                                1e3 * k->seconds, "share", b->profiled > 0 ? k->seconds / b->profiled : 0, "gflops", gflops,
-                                "of_peak", share(b, gflops) / 100);
+        json_t *row = json_pack("{s:s, s:I, s:f, s:f, s:f, s:f}", "what", k->what ? k->what : "?", "calls",
+                                (json_int_t)k->calls, "ms", 1e3 * k->seconds, "share",
+                                b->profiled > 0 ? k->seconds / b->profiled : 0, "gflops", gflops, "of_peak",
+                                share(b, gflops) / 100);
         json_t *memory = json_pack("{s:f, s:f, s:f, s:i}", "bytes", k->bytes, "gbytes", gbytes, "of_bandwidth",
                                    share_of_bandwidth(b, gbytes) / 100, "spills", k->spills);
         json_object_update(row, memory);
@@ -344,7 +346,8 @@ static bool print_json(const Bench *b) {
     json_object_set_new(o, "compiled", code);
     if (b->a->profile) {
         json_object_set_new(o, "profile", kernels_json(b));
-        json_object_set_new(o, "bandwidth", json_pack("{s:f, s:f}", "triad", b->bandwidth.triad, "read", b->bandwidth.read));
+        json_object_set_new(o, "bandwidth", json_pack("{s:f, s:f}", "triad", b->bandwidth.triad, "read",
+                                                      b->bandwidth.read));
     }
     if (b->a->explain) {
         json_object_set_new(o, "schedules", kdc_cli_explain_json(b->p, kdc_runnable_unit(b->r), &b->p->host));

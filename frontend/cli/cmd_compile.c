@@ -302,8 +302,9 @@ static bool print_summary(Job *j, double start) {
     json_t *o = kdc_summary_json(j->p->file, j->items.v, j->items.n, kdc_now() - start);
     json_t *schedules = j->a->explain ? json_object() : NULL;
     for (int i = 0; i < j->items.n && schedules; i++) {
-        if (!j->items.v[i].skipped) {
-            json_object_set_new(schedules, j->items.v[i].name, kdc_cli_explain_json(j->p, j->items.v[i].unit, &j->p->host));
+        const KdcSummary *item = &j->items.v[i];
+        if (!item->skipped) {
+            json_object_set_new(schedules, item->name, kdc_cli_explain_json(j->p, item->unit, &j->p->host));
         }
     }
     if (schedules) {

@@ -49,9 +49,10 @@ json_t *kdc_cli_explain_json(const KdcProgram *p, const KdcUnit *u, const KdTarg
             json_array_append_new(others, json_pack("{s:s, s:f}", "schedule", e->others.v[k].schedule, "ms",
                                                     1e3 * e->others.v[k].seconds));
         }
-        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:i, s:s, s:s, s:s, s:f, s:o}", "op", kd_op_info[e->op].name, "shape",
-                                              e->shape, "place", e->place, "count", e->count, "schedule", e->schedule, "plan",
-                                              e->plan, "why", e->why, "ms", 1e3 * e->seconds, "others", others));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:i, s:s, s:s, s:s, s:f, s:o}", "op",
+                                              kd_op_info[e->op].name, "shape", e->shape, "place", e->place, "count",
+                                              e->count, "schedule", e->schedule, "plan", e->plan, "why", e->why, "ms",
+                                              1e3 * e->seconds, "others", others));
     }
     return list;
 }

@@ -5,9 +5,9 @@
  * enough of them to cover the latency of two units (12 chains; 4 cycles x 2 units = 8 would just do). The
  * instructions are written as inline assembly on vector-extension types, because whether a compiler contracts a*b + c
  * into one instruction depends on its flags. The widest version that this CPU has is picked at run time. A machine
- * has moods, so the best of several short rounds counts. For the bandwidth each thread has its own part of arrays that are
- * larger than caches, written once before (so that there is memory behind them, near that thread): reading one, and the triad of
- * McCalpin's STREAM.
+ * has moods, so the best of several short rounds counts. For the bandwidth each thread has its own part of arrays that
+ * are larger than caches, written once before (so that there is memory behind them, near that thread): reading one, and
+ * the triad of McCalpin's STREAM.
  */
 #include "runtime/host/peak.h"
 

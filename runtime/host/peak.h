@@ -16,8 +16,8 @@ typedef struct KdBandwidth {
     double read;
 } KdBandwidth;
 
-/* The best of a few passes over 192 MB (in all threads together), which are allocated and freed; some 0.3 s. As many threads
- * as above. */
+/* The best of a few passes over 192 MB (in all threads together), which are allocated and freed; some 0.3 s. As many
+ * threads as above. */
 KdBandwidth kd_host_bandwidth(int threads);
 
 #endif

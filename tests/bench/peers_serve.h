@@ -4,8 +4,8 @@
  *     out FILE                 writes the output of the latest run, f32 as in memory
  *     mem                      the most memory this process has held (VmHWM), in MB
  *
- * "ready" is said first. The input of every engine is peers_input. With PEERS_CLOCK=cpu in the environment times are the
- * process's processor time, which others on the machine hardly change.
+ * "ready" is said first. The input of every engine is peers_input. With PEERS_CLOCK=cpu in the environment times are
+ * the process's processor time, which others on the machine hardly change.
  */
 #ifndef PEERS_SERVE_H
 #define PEERS_SERVE_H

@@ -77,7 +77,10 @@ int main(int argc, char **argv) {
         peers_fail("usage: peers_step session|grads FILE NAME THREADS IMPORTS [PARAM=VALUE ...]");
     }
     const char *imports[] = {argv[5]};
-    KdcOptions o = {.defines = (const char *const *)argv + 6, .n_defines = argc - 6, .import_path = imports, .n_import_path = 1,
+    KdcOptions o = {.defines = (const char *const *)argv + 6,
+                    .n_defines = argc - 6,
+                    .import_path = imports,
+                    .n_import_path = 1,
                     .threads = atoi(argv[4])};
     s.p = kdc_open(argv[2], NULL, 0, &o);
     if (!s.p) {

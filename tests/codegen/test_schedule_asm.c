@@ -139,9 +139,10 @@ static void see(void *user, const KdAsmBlock *b) {
 /* The counting itself, on text with known counts. */
 static void count_x86(void **state) {
     (void)state;
-    static const char text[] = "\t.text\nf_k0:\n\tpushq\t%rbx\n\tvmovups\t%zmm1, 64(%rsp)\n\tjmp\t.LBB0_2\n.LBB0_1:\n"
-                               "\tvfmadd231ps\t(%rax), %zmm0, %zmm1\n\tvmovups\t64(%rsp), %ymm3\n\tmovq\t8(%rsp), %rcx\n"
-                               "\tjne\t.LBB0_1\n.LBB0_2:\n\tretq\n\t.size f\nf_k1:\n\taddq\t$1, %rax\n\tjne\t.LBB0_1\n";
+    static const char text[] =
+        "\t.text\nf_k0:\n\tpushq\t%rbx\n\tvmovups\t%zmm1, 64(%rsp)\n\tjmp\t.LBB0_2\n.LBB0_1:\n"
+        "\tvfmadd231ps\t(%rax), %zmm0, %zmm1\n\tvmovups\t64(%rsp), %ymm3\n\tmovq\t8(%rsp), %rcx\n"
+        "\tjne\t.LBB0_1\n.LBB0_2:\n\tretq\n\t.size f\nf_k1:\n\taddq\t$1, %rax\n\tjne\t.LBB0_1\n";
     KdTarget t = {.triple = "x86_64-pc-linux-gnu"};
     Seen s = {0};
     kd_asm_blocks(text, &t, see, &s);
@@ -161,8 +162,9 @@ static void count_x86(void **state) {
 
 static void count_aarch64(void **state) {
     (void)state;
-    static const char text[] = "g_k0:\n\tstp\td9, d8, [sp, #16]\n.LBB0_1:\n\tfmla\tv0.4s, v1.4s, v2.4s\n\tstr\tq3, [sp, #32]\n"
-                               "\tbl\tf\n\tldp\tq4, q5, [sp]\n\tb.ne\t.LBB0_1\n\tcbz\tx1, .LBB0_1\n";
+    static const char text[] =
+        "g_k0:\n\tstp\td9, d8, [sp, #16]\n.LBB0_1:\n\tfmla\tv0.4s, v1.4s, v2.4s\n\tstr\tq3, [sp, #32]\n"
+        "\tbl\tf\n\tldp\tq4, q5, [sp]\n\tb.ne\t.LBB0_1\n\tcbz\tx1, .LBB0_1\n";
     KdTarget t = {.triple = "aarch64-linux-gnu"};
     Seen s = {0};
     kd_asm_blocks(text, &t, see, &s);
@@ -178,7 +180,8 @@ static void count_aarch64(void **state) {
 int main(void) {
     enum { CASES = KD_COUNT(targets) * KD_COUNT(shapes) };
     static Case cases[CASES];
-    static struct CMUnitTest tests[CASES + 2] = {[CASES] = cmocka_unit_test(count_x86), cmocka_unit_test(count_aarch64)};
+    static struct CMUnitTest tests[CASES + 2] = {[CASES] = cmocka_unit_test(count_x86),
+                                                 cmocka_unit_test(count_aarch64)};
     for (int i = 0; i < CASES; i++) {
         Case *c = &cases[i];
         c->target = &targets[i / KD_COUNT(shapes)];
