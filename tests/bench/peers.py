@@ -1,11 +1,11 @@
-"""peers.py: kdc beside PyTorch and ONNX Runtime, in alternating runs; writes one table in Markdown. Started by peers.sh.
+"""peers.py: kdc beside PyTorch and ONNX Runtime, in alternating runs; one table in Markdown. Started by peers.sh.
 
-Every engine is a process that waits for a line and then runs (peers_serve.h); all others are stopped (SIGSTOP) meanwhile,
-so nobody's idle threads take time from who is measured. A round asks each engine once, in turn, and the machine's
-multiply-add peak; the order turns round with every round. What is compared are ratios within a round; the table has their
-median, least and most. kdc's inference is the exported library in a small C program (peers_net.c), its training steps
-are libkdc's (peers_step.c). Rows whose engine is missing say so. With --busy, one thread is measured, by processor time: for a
-machine on which others run.
+Every engine is a process that waits for a line and then runs (peers_serve.h); all others are stopped (SIGSTOP)
+meanwhile, so nobody's idle threads take time from who is measured. A round asks each engine once, in turn, and the
+machine's multiply-add peak; the order turns round with every round. What is compared are ratios within a round; the
+table has their median, least and most. kdc's inference is the exported library in a small C program (peers_net.c), its
+training steps are libkdc's (peers_step.c). Rows whose engine is missing say so. With --busy, one thread is measured, by
+processor time: for a machine on which others run.
 """
 import argparse
 import array
@@ -25,13 +25,18 @@ import zlib
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 MODELS = os.path.join(ROOT, "models")
+RECIPES = os.path.join(MODELS, "recipes/")
 PEERS = os.path.join(HERE, "peers.kd")
 TORCH = os.path.join(HERE, "peers_torch.py")
 
 # name: (what, GFLOP by methods A.5 (Tin), target of design/performance.md)
 NETS = {
-    "R64": ("ResNet-9 ngf 64", 99.104, 3.2), "R32": ("ResNet-9 ngf 32", 25.392, 3.0), "R16": ("ResNet-9 ngf 16", 6.656, 3.0),
-    "M48": ("mobile ResNet-9 ngf 48", 12.976, 3.0), "U64": ("U-Net-256 ngf 64", 12.096, 1.5), "U16": ("U-Net-256 ngf 16", 0.812, 2.0),
+    "R64": ("ResNet-9 ngf 64", 99.104, 3.2),
+    "R32": ("ResNet-9 ngf 32", 25.392, 3.0),
+    "R16": ("ResNet-9 ngf 16", 6.656, 3.0),
+    "M48": ("mobile ResNet-9 ngf 48", 12.976, 3.0),
+    "U64": ("U-Net-256 ngf 64", 12.096, 1.5),
+    "U16": ("U-Net-256 ngf 16", 0.812, 2.0),
 }
 # name: (what, kind, file, name there, params, target)
 STEPS = {
@@ -39,8 +44,8 @@ STEPS = {
     "spatial": ("spatial similarity term 4096 x 4096 x 256", "grads", PEERS, "spatial", [], 4.0),
     "distil16": ("distil ngf 16 from 64, ReKo + PatchGAN", "session", PEERS, "distil", ["ngf=16"], 3.0),
     "distil32": ("distil ngf 32 from 64, ReKo + PatchGAN", "session", PEERS, "distil", ["ngf=32"], 3.0),
-    "pix2pix": ("Pix2Pix U-Net-256 ngf 64", "session", os.path.join(MODELS, "recipes/pix2pix.kd"), "pix2pix", [], 3.0),
-    "cyclegan": ("CycleGAN ngf 64 with identity loss", "session", os.path.join(MODELS, "recipes/cyclegan.kd"), "cyclegan", [], 3.5),
+    "pix2pix": ("Pix2Pix U-Net-256 ngf 64", "session", RECIPES + "pix2pix.kd", "pix2pix", [], 3.0),
+    "cyclegan": ("CycleGAN ngf 64 with identity loss", "session", RECIPES + "cyclegan.kd", "cyclegan", [], 3.5),
 }
 
 
@@ -48,16 +53,19 @@ class Missing(Exception):
     pass
 
 
-# ---- processes --------------------------------------------------------------------------------------------------------
+# ---- processes -----------------------------------------------------------------------------------------------------
 
 class Engine:
     """A process that serves; stopped but while it is asked."""
     alive = []
 
     def __init__(self, command, threads):
-        env = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), OPENBLAS_NUM_THREADS=str(threads))
+        env = dict(os.environ)
+        for library in ("OMP", "MKL", "OPENBLAS"):
+            env[library + "_NUM_THREADS"] = str(threads)
         self.which = ""
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env)
         Engine.alive.append(self)
         while True:
             line = self.process.stdout.readline()
@@ -103,7 +111,7 @@ def must(command, **more):
     return r.stdout
 
 
-# ---- what each engine needs -------------------------------------------------------------------------------------------
+# ---- what each engine needs ----------------------------------------------------------------------------------------
 
 class Work:
     """The folder with weights, exports, ONNX files: made once, when first asked for."""
@@ -146,10 +154,12 @@ class Work:
         """kdc's exported library in a program of its own. Made anew each time: the compiler may have changed."""
         folder, weights = self.path("%s-%d" % (name, threads)), self.weights(name)
         spread = ["--openmp", "--threads", str(threads)] if threads > 1 else []
-        must([self.a.kdc, "export", PEERS + ":" + name, "-I", MODELS, "--weights", weights, "-o", folder, "-q"] + spread)
+        must([self.a.kdc, "export", PEERS + ":" + name, "-I", MODELS, "--weights", weights, "-o", folder, "-q"] +
+             spread)
+        program = os.path.join(folder, "run")
         must(["cc", "-O2", "-DNET=" + name, '-DHEADER="%s.h"' % name, "-I" + folder, os.path.join(HERE, "peers_net.c"),
-              os.path.join(folder, "lib%s.a" % name), "-o", os.path.join(folder, "run")] + (["-fopenmp"] if threads > 1 else []))
-        return os.path.join(folder, "run")
+              os.path.join(folder, "lib%s.a" % name), "-o", program] + (["-fopenmp"] if threads > 1 else []))
+        return program
 
     def onnx(self, name):
         path = self.path(name + ".onnx")
@@ -189,7 +199,7 @@ class Work:
         return path
 
 
-# ---- measuring --------------------------------------------------------------------------------------------------------
+# ---- measuring -----------------------------------------------------------------------------------------------------
 
 class Measured:
     """By engine: a time for each round, in ms; notes why there is none."""
@@ -287,12 +297,11 @@ def cold_starts(work, rounds):
         warm.close()
     except Missing as e:
         m.why["warm"] = str(e)
-    env_threads = ["env", "OMP_NUM_THREADS=1"]
     ways = {}
     for way, make in {
         "kdc": lambda: [work.net(name, 1), "once"],
-        "kdc run": lambda: env_threads + [a.kdc, "run", PEERS + ":" + name, "-I", MODELS, "--weights", work.weights(name), "-i",
-                                          work.picture(), "-o", work.path("out.png"), "--threads", "1", "-q"],
+        "kdc run": lambda: ["env", "OMP_NUM_THREADS=1", a.kdc, "run", PEERS + ":" + name, "-I", MODELS, "--weights",
+                            work.weights(name), "-i", work.picture(), "-o", work.path("out.png"), "--threads=1", "-q"],
         "ORT": lambda: work.ort(name, 1) + ["once"],
         "PyTorch": lambda: (work.script(name), work.torch("once", name, work.weights(name), 1))[1],
     }.items():
@@ -313,13 +322,13 @@ def compile_times(work, rounds):
     """Everything from the source text on, no cache, all cores."""
     found = {}
     for what, place, params in (("one generator, ResNet-9 ngf 64", PEERS + ":R64", []),
-                                ("the CycleGAN step", os.path.join(MODELS, "recipes/cyclegan.kd") + ":cyclegan", [])):
+                                ("the CycleGAN step", RECIPES + "cyclegan.kd:cyclegan", [])):
         command = [work.a.kdc, place, "-I", MODELS, "--no-cache", "-q"] + params
         found[what] = [cold(command, work.a.busy) for _ in range(rounds)]
     return found
 
 
-# ---- the table ----------------------------------------------------------------------------------------------------------
+# ---- the table -----------------------------------------------------------------------------------------------------
 
 def ms(v):
     return "" if v is None else "%.0f" % v if v >= 100 else "%.1f" % v if v >= 10 else "%.2f" % v
@@ -361,8 +370,8 @@ class Table:
 def inference(work, table, wanted):
     a, memory = work.a, []
     table.say("\n## Inference, 256 x 256, batch 1 (kdc: the exported library in a C program)\n")
-    table.head("network", "threads", "kdc ms", "ONNX Runtime ms", "PyTorch ms", "best peer", "best peer / kdc", "target",
-               "kdc GFLOP/s", "of the peak", "peak GFLOP/s", "furthest from kdc")
+    table.head("network", "threads", "kdc ms", "ONNX Runtime ms", "PyTorch ms", "best peer", "best peer / kdc",
+               "target", "kdc GFLOP/s", "of the peak", "peak GFLOP/s", "furthest from kdc")
     for name, (what, gflop, target) in NETS.items():
         for threads in a.threads:
             if not wanted("inference %s %s" % (name, what)):
@@ -393,31 +402,35 @@ def steps(work, table, wanted):
             if not wanted("step %s %s" % (name, what)):
                 continue
             if not said:
-                table.say("\n## Training steps and terms, forward and backward (kdc: libkdc; the peer: PyTorch eager)\n")
-                table.head("step", "threads", "kdc ms", "PyTorch ms", "PyTorch / kdc", "target", "kdc MB", "PyTorch MB", "kdc / PyTorch", "peak GFLOP/s")
+                table.say("\n## Training steps and terms, forward and backward (kdc: libkdc; peer: PyTorch eager)\n")
+                table.head("step", "threads", "kdc ms", "PyTorch ms", "PyTorch / kdc", "target", "kdc MB", "PyTorch MB",
+                           "kdc / PyTorch", "peak GFLOP/s")
                 said = True
             short = name in ("contrast", "spatial")
+            rounds = a.rounds if short else max(1, a.rounds // 2)
             m = alternate(work, {"kdc": lambda: [a.step, kind, file, inside, str(threads), MODELS] + params,
                                  "PyTorch": lambda: work.torch("step", name, threads)},
-                          threads, a.rounds if short else max(1, a.rounds // 2), 1 if short else 0, 2 if short else 1, 0)
+                          threads, rounds, 1 if short else 0, 2 if short else 1, 0)
             _, ratio, wish = ratio_cells(m, target)
             k, p = m.memory.get("kdc"), m.memory.get("PyTorch")
-            table.row(what, str(threads), cell(m, "kdc"), cell(m, "PyTorch"), ratio, wish, "%.0f" % k if k else "", "%.0f" % p if p else "",
-                      "%.2f" % (k / p) if k and p else "", "%.0f" % m.machine(a.busy))
+            table.row(what, str(threads), cell(m, "kdc"), cell(m, "PyTorch"), ratio, wish, "%.0f" % k if k else "",
+                      "%.0f" % p if p else "", "%.2f" % (k / p) if k and p else "", "%.0f" % m.machine(a.busy))
 
 
 def starts(work, table, wanted):
     if wanted("cold start"):
         m = cold_starts(work, work.a.rounds)
         table.say("\n## Cold start, ResNet-9 ngf 16: process start to its end after one picture, 1 thread\n")
-        table.head("exported library ms", "(one inference of it, warm)", "kdc run, warm cache ms", "ONNX Runtime ms", "PyTorch ms")
+        table.head("exported library ms", "(one inference of it, warm)", "kdc run, warm cache ms", "ONNX Runtime ms",
+                   "PyTorch ms")
         table.row(*[cell(m, w) for w in ("kdc", "warm", "kdc run", "ORT", "PyTorch")])
         table.say("\nTargets: exported library 15 ms and one inference, kdc run 200 ms.")
     if wanted("compile"):
         table.say("\n## Compile, cold (no cache, all cores)\n")
         table.head("what", "seconds", "target")
         for (what, times), target in zip(compile_times(work, min(work.a.rounds, 3)).items(), (3, 10)):
-            table.row(what, "%.2f (%.2f to %.2f)" % tuple(1e-3 * f(times) for f in (statistics.median, min, max)), str(target))
+            seconds = tuple(1e-3 * f(times) for f in (statistics.median, min, max))
+            table.row(what, "%.2f (%.2f to %.2f)" % seconds, str(target))
 
 
 def machine():
@@ -427,10 +440,11 @@ def machine():
 
 
 def options():
-    p = argparse.ArgumentParser(prog="peers.sh", description="kdc beside PyTorch and ONNX Runtime, in alternating runs; one table")
+    p = argparse.ArgumentParser(prog="peers.sh", description="kdc beside PyTorch and ONNX Runtime; one table")
     p.add_argument("--rounds", type=int, help="rounds of alternating runs (7; long steps half as many)")
     p.add_argument("--threads", default="1,2", help="thread counts, with commas (1,2)")
-    p.add_argument("--only", default="", help="rows whose kind or name has this pattern: inference, step, cold, compile, R64, pix2pix")
+    p.add_argument("--only", default="",
+                   help="rows whose kind or name has this pattern: inference, step, cold, compile, R64, pix2pix")
     p.add_argument("--busy", action="store_true", help="others use this machine: one thread, by processor time")
     p.add_argument("--quick", action="store_true", help="3 rounds of short runs")
     p.add_argument("--out", help="the table's file (peers.md in the work folder)")
@@ -451,9 +465,10 @@ def main():
     work, table = Work(a), Table(a.out)
     version = must(work.torch("version")).strip() if a.torch else "none"
     table.say("# kdc beside its peers\n")
-    table.say("%s; load %.1f at the start; %s, ONNX Runtime %s, PyTorch %s; %d rounds; ratios: median (least to most) of rounds%s." % (
-        machine(), os.getloadavg()[0], must([a.kdc, "--version"]).splitlines()[0], "yes" if a.ort else "none", version, a.rounds,
-        "; times are processor time" if a.busy else ""))
+    table.say("%s; load %.1f at the start; %s, ONNX Runtime %s, PyTorch %s;" % (
+        machine(), os.getloadavg()[0], must([a.kdc, "--version"]).splitlines()[0], "yes" if a.ort else "none", version))
+    table.say("%d rounds (long steps fewer); ratios: median (least to most) of rounds%s." % (
+        a.rounds, "; times are processor time" if a.busy else ""))
 
     def wanted(what):
         return re.search(a.only, what) is not None

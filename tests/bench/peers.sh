@@ -1,14 +1,15 @@
 #!/bin/sh
-# peers.sh: kdc beside PyTorch and ONNX Runtime, in alternating runs on this machine; one table in Markdown, on stdout and
-# in a file. A development tool: not part of ./run test.
+# peers.sh: kdc beside PyTorch and ONNX Runtime, in alternating runs on this machine; one table in Markdown, on stdout
+# and in a file. A development tool: not part of ./run test.
 #
 #   tests/bench/peers.sh [--rounds N] [--threads 1,2] [--only PATTERN] [--quick] [--busy] [--out FILE] [--fetch]
 #
 # PyTorch is Debian's python3-torch (PEERS_PYTHON: another Python that has it). ONNX Runtime is libonnxruntime.so.1 of
 # the npm package onnxruntime-node, or any other: PEERS_ORT names the library, or the package's .tgz or folder. Without
-# OpenBLAS PyTorch multiplies matrices with Debian's reference BLAS and is up to fifteen times slower: PEERS_BLAS is the folder of
-# its libblas.so.3, where it is not installed. --fetch gets both, by `npm pack` and `apt-get download`, into PEERS_WORK
-# (~/.cache/kdc-peers), where all other files go, too; nothing is installed. What is missing is left out, and the rows say so.
+# OpenBLAS PyTorch multiplies matrices with Debian's reference BLAS and is up to fifteen times slower: PEERS_BLAS is the
+# folder of its libblas.so.3, where it is not installed. --fetch gets both, by `npm pack` and `apt-get download`, into
+# PEERS_WORK (~/.cache/kdc-peers), where all other files go, too; nothing is installed. What is missing is left out, and
+# the rows say so.
 # kdc is built in PEERS_BUILD (build/), unless PEERS_NO_BUILD is set.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -49,7 +50,8 @@ fi
 case $ort in
 *.tgz)
     mkdir -p "$work/ort"
-    [ -n "$(find_ort "$work/ort" $arch)" ] || tar xzf "$ort" -C "$work/ort" "package/bin/napi-v6/linux/$arch/libonnxruntime.so.1"
+    [ -n "$(find_ort "$work/ort" $arch)" ] ||
+        tar xzf "$ort" -C "$work/ort" "package/bin/napi-v6/linux/$arch/libonnxruntime.so.1"
     ort=$work/ort
     ;;
 esac
@@ -58,7 +60,8 @@ esac
 
 if [ -z "$blas" ]; then
     if [ -n "$fetch" ] && [ ! -d "$work/blas" ]; then
-        (cd "$work" && apt-get -q download libopenblas0-pthread > fetch.log 2>&1 && dpkg -x libopenblas0-pthread_*.deb blas) || tail "$work/fetch.log" >&2
+        (cd "$work" && apt-get -q download libopenblas0-pthread > fetch.log 2>&1 &&
+            dpkg -x libopenblas0-pthread_*.deb blas) || tail "$work/fetch.log" >&2
     fi
     blas=$(find "$work/blas" -name libblas.so.3 2>/dev/null | head -n 1)
     blas=${blas%/*}
@@ -69,4 +72,5 @@ fi
     tail -n 20 "$work/build.log" >&2
     exit 1
 }
-exec "$python" "$here/peers.py" --kdc "$build/kdc" --step "$build/tests/bench/peers_step" --python "$python" --ort "$ort" --blas "$blas" --work "$work" "$@"
+exec "$python" "$here/peers.py" --kdc "$build/kdc" --step "$build/tests/bench/peers_step" --python "$python" \
+    --ort "$ort" --blas "$blas" --work "$work" "$@"

@@ -1,6 +1,7 @@
-"""peers_torch.py: PyTorch's side of peers.py: the networks and steps of peers.kd and of the recipes, written in PyTorch.
+"""peers_torch.py: PyTorch's side of peers.py: the networks and steps of peers.kd and of the recipes in PyTorch.
 
-    peers_torch.py net NAME WEIGHTS THREADS          serves (peers_serve.h): the fastest of eager, frozen and optimised TorchScript
+    peers_torch.py net NAME WEIGHTS THREADS          serves (peers_serve.h) the fastest of eager, frozen TorchScript,
+                                                     and that optimised for inference
     peers_torch.py once NAME WEIGHTS THREADS         a cold start: loads WEIGHTS.pt (frozen TorchScript), runs once
     peers_torch.py step NAME THREADS                 serves a training step, or a term forward and backward
     peers_torch.py onnx NAME WEIGHTS OUT.onnx        opset 13
@@ -26,7 +27,7 @@ warnings.filterwarnings("ignore")
 now = time.process_time if os.environ.get("PEERS_CLOCK") == "cpu" else time.monotonic
 
 
-# ---- networks (methods A) ---------------------------------------------------------------------------------------------
+# ---- networks (methods A) ------------------------------------------------------------------------------------------
 
 def normed(conv):
     return [conv, nn.InstanceNorm2d(conv.out_channels), nn.ReLU()]
@@ -71,14 +72,16 @@ class Unet(nn.Module):
         self.depth = depth
         width = [n * min(2 ** i, 8) for i in range(depth)]
         inner = range(1, depth - 1)
-        self.down = nn.ModuleList(nn.Conv2d(3 if i == 0 else width[i - 1], width[i], 4, 2, 1, bias=False) for i in range(depth))
+        outer = [3] + width  # channels outside of level i
+        self.down = nn.ModuleList(nn.Conv2d(outer[i], width[i], 4, 2, 1, bias=False) for i in range(depth))
         self.down_norm = nn.ModuleList(nn.BatchNorm2d(width[i]) if i in inner else nn.Identity() for i in range(depth))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(width[i] * (1 if i == depth - 1 else 2), 3 if i == 0 else width[i - 1], 4, 2, 1,
-                                                   bias=i == 0) for i in range(depth))
+        joined = [2 * w for w in width[:-1]] + [width[-1]]
+        self.up = nn.ModuleList(nn.ConvTranspose2d(joined[i], outer[i], 4, 2, 1, bias=i == 0) for i in range(depth))
         self.up_norm = nn.ModuleList(nn.Identity() if i == 0 else nn.BatchNorm2d(width[i - 1]) for i in range(depth))
 
     def in_order(self):  # tensors in order of creation: down, then up from the innermost
-        for conv, norm in itertools.chain(zip(self.down, self.down_norm), zip(reversed(self.up), reversed(self.up_norm))):
+        up = zip(reversed(self.up), reversed(self.up_norm))
+        for conv, norm in itertools.chain(zip(self.down, self.down_norm), up):
             yield from conv.state_dict().values()
             yield from (t for k, t in norm.state_dict().items() if k != "num_batches_tracked")
 
@@ -102,12 +105,13 @@ class Unet(nn.Module):
 def patchgan(channels, norm):
     layers = [nn.Conv2d(channels, 64, 4, 2, 1), nn.LeakyReLU(0.2, True)]
     for c_in, c_out, stride in (64, 128, 2), (128, 256, 2), (256, 512, 1):
-        layers += [nn.Conv2d(c_in, c_out, 4, stride, 1, bias=norm is not nn.BatchNorm2d), norm(c_out), nn.LeakyReLU(0.2, True)]
+        conv = nn.Conv2d(c_in, c_out, 4, stride, 1, bias=norm is not nn.BatchNorm2d)
+        layers += [conv, norm(c_out), nn.LeakyReLU(0.2, True)]
     return nn.Sequential(*layers, nn.Conv2d(512, 1, 4, 1, 1))
 
 
-NETS = {"R64": lambda: Resnet(64), "R32": lambda: Resnet(32), "R16": lambda: Resnet(16), "M48": lambda: Resnet(48, separable=True),
-        "U64": lambda: Unet(64), "U16": lambda: Unet(16)}
+NETS = {"R64": lambda: Resnet(64), "R32": lambda: Resnet(32), "R16": lambda: Resnet(16),
+        "M48": lambda: Resnet(48, separable=True), "U64": lambda: Unet(64), "U16": lambda: Unet(16)}
 
 
 def read_safetensors(path):
@@ -133,7 +137,7 @@ def picture():
     return torch.tensor((np.arange(n) * 7 % 17 / 8 - 1).astype(np.float32)).reshape(1, 3, 256, 256)
 
 
-# ---- training steps -----------------------------------------------------------------------------------------------------
+# ---- training steps ------------------------------------------------------------------------------------------------
 
 def adam(*nets, rate=2e-4):
     return torch.optim.Adam(itertools.chain(*[n.parameters() for n in nets]), lr=rate, betas=(0.5, 0.999))
@@ -191,8 +195,9 @@ def cyclegan():
         loss = loss + 5 * (F.l1_loss(g_b(a), a) + F.l1_loss(g_a(b), b))
         update(opt_g, loss)
         need_grad((d_a, d_b), True)
-        loss_d = 0.5 * (lsgan(d_a(b), 1) + lsgan(d_a(pool_b(fake_b)), 0)) + 0.5 * (lsgan(d_b(a), 1) + lsgan(d_b(pool_a(fake_a)), 0))
-        update(opt_d, loss_d)
+        loss_a = 0.5 * (lsgan(d_a(b), 1) + lsgan(d_a(pool_b(fake_b)), 0))
+        loss_b = 0.5 * (lsgan(d_b(a), 1) + lsgan(d_b(pool_a(fake_a)), 0))
+        update(opt_d, loss_a + loss_b)
 
     return step
 
@@ -206,7 +211,8 @@ def reko(query, keys):
 
 
 def distil(ngf):
-    teacher, student, widen, d = Resnet(64, features=True), Resnet(ngf, features=True), nn.Conv2d(4 * ngf, 256, 1), patchgan(3, nn.InstanceNorm2d)
+    teacher, student = Resnet(64, features=True), Resnet(ngf, features=True)
+    widen, d = nn.Conv2d(4 * ngf, 256, 1), patchgan(3, nn.InstanceNorm2d)
     opt_s, opt_d = adam(student, widen), adam(d)
     x, y = picture(), -picture()
     teacher.eval()
@@ -269,7 +275,7 @@ STEPS = {"cyclegan": cyclegan, "distil32": lambda: distil(32), "distil16": lambd
          "contrast": contrast, "spatial": spatial}
 
 
-# ---- serving -------------------------------------------------------------------------------------------------------------
+# ---- serving -------------------------------------------------------------------------------------------------------
 
 def serve(once, output):
     print("ready", flush=True)
@@ -299,7 +305,8 @@ def scripted(net, x):
 
 def serve_net(name, weights):
     x, net = picture(), network(name, weights)
-    ways = {"eager": lambda: net, "frozen": lambda: scripted(net, x), "optimised": lambda: torch.jit.optimize_for_inference(scripted(net, x))}
+    ways = {"eager": lambda: net, "frozen": lambda: scripted(net, x),
+            "optimised": lambda: torch.jit.optimize_for_inference(scripted(net, x))}
     best, way = None, {}
     with torch.no_grad():
         for label, make in ways.items():
@@ -329,7 +336,8 @@ def main(args):
         torch.set_num_threads(int(args[3]))
     if verb == "version":
         with open("/proc/self/maps") as f:
-            print(torch.__version__, "with", "OpenBLAS" if "openblas" in f.read() else "THE REFERENCE BLAS (slow: see peers.sh)")
+            fast = "openblas" in f.read()
+        print(torch.__version__, "with", "OpenBLAS" if fast else "THE REFERENCE BLAS (slow: see peers.sh)")
     elif verb == "net":
         serve_net(name, args[2])
     elif verb == "once":
@@ -339,7 +347,8 @@ def main(args):
         torch.set_num_threads(int(args[2]))
         serve(STEPS[name](), lambda: None)
     elif verb == "onnx":
-        torch.onnx.export(network(name, args[2]), picture(), args[3], opset_version=13, input_names=["x"], output_names=["y"])
+        torch.onnx.export(network(name, args[2]), picture(), args[3], opset_version=13, input_names=["x"],
+                          output_names=["y"])
     elif verb == "script":
         scripted(network(name, args[2]), picture()).save(args[3])
 
