@@ -216,15 +216,16 @@ static const char *bytes_text(const Train *t, int64_t bytes) {
                             : kd_format(t->p->cx, "%" PRId64 " MiB", (bytes + (1 << 19)) >> 20);
 }
 
-/* What the limit leaves for activations, of everything else that is there or will be. Compiling takes some itself. */
+/* What the limit leaves for activations, of everything else that is there or will be. How much compiling will take is not
+ * known; of a low limit it gets half. */
 static bool limit_activations(Train *t) {
     const int64_t compiling = 160 << 20;
-    int64_t limit = t->a->memory_limit, rest = kdc_resident_bytes() + changing_bytes(t) + image_bytes(t) + compiling;
+    int64_t limit = t->a->memory_limit, rest = kdc_resident_bytes() + changing_bytes(t) + image_bytes(t);
     if (limit <= 0) {
         return true;
     }
     if (limit > rest) {
-        t->p->o.memory_limit = limit - rest;
+        t->p->o.memory_limit = limit - rest > 2 * compiling ? limit - rest - compiling : (limit - rest + 1) / 2;
         return true;
     }
     kd_error(t->p->cx, 0, "--memory-limit allows %s, but without any activations it takes %s: weights, states, their snapshot, images, "
