@@ -1,6 +1,7 @@
 /* test_recompute.c: functions with a memory limit: they fit it, give the same bits as without, and are left alone when they
  * fit anyway; a limit that cannot be met is the user's error and says what can. Chains of convolutions with their
- * gradients, with random numbers in them and weights that are updated, and random graphs.
+ * gradients, with random numbers in them and weights that are updated, and random graphs. And what order.c does before that: several
+ * applications of one network take turns.
  */
 #include "tests/passes/lower_harness.h"
 #include "tests/passes/random_graph.h"
@@ -124,6 +125,48 @@ static void impossible(void **state) {
     kd_context_free(cx);
 }
 
+/* The weights' gradients of the sum of so many applications of one network, with shared biases. */
+static KdFunc *applications(KdContext *cx, int n) {
+    KdFunc *f = kd_func_new(cx, "applications");
+    KdBuilder b = kd_builder(f);
+    int64_t image[4] = {1, CHANNELS, SIZE, SIZE}, kernel[4] = {CHANNELS, CHANNELS, 3, 3}, ones[2] = {1, 1}, pad[4] = {1, 1, 1, 1};
+    int64_t all[4] = {0, 1, 2, 3}, bias[4] = {1, CHANNELS, 1, 1};
+    KdValue loss = kd_const(&b, kd_type(cx, KD_F32, 0, NULL), 0), w[LAYERS], c[LAYERS];
+    for (int i = 0; i < LAYERS; i++) {
+        w[i] = kd_input(&b, kd_format(cx, "w%d", i), KD_WEIGHT, kd_type(cx, KD_F32, 4, kernel), "");
+        c[i] = kd_input(&b, kd_format(cx, "b%d", i), KD_WEIGHT, kd_type(cx, KD_F32, 4, bias), "");
+    }
+    for (int k = 0; k < n; k++) {
+        KdValue x = kd_input(&b, kd_format(cx, "x%d", k), KD_DATA, kd_type(cx, KD_F32, 4, image), "");
+        for (int i = 0; i < LAYERS; i++) {
+            KdAttr conv[4] = {{.ints = {2, ones}}, {.ints = {4, pad}}, {.ints = {2, ones}}, {.i = 1}};
+            x = kd_build(&b, KD_OP_CONV2D, NULL, (KdValue[]){x, w[i]}, 2, conv);
+            x = kd_unary(&b, KD_OP_TANH, kd_binary(&b, KD_OP_ADD, x, c[i]));
+        }
+        x = kd_sum(&b, kd_unary(&b, KD_OP_SQUARE, x), 4, all);
+        loss = kd_binary(&b, KD_OP_ADD, loss, kd_reshape(&b, x, 0, NULL));
+    }
+    for (int i = 0; i < LAYERS; i++) {
+        kd_output(f, kd_format(cx, "gw%d", i), kd_build(&b, KD_OP_GRAD, NULL, (KdValue[]){loss, w[i]}, 2, NULL), KD_NONE);
+        kd_output(f, kd_format(cx, "gb%d", i), kd_build(&b, KD_OP_GRAD, NULL, (KdValue[]){loss, c[i]}, 2, NULL), KD_NONE);
+    }
+    return f;
+}
+
+/* One application after the other, forward and backward: many need hardly more than one. */
+static void applications_take_turns(void **state) {
+    (void)state;
+    int64_t one = 0;
+    for (int n = 1; n <= 5; n += 2) {
+        KdContext *cx = kd_context_new();
+        KdPassOptions o = options(0);
+        int64_t arena = kd_pipeline(applications(cx, n), &o, NULL, NULL).plan->arena;
+        one = n == 1 ? arena : one;
+        assert_true(arena <= one * 3 / 2);
+        kd_context_free(cx);
+    }
+}
+
 static void random_graphs(void **state) {
     (void)state;
     int smaller = 0;
@@ -148,6 +191,7 @@ int main(void) {
         cmocka_unit_test(chains),
         cmocka_unit_test(what_fits_is_left_alone),
         cmocka_unit_test(impossible),
+        cmocka_unit_test(applications_take_turns),
         cmocka_unit_test(random_graphs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
