@@ -1,23 +1,25 @@
-/* recompute.c: less memory for more arithmetic. In: a function and a limit on its arena. Out: the same function where values
- * that are needed again much later are computed again instead of kept, until the plan fits the limit; or the function itself, when
- * it fits anyway or no limit is given.
+/* recompute.c: less memory for more arithmetic. In: a function and a limit on its arena. Out: the same function
+ * where values that are needed again much later are computed again instead of kept, until the plan fits the limit;
+ * or the function itself, when it fits anyway or no limit is given.
  *
- * A value is a candidate when the planned order has a gap between two uses of it during which more than the limit is alive: what a
- * forward pass leaves for its backward pass. Dropping it means that the uses after the gap take a copy of the nodes that made
- * it, down to what is in memory at that time anyway (inputs, values with later uses, small ones) or to copies of other
- * dropped values. Copies compute the same bits: every op, `random` too, is a function of its operands and attributes.
+ * A value is a candidate when the planned order has a gap between two uses of it during which more than the limit
+ * is alive: what a forward pass leaves for its backward pass. Dropping it means that the uses after the gap take a
+ * copy of the nodes that made it, down to what is in memory at that time anyway (inputs, values with later uses,
+ * small ones) or to copies of other dropped values. Copies compute the same bits: every op, `random` too, is a
+ * function of its operands and attributes.
  *
- * Which ones: candidates are taken in the order of time. One is dropped when computing it again costs at most so many
- * operations a byte (the price), and the dropped values that have to be computed again together with it stay below a size (the
- * stretch), so that in each chain of values some are kept as starting points. Prices are tried from low to high, with stretches from
- * long to short, each by fusing, ordering and planning the result, which costs tens of milliseconds for a large step;
- * of the first price that fits, the cheapest stretch and the next longer ones are taken, and the dearest drops of each are
- * taken back as far as the limit allows. If none fits, the smallest result is the start of another round.
+ * Which ones: candidates are taken in the order of time. One is dropped when computing it again costs at most so
+ * many operations a byte (the price), and the dropped values that have to be computed again together with it stay
+ * below a size (the stretch), so that in each chain of values some are kept as starting points. Prices are tried
+ * from low to high, with stretches from long to short, each by fusing, ordering and planning the result, which
+ * costs tens of milliseconds for a large step; of the first price that fits, the cheapest stretch and the next
+ * longer ones are taken, and the dearest drops of each are taken back as far as the limit allows. If none fits,
+ * the smallest result is the start of another round.
  *
- * The result is built group by group, in the order of time, and plain: copies are equal to what they copy, and the builder's
- * sharing would merge them. No graph pass that rebuilds a function may come after this one. Nodes are marked with their time
- * (the group of the plan they came from), and fusion joins none of different times: else it would compute a copy together
- * with what it is a copy of. Trials live in contexts of their own, which are freed.
+ * The result is built group by group, in the order of time, and plain: copies are equal to what they copy, and the
+ * builder's sharing would merge them. No graph pass that rebuilds a function may come after this one. Nodes are
+ * marked with their time (the group of the plan they came from), and fusion joins none of different times: else it
+ * would compute a copy together with what it is a copy of. Trials live in contexts of their own, which are freed.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -87,7 +89,8 @@ static KdValue append(KdBuilder *b, const KdFunc *f, KdValue v, const KdValue *i
     b->loc = n->loc;
     b->plain = true;
     KdValue made = kd_build(b, n->op, t, in, n->n_in, n->attr);
-    if (made == KD_NONE) kd_raise(b->cx, KD_FAIL_INTERNAL, "recompute: %%%u (%s) could not be copied", v, kd_op_info[n->op].name);
+    if (made == KD_NONE)
+        kd_raise(b->cx, KD_FAIL_INTERNAL, "recompute: %%%u (%s) could not be copied", v, kd_op_info[n->op].name);
     b->f->nodes[made].group = when;
     return made;
 }
@@ -111,9 +114,10 @@ static int64_t bytes_of(const KdFunc *f, KdValue v) {
 /* Multiplications and additions of a contraction: two for each pair of elements that meet. */
 static double contraction_ops(const KdFunc *f, const KdNode *n) {
     const KdType *x = kd_vtype(f, n->in[0]), *w = kd_vtype(f, n->in[1]);
-    if (n->op == KD_OP_CONV2D) return 2.0 * (double)n->type->count * (double)(w->count / (w->dim[0] ? w->dim[0] : 1));
-    if (n->op == KD_OP_CONV_TRANSPOSE2D) return 2.0 * (double)x->count * (double)(w->count / (w->dim[0] ? w->dim[0] : 1));
-    if (n->op == KD_OP_CONV2D_WGRAD) return 2.0 * (double)w->count * (double)(n->type->count / (n->type->dim[0] ? n->type->dim[0] : 1));
+    const KdType *filter = n->op == KD_OP_CONV2D_WGRAD ? n->type : w;
+    const KdType *met = n->op == KD_OP_CONV2D ? n->type : n->op == KD_OP_CONV_TRANSPOSE2D ? x : w;
+    if (n->op != KD_OP_MATMUL)
+        return 2.0 * (double)met->count * (double)(filter->count / (filter->dim[0] ? filter->dim[0] : 1));
     return 2.0 * (double)n->type->count * (double)x->dim[kd_attr_int(f, n, "ta") ? x->rank - 2 : x->rank - 1];
 }
 

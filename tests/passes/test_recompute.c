@@ -1,7 +1,7 @@
-/* test_recompute.c: functions with a memory limit: they fit it, give the same bits as without, and are left alone when they
- * fit anyway; a limit that cannot be met is the user's error and says what can. Chains of convolutions with their
- * gradients, with random numbers in them and weights that are updated, and random graphs. And what order.c does before that: several
- * applications of one network take turns.
+/* test_recompute.c: functions with a memory limit: they fit it, give the same bits as without, and are left alone
+ * when they fit anyway; a limit that cannot be met is the user's error and says what can. Chains of convolutions
+ * with their gradients, with random numbers in them and weights that are updated, and random graphs. And what
+ * order.c does before that: several applications of one network take turns.
  */
 #include "tests/passes/lower_harness.h"
 #include "tests/passes/random_graph.h"
