@@ -1,11 +1,15 @@
-/* split.c: sums over all elements of a matrix that is made of a big product become sums of its rows' sums.
+/* split.c: what is made of the elements of a big product, in a form that suits computing it block by block (fuse_stream.c).
  *
- * In: any function. Out: the same, but a sum over both of the last dims (1s aside) of a value that is elementwise in a product
- * which may be streamed is two sums: over the last dim, then over the rest. So a mean over all pairs (a distance of two
- * similarity matrices) folds rows, and the product need not be in memory for it (see fuse_stream.c).
+ * In: any function. Out: the same, but of values that are elementwise in a product which may be streamed,
+ *   - a sum over both of the last dims (1s aside) is two sums: over the last dim, then over the rest. So a mean over all pairs (a
+ *     distance of two similarity matrices) folds rows, and the product need not be in memory for it;
+ *   - a division by a constant is a multiplication by its reciprocal, since these values are computed more than once. That may
+ *     differ in the last bit.
  */
 #include "passes/fuse.h"
 #include "passes/rewrite.h"
+
+#include <math.h>
 
 /* Whether the node is elementwise in such a product, by node of the old function. */
 static bool *find_pairs(const KdFunc *f) {
@@ -22,9 +26,21 @@ static bool *find_pairs(const KdFunc *f) {
     return pairs;
 }
 
-static KdValue split_sum(KdBuilder *b, const KdFunc *f, KdValue v, const KdValue *in, void *user) {
+static KdValue multiply_instead(KdBuilder *b, const KdFunc *f, const KdNode *n, const KdValue *in) {
+    const KdNode *by = kd_node(f, n->in[1]);
+    if (by->op != KD_OP_CONST || n->type->dtype != KD_F32) {
+        return KD_NONE;
+    }
+    float c = (float)(1 / (double)(float)kd_attr_float(f, by, "value"));
+    return isnormal(c) ? kd_binary(b, KD_OP_MUL, in[0], kd_const_like(b, in[0], c)) : KD_NONE;
+}
+
+static KdValue split_node(KdBuilder *b, const KdFunc *f, KdValue v, const KdValue *in, void *user) {
     const KdNode *n = kd_node(f, v);
     const bool *pairs = user;
+    if (n->op == KD_OP_DIV && pairs[n->in[0]]) {
+        return multiply_instead(b, f, n, in);
+    }
     if (n->op != KD_OP_SUM || !pairs[n->in[0]]) {
         return KD_NONE;
     }
@@ -47,5 +63,5 @@ static KdValue split_sum(KdBuilder *b, const KdFunc *f, KdValue v, const KdValue
 }
 
 KdFunc *kd_pass_split(const KdFunc *f) {
-    return kd_rewrite(f, NULL, split_sum, find_pairs(f));
+    return kd_rewrite(f, NULL, split_node, find_pairs(f));
 }
