@@ -3,7 +3,7 @@
  *
  * A function and its users come in (a KdFuser before units are formed); z->stream and z->stream_roots go out. A product
  * S [.., k, n] is streamed when it is big against its operands, some reduction folds its rows or columns (a softmax, a norm,
- * a contrastive term), and all that uses it is
+ * a contrastive term; see note_fold), and all that uses it is
  *   - elementwise over the same domain (streamed as well: its value is composed from S's), or
  *   - a reduction over its rows or over its columns, or
  *   - another product that contracts its rows or columns.
@@ -23,16 +23,22 @@ typedef struct Streams {
     KdFuser *z;
     KD_VEC(KdValue) product; /* candidates */
     uint64_t dropped, folded; /* by number modulo 64: used otherwise; folded by some reduction */
+    uint64_t *columns;        /* by node: the products of which it is a function of folded columns, and not streamed */
 } Streams;
+
+static int64_t depth_of(const KdFunc *f, KdValue v) {
+    const KdNode *n = kd_node(f, v);
+    const KdType *x = kd_vtype(f, n->in[0]);
+    return x->dim[x->rank - (kd_attr_int(f, n, "ta") ? 2 : 1)];
+}
 
 bool kd_may_stream(const KdFunc *f, KdValue v) {
     const KdNode *n = kd_node(f, v);
     if (n->op != KD_OP_MATMUL) {
         return false;
     }
-    const KdType *t = n->type, *x = kd_vtype(f, n->in[0]);
-    int64_t rows = t->dim[t->rank - 2], columns = t->dim[t->rank - 1];
-    int64_t depth = x->dim[x->rank - (kd_attr_int(f, n, "ta") ? 2 : 1)];
+    const KdType *t = n->type;
+    int64_t rows = t->dim[t->rank - 2], columns = t->dim[t->rank - 1], depth = depth_of(f, v);
     int64_t shorter = rows < columns ? rows : columns, longer = rows < columns ? columns : rows;
     return shorter >= LEAST_ROWS && rows * columns >= BIG && depth >= 1 && depth <= DEEPEST && depth * 2 <= longer;
 }
@@ -47,13 +53,27 @@ static uint64_t bit_of(const Streams *s, KdValue v) {
 }
 
 /* Does n fold either rows or columns, and nothing else? */
-static bool folds_a_side(const KdFunc *f, const KdNode *n) {
-    KdDomain d = kd_domain_reduced(kd_vtype(f, n->in[0]), n->type);
+static bool folds_a_side(const KdDomain *d) {
     int folded = 0;
-    for (int k = 0; k < d.n; k++) {
-        folded += d.reduced[k];
+    for (int k = 0; k < d->n; k++) {
+        folded += d->reduced[k];
     }
-    return d.n >= 2 && folded == 1 && (d.reduced[d.n - 1] || d.reduced[d.n - 2]);
+    return d->n >= 2 && folded == 1 && (d->reduced[d->n - 1] || d->reduced[d->n - 2]);
+}
+
+/* A reduction over rows is what streaming is for; one over columns, if its result goes back to them: else it is the gradient
+ * of a layer's bias. And what is folded must be long against the contraction, or the product is a layer before a norm. */
+static void note_fold(Streams *s, KdValue v, uint64_t roots, const KdDomain *d) {
+    bool rows = d->reduced[d->n - 1];
+    uint64_t wide = 0;
+    for (int i = 0; i < s->product.n; i++) {
+        wide |= depth_of(s->z->f, s->product.v[i]) * 2 <= kd_domain_inner(d) ? UINT64_C(1) << i % 64 : 0;
+    }
+    if (rows) {
+        s->folded |= roots & wide;
+    } else {
+        s->columns[v] = roots & wide;
+    }
 }
 
 /* A product over a streamed value needs it as a matrix of the product's own rows and columns. */
@@ -85,9 +105,10 @@ int kd_streamed_operand(const KdFunc *f, const uint8_t *stream, KdValue v, bool 
 static void visit(Streams *s, KdValue v) {
     KdFuser *z = s->z;
     const KdNode *n = kd_node(z->f, v);
-    uint64_t roots = 0;
+    uint64_t roots = 0, columns = 0;
     for (int k = 0; k < n->n_in; k++) {
         roots |= z->stream_roots[n->in[k]];
+        columns |= kd_class(z->f, v) == KD_ELEMENTWISE || kd_is_view(z->f, v) ? s->columns[n->in[k]] : 0;
     }
     if (roots == 0) {
         uint64_t own = bit_of(s, v);
@@ -95,8 +116,11 @@ static void visit(Streams *s, KdValue v) {
             z->stream[v] = KD_STREAM_PRODUCT;
             z->stream_roots[v] = own;
         }
+        s->columns[v] = columns;
         return;
     }
+    bool reduce = kd_class(z->f, v) == KD_REDUCE;
+    KdDomain folded = reduce ? kd_domain_reduced(kd_vtype(z->f, n->in[0]), n->type) : (KdDomain){0};
     bool same = true;
     KdDomain d = kd_domain(n->type);
     for (int k = 0; k < n->n_in; k++) {
@@ -105,8 +129,9 @@ static void visit(Streams *s, KdValue v) {
     if (same && (kd_class(z->f, v) == KD_ELEMENTWISE || kd_is_view(z->f, v))) {
         z->stream[v] = KD_STREAM_COMPOSED;
         z->stream_roots[v] = roots;
-    } else if (kd_class(z->f, v) == KD_REDUCE && folds_a_side(z->f, n)) {
-        s->folded |= roots;
+        s->folded |= roots & columns;
+    } else if (folds_a_side(&folded)) {
+        note_fold(s, v, roots, &folded);
     } else if (!contracts(z, n)) {
         s->dropped |= roots;
     }
@@ -143,12 +168,14 @@ void kd_find_streams(KdFuser *z) {
     if (s.product.n == 0) {
         return;
     }
+    s.columns = KD_NEW_ARRAY(z->cx, uint64_t, z->f->n + 1);
     do {
         before = s.dropped;
         s.folded = 0;
         for (KdValue v = 0; v < z->f->n; v++) {
             z->stream[v] = KD_NOT_STREAMED;
             z->stream_roots[v] = 0;
+            s.columns[v] = 0;
         }
         for (KdValue v = 0; v < z->f->n; v++) {
             if (z->live[v]) {

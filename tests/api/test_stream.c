@@ -51,6 +51,9 @@ static const Case cases[] = {
     {"one column of it", FN("q: [260, 8], k: [260, 8]", "let s = matmul(q, transpose(k))\nreturn logsumexp(s, dim = 1) - s[:, 0]"), 0},
     {"its transpose", FN("q: [260, 8], k: [260, 8]", "let s = matmul(q, transpose(k))\nreturn logsumexp(s + transpose(s), dim = 1)"), 0},
     {"a gram matrix", FN("x: [1, 260, 16, 16]", "return mean(square(sum(gram(x), dim = 2)))"), 0},
+    {"layers with biases", FN("x: [1024, 100], w: [128, 100], v: [9, 128], b: [128]", "let loss = sum(square(matmul(relu(matmul(x, transpose(w)) + b), transpose(v))))\n"
+     "return [grad(loss, b), grad(loss, w), grad(loss, v)]"), 0},
+    {"a layer before a norm", FN("x: [1024, 100], w: [128, 100]", "let y = matmul(x, transpose(w))\nreturn relu(y - mean(y, 1, keepdim = true)) @ w"), 0},
     {"an infinity", FN("q: [260, 8], k: [260, 8]", "return logsumexp(where(eye(260), 1e38 * 1e38, matmul(q, transpose(k))), dim = 1)"), 1, 0},
 };
 
