@@ -19,17 +19,15 @@
  * 4e-5 (m = 4) and 4e-6 (m = 2) of the output's root mean square (tests/passes/test_winograd.c).
  * KdPassOptions.winograd is the largest m that may be used.
  */
-#include "passes/schedule/schedule.h"
+#include "passes/schedule/winograd.h"
 
-#include "passes/schedule/conv.h"
-
-enum { TAPS = 3, MOST_INPUTS = 6, CHUNK = 8 };
+enum { CHUNK = 8 };
 
 typedef struct Wino {
     KdValue node;
     SchMachine machine;
     bool transposed;
-    int m, n;                               /* outputs and inputs of a tile, a dimension */
+    SchWinograd t;                          /* outputs and inputs of a tile */
     int64_t batch, groups, rows_out, depth; /* channels of a group */
     int64_t in[2], out[2], pad[2], tiles_y, tiles_x;
     /* the plan */
@@ -52,65 +50,6 @@ typedef struct Item {
     KlValue image, group, band, block, length; /* length: tile rows of the band */
 } Item;
 
-/* ---- the transforms ---------------------------------------------------------------------- */
-
-/* y + c * x */
-static KlValue madd(KlBuilder *b, const Wino *w, KlValue y, double c, KlValue x) {
-    if (c == 1) return kl_op2(b, KL_OP_ADD, y, x);
-    if (c == -1) return kl_op2(b, KL_OP_SUB, y, x);
-    KlValue k = kl_constant_like(b, x, c);
-    return w->machine.fma ? kl_fma(b, x, k, y) : kl_op2(b, KL_OP_ADD, kl_op2(b, KL_OP_MUL, x, k), y);
-}
-
-static KlValue scaled(KlBuilder *b, double c, KlValue x) {
-    return kl_op2(b, KL_OP_MUL, x, kl_constant_like(b, x, c));
-}
-
-/* r = B^T d */
-static void input_transform(KlBuilder *b, const Wino *w, const KlValue *d, KlValue *r) {
-    if (w->m == 2) {
-        r[0] = madd(b, w, d[0], -1, d[2]), r[1] = madd(b, w, d[1], 1, d[2]);
-        r[2] = madd(b, w, d[2], -1, d[1]), r[3] = madd(b, w, d[1], -1, d[3]);
-        return;
-    }
-    KlValue even = madd(b, w, d[4], -4, d[2]), odd = madd(b, w, d[3], -4, d[1]);
-    KlValue outer = madd(b, w, d[4], -1, d[2]), inner = madd(b, w, d[3], -1, d[1]);
-    r[0] = madd(b, w, madd(b, w, d[4], -5, d[2]), 4, d[0]);
-    r[1] = madd(b, w, even, 1, odd), r[2] = madd(b, w, even, -1, odd);
-    r[3] = madd(b, w, outer, 2, inner), r[4] = madd(b, w, outer, -2, inner);
-    r[5] = madd(b, w, madd(b, w, d[5], -5, d[3]), 4, d[1]);
-}
-
-/* u = G g */
-static void weight_transform(KlBuilder *b, const Wino *w, const KlValue *g, KlValue *u) {
-    KlValue sum = madd(b, w, g[0], 1, g[2]);
-    if (w->m == 2) {
-        KlValue half = scaled(b, 0.5, sum);
-        u[0] = g[0], u[3] = g[2];
-        u[1] = madd(b, w, half, 0.5, g[1]), u[2] = madd(b, w, half, -0.5, g[1]);
-        return;
-    }
-    KlValue sixth = scaled(b, -1.0 / 6, sum);
-    KlValue far = madd(b, w, scaled(b, 1.0 / 24, g[0]), 1.0 / 6, g[2]);
-    u[0] = scaled(b, 0.25, g[0]), u[5] = g[2];
-    u[1] = madd(b, w, sixth, -1.0 / 6, g[1]), u[2] = madd(b, w, sixth, 1.0 / 6, g[1]);
-    u[3] = madd(b, w, far, 1.0 / 12, g[1]), u[4] = madd(b, w, far, -1.0 / 12, g[1]);
-}
-
-/* y = A^T p */
-static void output_transform(KlBuilder *b, const Wino *w, const KlValue *p, KlValue *y) {
-    KlValue sum = madd(b, w, p[1], 1, p[2]), difference = madd(b, w, p[1], -1, p[2]);
-    if (w->m == 2) {
-        y[0] = madd(b, w, p[0], 1, sum), y[1] = madd(b, w, difference, -1, p[3]);
-        return;
-    }
-    KlValue sum2 = madd(b, w, p[3], 1, p[4]), difference2 = madd(b, w, p[3], -1, p[4]);
-    y[0] = madd(b, w, madd(b, w, p[0], 1, sum), 1, sum2);
-    y[1] = madd(b, w, difference, 2, difference2);
-    y[2] = madd(b, w, sum, 4, sum2);
-    y[3] = madd(b, w, madd(b, w, difference, 8, difference2), 1, p[5]);
-}
-
 /* ---- weights ----------------------------------------------------------------------------- */
 
 /* Transformed they lie in the order in which the products read them, so that they stream in:
@@ -118,7 +57,7 @@ static void output_transform(KlBuilder *b, const Wino *w, const KlValue *p, KlVa
 static int64_t row_tiles(const Wino *w) { return sch_ceil(w->rows_out, w->tile.mr); }
 static int64_t block_rows(const Wino *w) { return w->blocks.size * w->tile.mr; }
 static int64_t panel(const Wino *w) { return w->slices.size * w->tile.mr; }
-static int64_t weights_count(const Wino *w) { return w->n * w->n * w->weights; }
+static int64_t weights_count(const Wino *w) { return w->t.n * w->t.n * w->weights; }
 
 /* Lanes of the weight kernel: enough for the rows of a tile, if a vector has so many. */
 static int weight_lanes(const Wino *w) {
@@ -135,7 +74,7 @@ static int weight_lanes(const Wino *w) {
 static void turn_taps(KdLower *l, const Wino *w, int from, KlValue at, KlValue count, int taken,
                       int turned) {
     KlBuilder *b = &l->b;
-    int lanes = weight_lanes(w), all = TAPS * TAPS;
+    int lanes = weight_lanes(w), all = SCH_WINOGRAD_TAPS * SCH_WINOGRAD_TAPS;
     int64_t rows = sch_ceil(w->tile.mr, lanes) * lanes;
     int64_t line = w->transposed ? w->tile.mr * all : CHUNK * all; /* what lies together */
     int64_t lines = w->transposed ? CHUNK : w->tile.mr;
@@ -159,7 +98,7 @@ static void turn_taps(KdLower *l, const Wino *w, int from, KlValue at, KlValue c
 /* One item is a row tile of a slice; lanes are its output channels. A few input channels at a time, that the first cache holds,
  * are kept in a chunk and then copied: 36 places far apart, each written a little, are slow. */
 static void build_weights(KdLower *l, const Wino *w) {
-    int n = w->n, lanes = weight_lanes(w), all = TAPS * TAPS;
+    int n = w->t.n, lanes = weight_lanes(w), all = SCH_WINOGRAD_TAPS * SCH_WINOGRAD_TAPS;
     int64_t rows = sch_ceil(w->tile.mr, lanes) * lanes, some = CHUNK * w->tile.mr + rows;
     kd_lower_begin(l, "winograd weights", w->groups * w->slices.count * row_tiles(w));
     KlBuilder *b = &l->b;
@@ -168,7 +107,7 @@ static void build_weights(KdLower *l, const Wino *w) {
     int64_t room = (CHUNK * w->tile.mr + rows + 2 * lanes) * all + 2 * lanes;
     int taken = kl_buf(l->k, "taken", KL_F32, room + CHUNK * all * (rows - w->tile.mr), KL_SCRATCH);
     int turned = kl_buf(l->k, "turned", KL_F32, (CHUNK * all + 2 * lanes) * rows, KL_SCRATCH);
-    int half = kl_buf(l->k, "half", KL_F32, n * TAPS * lanes, KL_SCRATCH);
+    int half = kl_buf(l->k, "half", KL_F32, n * SCH_WINOGRAD_TAPS * lanes, KL_SCRATCH);
     int chunk = kl_buf(l->k, "chunk", KL_F32, n * n * some, KL_SCRATCH);
     sch_zero(b, taken, kl_i64(b, 0), room + CHUNK * all * (rows - w->tile.mr), w->tile.lanes);
     KlValue p = kl_parallel_index(l->k), place = sch_mulc(b, p, panel(w));
@@ -183,22 +122,22 @@ static void build_weights(KdLower *l, const Wino *w) {
     turn_taps(l, w, from, sch_mulc(b, at, all), count, taken, turned);
     KlFor k = sch_loop(b, kl_i64(b, 0), count, 1);
     for (int64_t r = 0; r < rows; r += lanes) {
-        KlValue taps = sch_addc(b, sch_mulc(b, k.i, all * rows), r), g[TAPS], t[MOST_INPUTS];
-        KlFor x = sch_loop_n(b, TAPS);
-        for (int y = 0; y < TAPS; y++) {
+        KlValue taps = sch_addc(b, sch_mulc(b, k.i, all * rows), r), g[SCH_WINOGRAD_TAPS], t[SCH_WINOGRAD_MOST];
+        KlFor x = sch_loop_n(b, SCH_WINOGRAD_TAPS);
+        for (int y = 0; y < SCH_WINOGRAD_TAPS; y++) {
             /* the kernel as it is, or turned by 180 degrees */
             KlValue tap = sch_addc(b, sch_mulc(b, x.i, w->transposed ? -1 : 1),
-                                   w->transposed ? all - 1 - y * TAPS : y * TAPS);
+                                   w->transposed ? all - 1 - y * SCH_WINOGRAD_TAPS : y * SCH_WINOGRAD_TAPS);
             g[y] = kl_load(b, turned, sch_madc(b, tap, rows, taps), lanes);
         }
-        weight_transform(b, w, g, t);
+        sch_winograd_weights(b, &w->t, g, t);
         for (int y = 0; y < n; y++)
-            kl_store(b, half, sch_mulc(b, sch_addc(b, x.i, y * TAPS), lanes), t[y]);
+            kl_store(b, half, sch_mulc(b, sch_addc(b, x.i, y * SCH_WINOGRAD_TAPS), lanes), t[y]);
         sch_loop_end(b, &x);
         KlFor y = sch_loop_n(b, n);
-        for (int i = 0; i < TAPS; i++)
-            g[i] = kl_load(b, half, sch_mulc(b, sch_addc(b, sch_mulc(b, y.i, TAPS), i), lanes), lanes);
-        weight_transform(b, w, g, t);
+        for (int i = 0; i < SCH_WINOGRAD_TAPS; i++)
+            g[i] = kl_load(b, half, sch_mulc(b, sch_addc(b, sch_mulc(b, y.i, SCH_WINOGRAD_TAPS), i), lanes), lanes);
+        sch_winograd_weights(b, &w->t, g, t);
         KlValue held = sch_addc(b, sch_madc(b, k.i, w->tile.mr, sch_mulc(b, y.i, n * some)), r);
         for (int i = 0; i < n; i++)
             kl_store(b, chunk, sch_addc(b, held, i * some), t[i]);
@@ -224,34 +163,6 @@ static KlValue picture_element(KdLower *l, const SchSource *s, const KlValue *li
     return kd_lower_operand(l, s->node, s->operand, idx);
 }
 
-/* d[j] = elements m * t + j of the line buffer, t running over the lanes. */
-static void split_tiles(KlBuilder *b, const Wino *w, int line, KlValue at, KlValue *d) {
-    int lanes = w->tile.lanes, m = w->m, pick[2][64], join[64], next[2][64];
-    KlValue v[MOST_INPUTS];
-    for (int k = 0; k <= m; k++)
-        v[k] = kl_load(b, line, sch_addc(b, at, (int64_t)k * lanes), lanes);
-    for (int j = 0; j < m; j++) {
-        if (m == 2) {
-            for (int i = 0; i < lanes; i++)
-                pick[0][i] = 2 * i + j;
-            d[j] = kl_shuffle(b, v[0], v[1], lanes, pick[0]);
-            continue;
-        }
-        for (int i = 0; i < lanes; i++) {
-            pick[0][i] = (4 * i + j) % (2 * lanes);
-            join[i] = i < lanes / 2 ? i : lanes / 2 + i;
-        }
-        KlValue lo = kl_shuffle(b, v[0], v[1], lanes, pick[0]);
-        KlValue hi = kl_shuffle(b, v[2], v[3], lanes, pick[0]);
-        d[j] = kl_shuffle(b, lo, hi, lanes, join);
-    }
-    for (int j = 0; j < 2; j++) { /* the neighbour's first two */
-        for (int i = 0; i < lanes; i++)
-            next[j][i] = i + 1 < lanes ? i + 1 : lanes + j;
-        d[m + j] = kl_shuffle(b, d[j], v[m], lanes, next[j]);
-    }
-}
-
 /* Lines of one input channel: [line][n][across], transformed along x. */
 static void fill_lines(KdLower *l, const Wino *w, const Buffers *u, const Item *it,
                        KlValue channel) {
@@ -261,27 +172,27 @@ static void fill_lines(KdLower *l, const Wino *w, const Buffers *u, const Item *
                    .operand = 0,
                    .width = w->in[1],
                    .border = sch_border(l, w->node, 0, 3)};
-    KlFor r = sch_loop(b, kl_i64(b, 0), sch_addc(b, sch_mulc(b, it->length, w->m), 2), 1);
-    KlValue y = sch_madc(b, it->band, w->bands.size * w->m, r.i);
+    KlFor r = sch_loop(b, kl_i64(b, 0), sch_addc(b, sch_mulc(b, it->length, w->t.m), 2), 1);
+    KlValue y = sch_madc(b, it->band, w->bands.size * w->t.m, r.i);
     y = sch_addc(b, y, -w->pad[0]);
-    KlValue to = sch_mulc(b, r.i, w->n * w->across);
+    KlValue to = sch_mulc(b, r.i, w->t.n * w->across);
     SchGuard guard = sch_guard_begin(b, y, w->in[0]);
     KlValue line[3] = {it->image, channel, y};
-    sch_fill_line(l, &s, line, -w->pad[1], w->across * w->m + w->tile.lanes, u->line, kl_i64(b, 0));
-    KlValue d[MOST_INPUTS] = {0}, t[MOST_INPUTS] = {0};
+    sch_fill_line(l, &s, line, -w->pad[1], w->across * w->t.m + w->tile.lanes, u->line, kl_i64(b, 0));
+    KlValue d[SCH_WINOGRAD_MOST] = {0}, t[SCH_WINOGRAD_MOST] = {0};
     for (int pass = 0; pass < 2; pass++) { /* apart, because both need many registers */
         KlFor v = sch_loop(b, kl_i64(b, 0), kl_i64(b, w->across), w->tile.lanes);
         KlValue at = sch_add(b, to, v.i);
-        if (pass == 0) split_tiles(b, w, u->line, sch_mulc(b, v.i, w->m), d);
-        for (int j = 0; j < w->n && pass == 1; j++)
+        if (pass == 0) sch_winograd_split(b, &w->t, u->line, sch_mulc(b, v.i, w->t.m), d);
+        for (int j = 0; j < w->t.n && pass == 1; j++)
             d[j] = kl_load(b, u->lines, sch_addc(b, at, j * w->across), w->tile.lanes);
-        if (pass == 1) input_transform(b, w, d, t);
-        for (int j = 0; j < w->n; j++)
+        if (pass == 1) sch_winograd_input(b, &w->t, d, t);
+        for (int j = 0; j < w->t.n; j++)
             kl_store(b, u->lines, sch_addc(b, at, j * w->across), pass == 0 ? d[j] : t[j]);
         sch_loop_end(b, &v);
     }
     if (sch_guard_else(b, &guard)) {
-        sch_zero(b, u->lines, to, w->n * w->across, w->tile.lanes);
+        sch_zero(b, u->lines, to, w->t.n * w->across, w->tile.lanes);
         sch_guard_end(b, &guard);
     }
     sch_loop_end(b, &r);
@@ -296,7 +207,7 @@ static void clear_rest(KlBuilder *b, const Wino *w, const Buffers *u, const Item
     KlValue held = sch_addc(b, sch_mulc(b, it->length, w->tiles_x), w->across - w->tiles_x);
     KlValue end = sch_addc(b, sch_mulc(b, it->length, w->tiles_x), width - 1);
     end = sch_mulc(b, kl_op2(b, KL_OP_DIV, end, kl_i64(b, width)), width);
-    KlFor e = sch_loop_n(b, w->n * w->n);
+    KlFor e = sch_loop_n(b, w->t.n * w->t.n);
     KlFor x = sch_loop(b, held, end, w->tile.lanes);
     KlValue at = sch_add(b, sch_madc(b, e.i, w->input, sch_mulc(b, channel, w->pitch)), x.i);
     kl_store(b, u->input, at, kl_splat(b, w->tile.lanes, kl_f32(b, 0)));
@@ -308,19 +219,19 @@ static void clear_rest(KlBuilder *b, const Wino *w, const Buffers *u, const Item
  * fill its vectors the next one overwrites the rest. */
 static void fill_input(KdLower *l, const Wino *w, const Buffers *u, const Item *it) {
     KlBuilder *b = &l->b;
-    int n = w->n, lanes = w->tile.lanes;
+    int n = w->t.n, lanes = w->tile.lanes;
     KlFor c = sch_loop_n(b, w->depth);
     fill_lines(l, w, u, it, sch_madc(b, it->group, w->depth, c.i));
     KlFor r = sch_loop(b, kl_i64(b, 0), it->length, 1), v;
     v = sch_loop(b, kl_i64(b, 0), kl_i64(b, w->across), lanes);
-    KlValue from = sch_madc(b, r.i, (int64_t)w->m * n * w->across, v.i);
+    KlValue from = sch_madc(b, r.i, (int64_t)w->t.m * n * w->across, v.i);
     KlValue to = sch_add(b, sch_madc(b, c.i, w->pitch, sch_mulc(b, r.i, w->tiles_x)), v.i);
     KlFor j = sch_loop_n(b, n);
     from = sch_madc(b, j.i, w->across, from), to = sch_madc(b, j.i, w->input, to);
-    KlValue d[MOST_INPUTS] = {0}, t[MOST_INPUTS] = {0};
+    KlValue d[SCH_WINOGRAD_MOST] = {0}, t[SCH_WINOGRAD_MOST] = {0};
     for (int i = 0; i < n; i++)
         d[i] = kl_load(b, u->lines, sch_addc(b, from, i * n * w->across), lanes);
-    input_transform(b, w, d, t);
+    sch_winograd_input(b, &w->t, d, t);
     for (int i = 0; i < n; i++)
         kl_store(b, u->input, sch_addc(b, to, i * n * w->input), t[i]);
     sch_loop_end(b, &j);
@@ -355,7 +266,7 @@ static void one_tile(KlBuilder *b, const Wino *w, const Buffers *u, KlValue weig
 static void multiply(KlBuilder *b, const Wino *w, const Buffers *u, const Item *it) {
     const SchTile *t = &w->tile;
     int64_t width = (int64_t)t->nv * t->lanes;
-    KlFor e = sch_loop_n(b, w->n * w->n);
+    KlFor e = sch_loop_n(b, w->t.n * w->t.n);
     if (w->slices.count > 1) {
         KlValue at = sch_mulc(b, e.i, w->product);
         sch_zero(b, u->product, at, block_rows(w) * w->pitch, t->lanes);
@@ -387,7 +298,7 @@ static void join_tiles(KlBuilder *b, const Wino *w, const KlValue *y, int row, K
         mix[1][i] = mix[0][i] + lanes / 2;
     }
     KlValue out[4];
-    if (w->m == 2) {
+    if (w->t.m == 2) {
         for (int h = 0; h < 2; h++)
             out[h] = kl_shuffle(b, y[0], y[1], lanes, mix[h]);
     } else {
@@ -398,26 +309,26 @@ static void join_tiles(KlBuilder *b, const Wino *w, const KlValue *y, int row, K
             out[2 * h + 1] = kl_shuffle(b, even, odd, lanes, mix[1]);
         }
     }
-    for (int h = 0; h < w->m; h++)
+    for (int h = 0; h < w->t.m; h++)
         kl_store(b, row, sch_addc(b, at, (int64_t)h * lanes), out[h]);
 }
 
 /* One tile row of one output channel into the row buffer: [m lines][across * m]. */
 static void output_lines(KlBuilder *b, const Wino *w, const Buffers *u, KlValue from) {
-    int n = w->n, m = w->m, lanes = w->tile.lanes;
+    int n = w->t.n, m = w->t.m, lanes = w->tile.lanes;
     KlFor v = sch_loop(b, kl_i64(b, 0), kl_i64(b, w->across), lanes);
     KlFor j = sch_loop_n(b, n);
-    KlValue at = sch_add(b, sch_madc(b, j.i, w->product, from), v.i), p[MOST_INPUTS] = {0}, y[4] = {0};
+    KlValue at = sch_add(b, sch_madc(b, j.i, w->product, from), v.i), p[SCH_WINOGRAD_MOST] = {0}, y[4] = {0};
     for (int i = 0; i < n; i++)
         p[i] = kl_load(b, u->product, sch_addc(b, at, i * n * w->product), lanes);
-    output_transform(b, w, p, y);
+    sch_winograd_output(b, &w->t, p, y);
     for (int k = 0; k < m; k++)
         kl_store(b, u->half, sch_addc(b, sch_mulc(b, j.i, lanes), (int64_t)k * n * lanes), y[k]);
     sch_loop_end(b, &j);
     KlFor i = sch_loop_n(b, m);
     for (int k = 0; k < n; k++)
         p[k] = kl_load(b, u->half, sch_mulc(b, sch_addc(b, sch_mulc(b, i.i, n), k), lanes), lanes);
-    output_transform(b, w, p, y);
+    sch_winograd_output(b, &w->t, p, y);
     join_tiles(b, w, y, u->row, sch_add(b, sch_mulc(b, v.i, m), sch_mulc(b, i.i, m * w->across)));
     sch_loop_end(b, &i);
     sch_loop_end(b, &v);
@@ -431,12 +342,12 @@ static void finish(KdLower *l, const Wino *w, const Buffers *u, const Item *it) 
     KlValue row = sch_add(b, m0, o.i), held = sch_tile_row(b, o.i, row, w->tile.mr, w->rows_out);
     KlFor r = sch_loop(b, kl_i64(b, 0), it->length, 1);
     output_lines(b, w, u, sch_madc(b, held, w->pitch, sch_mulc(b, r.i, w->tiles_x)));
-    KlFor i = sch_loop_n(b, w->m);
-    KlValue y = sch_madc(b, sch_madc(b, it->band, w->bands.size, r.i), w->m, i.i);
+    KlFor i = sch_loop_n(b, w->t.m);
+    KlValue y = sch_madc(b, sch_madc(b, it->band, w->bands.size, r.i), w->t.m, i.i);
     SchGuard guard = sch_guard_begin(b, y, w->out[0]);
     KlFor x = sch_vector_loop(b, kl_i64(b, 0), kl_i64(b, w->out[1]), w->tile.lanes);
     KlValue idx[4] = {it->image, sch_madc(b, it->group, w->rows_out, row), y, x.i};
-    KlValue v = kl_load(b, u->row, sch_madc(b, i.i, w->across * w->m, x.i), 1);
+    KlValue v = kl_load(b, u->row, sch_madc(b, i.i, w->across * w->t.m, x.i), 1);
     kd_lower_finish(l, v, idx);
     sch_loop_end(b, &x);
     if (sch_guard_else(b, &guard)) sch_guard_end(b, &guard);
@@ -463,9 +374,9 @@ static bool geometry(Wino *w, const KdLower *l, KdValue root) {
                 .depth = x->dim[1] / groups};
     if (y->count == 0 || x->count == 0 || x->dtype != KD_F32 || w->machine.lanes < 4) return false;
     for (int d = 0; d < 2; d++) {
-        if (k->dim[2 + d] != TAPS || stride.v[d] != 1 || dilation.v[d] != 1) return false;
+        if (k->dim[2 + d] != SCH_WINOGRAD_TAPS || stride.v[d] != 1 || dilation.v[d] != 1) return false;
         w->in[d] = x->dim[2 + d], w->out[d] = y->dim[2 + d];
-        w->pad[d] = w->transposed ? TAPS - 1 - pad.v[d] : pad.v[d];
+        w->pad[d] = w->transposed ? SCH_WINOGRAD_TAPS - 1 - pad.v[d] : pad.v[d];
     }
     return true;
 }
@@ -474,7 +385,7 @@ static bool geometry(Wino *w, const KdLower *l, KdValue root) {
 static void derive(Wino *w) {
     const SchMachine *k = &w->machine;
     const SchTile *t = &w->tile;
-    int64_t lanes = t->lanes, width = t->nv * lanes, all = (int64_t)w->n * w->n;
+    int64_t lanes = t->lanes, width = t->nv * lanes, all = (int64_t)w->t.n * w->t.n;
     int64_t columns = sch_ceil(w->bands.size * w->tiles_x, width);
     w->across = sch_ceil(w->tiles_x, lanes) * lanes;
     w->pitch = columns * width;
@@ -489,7 +400,7 @@ static void derive(Wino *w) {
     w->weights = w->groups * w->slices.count * row_tiles(w) * panel(w) + 5 * lanes;
 
     double rows = (double)block_rows(w), depth = (double)w->depth, matrices = (double)all;
-    double band = (double)w->bands.size, vectors = (double)(w->across / lanes), m = w->m, n = w->n;
+    double band = (double)w->bands.size, vectors = (double)(w->across / lanes), m = w->t.m, n = w->t.n;
     double items = (double)(w->batch * w->groups * w->bands.count * w->blocks.count);
     double step = sch_tile_cycles(k, t->mr, t->nv, true);
     double work = matrices * (double)(columns * w->blocks.size) *
@@ -532,7 +443,7 @@ static bool plan(Wino *w, const KdLower *l, KdValue root) {
     }
     best.cycles = -1;
     for (int m = 2; m <= l->o->winograd && m <= 4; m += 2) {
-        trial.m = m, trial.n = m + TAPS - 1;
+        trial.t = (SchWinograd){m, m + SCH_WINOGRAD_TAPS - 1, trial.machine.fma, trial.machine.lanes};
         trial.tiles_y = sch_ceil(w->out[0], m), trial.tiles_x = sch_ceil(w->out[1], m);
         for (int mr = 1; mr <= 14 && mr <= w->rows_out; mr++)
             for (int nv = 1; nv <= 4; nv++) {
@@ -560,16 +471,16 @@ void build_winograd(KdLower *l, const KdGroup *g) {
     build_weights(l, w);
     const KdType *t = kd_vtype(l->fu->f, w->node);
     const char *what = kd_format(l->cx, "%s %s winograd %dx%d", kd_op_info[sch_root(l, g)->op].name,
-                                 kd_shape_text(l->cx, t), w->m, w->m);
+                                 kd_shape_text(l->cx, t), w->t.m, w->t.m);
     kd_lower_begin(l, what, w->batch * w->groups * w->bands.count * w->blocks.count);
     KlBuilder *b = &l->b;
-    int64_t lanes = w->tile.lanes, all = (int64_t)w->n * w->n;
-    int64_t line = w->across * w->m + lanes, lines = w->m * w->bands.size + 2;
+    int64_t lanes = w->tile.lanes, all = (int64_t)w->t.n * w->t.n;
+    int64_t line = w->across * w->t.m + lanes, lines = w->t.m * w->bands.size + 2;
     Buffers u = {.weights = kd_lower_temp(l, 0, KL_F32, weights_count(w), KL_IN)};
     u.line = kl_buf(l->k, "line", KL_F32, line, KL_SCRATCH);
-    u.lines = kl_buf(l->k, "lines", KL_F32, lines * w->n * w->across, KL_SCRATCH);
-    u.half = kl_buf(l->k, "half", KL_F32, w->m * w->n * lanes, KL_SCRATCH);
-    u.row = kl_buf(l->k, "row", KL_F32, w->m * w->across * w->m, KL_SCRATCH);
+    u.lines = kl_buf(l->k, "lines", KL_F32, lines * w->t.n * w->across, KL_SCRATCH);
+    u.half = kl_buf(l->k, "half", KL_F32, w->t.m * w->t.n * lanes, KL_SCRATCH);
+    u.row = kl_buf(l->k, "row", KL_F32, w->t.m * w->across * w->t.m, KL_SCRATCH);
     u.input = kl_buf(l->k, "input", KL_F32, all * w->input, KL_SCRATCH);
     u.product = kl_buf(l->k, "product", KL_F32, all * w->product, KL_SCRATCH);
     KlValue p = kl_parallel_index(l->k);
@@ -591,10 +502,10 @@ void build_winograd(KdLower *l, const KdGroup *g) {
 void explain_winograd(KdStr *s, const KdLower *l, const KdGroup *g) {
     Wino w;
     if (!plan(&w, l, g->root)) return;
-    kd_str_printf(s, "F(%dx%d), ", w.m, w.m);
+    kd_str_printf(s, "F(%dx%d), ", w.t.m, w.t.m);
     sch_explain_tile(s, &w.tile);
     sch_explain_cut(s, &w.blocks, "blocks", w.tile.mr, "channels");
-    sch_explain_cut(s, &w.bands, "bands", w.m, "rows");
+    sch_explain_cut(s, &w.bands, "bands", w.t.m, "rows");
     sch_explain_cut(s, &w.slices, "slices", 1, "input channels");
-    kd_str_printf(s, ", weights transformed once, %d matrices", w.n * w.n);
+    kd_str_printf(s, ", weights transformed once, %d matrices", w.t.n * w.t.n);
 }

@@ -47,6 +47,7 @@ static const Shape shapes[] = {
     {KD_OP_CONV_TRANSPOSE2D, 512, 512, 4, 4, 2, "conv_taps"},
     {KD_OP_CONV_TRANSPOSE2D, 512, 512, 8, 4, 2, "conv_taps"},
     {KD_OP_CONV2D_WGRAD, 256, 256, 64, 3, 1, "wgrad_outer"},
+    {KD_OP_CONV2D_WGRAD, 256, 256, 64, 3, 1, "wgrad_winograd"},
     {KD_OP_CONV2D_WGRAD, 64, 3, 128, 7, 1, "wgrad_inner"},
     {KD_OP_CONV2D_WGRAD, 512, 512, 16, 4, 2, "wgrad_gemm"},
     {KD_OP_CONV2D, 192, 192, 64, 3, 1, "conv_depthwise", 192},

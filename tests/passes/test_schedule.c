@@ -31,6 +31,7 @@ typedef struct Conv {
 #define CONV(...) {"conv_direct", KD_OP_CONV2D, __VA_ARGS__}
 #define FEW(...) {"conv_dots", KD_OP_CONV2D, __VA_ARGS__}
 #define WINO(...) {"conv_winograd", KD_OP_CONV2D, __VA_ARGS__}
+#define WGWINO(...) {"wgrad_winograd", KD_OP_CONV2D_WGRAD, __VA_ARGS__}
 #define WINOBACK(...) {"conv_winograd_back", KD_OP_CONV_TRANSPOSE2D, __VA_ARGS__}
 #define DECONV(...) {"conv_phases", KD_OP_CONV_TRANSPOSE2D, __VA_ARGS__}
 #define TAPS(...) {"conv_taps", KD_OP_CONV_TRANSPOSE2D, __VA_ARGS__}
@@ -133,6 +134,10 @@ static const Conv convs[] = {
     INNER(1, 2, 3, 5, 7, 7, 3, 3, {2, 1}, {0, 1, 2, 0}, {1, 2}, {0, 0}, PLAIN, TWO),
     INNER(1, 1, 3, 1, 3, 24, 1, 15, {1, 1}, {0, 7, 0, 7}, {1, 1}, {0, 0}, PLAIN, BARE),
 
+    WGWINO(1, 1, 16, 13, 8, 16, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
+    WGWINO(2, 1, 5, 19, 7, 9, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, RELU, UPDATE),
+    WGWINO(1, 1, 40, 17, 9, 70, 3, 3, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, REFLECT, BARE),
+    WGWINO(3, 2, 9, 8, 6, 5, 3, 3, {1, 1}, {2, 0, 1, 2}, {1, 1}, {0, 0}, SCALED, TWO),
     DOT(1, 8, 1, 1, 9, 18, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
     DOT(2, 5, 1, 1, 11, 37, 3, 3, {2, 2}, {1, 1, 1, 1}, {1, 1}, {0, 0}, REFLECT, UPDATE),
     DOT(1, 3, 2, 3, 6, 9, 5, 5, {1, 1}, {2, 2, 2, 2}, {1, 1}, {0, 0}, RELU, TWO),
@@ -378,7 +383,7 @@ static void run_case(void **state) {
             const char *schedule = c->conv ? c->conv->schedule : c->product->schedule;
             for (int k = 0; k < KD_COUNT(machines) && !wrong; k++)
                 for (int v = 0; v < 2 && !wrong; v++) {
-                    bool winograd = strncmp(schedule, "conv_winograd", 13) == 0;
+                    bool winograd = strstr(schedule, "winograd");
                     wrong = run_on(f, schedule, winograd ? 2 : 0, machines[k], v, in, want);
                     if (winograd && !wrong) wrong = run_on(f, schedule, 4, machines[k], v, in, want);
                 }

@@ -1,0 +1,26 @@
+/* winograd.h: what conv_winograd (winograd.c) and wgrad_winograd (winograd_wgrad.c) share. */
+#ifndef KD_SCHEDULE_WINOGRAD_H
+#define KD_SCHEDULE_WINOGRAD_H
+
+#include "passes/schedule/schedule.h"
+
+enum { SCH_WINOGRAD_TAPS = 3, SCH_WINOGRAD_MOST = 6 };
+
+typedef struct SchWinograd {
+    int m, n; /* outputs and inputs of a tile, in each dimension: n = m + 2 */
+    bool fma;
+    int lanes; /* of pictures' vectors */
+} SchWinograd;
+
+/* One dimension each; n or m values in, see winograd_transform.c. */
+void sch_winograd_input(KlBuilder *b, const SchWinograd *w, const KlValue *d, KlValue *r);    /* B^T d: n -> n */
+void sch_winograd_weights(KlBuilder *b, const SchWinograd *w, const KlValue *g, KlValue *u);  /* G g: 3 -> n */
+void sch_winograd_output(KlBuilder *b, const SchWinograd *w, const KlValue *p, KlValue *y);   /* A^T p: n -> m */
+void sch_winograd_gradient(KlBuilder *b, const SchWinograd *w, const KlValue *y, KlValue *r); /* A dy: m -> n */
+void sch_winograd_taps(KlBuilder *b, const SchWinograd *w, const KlValue *u, KlValue *g);     /* G^T u: n -> 3 */
+
+/* d[j], j = 0 .. n: elements m * t + j of a line that begins at buffer[at], t running over the lanes. Reads m + 1
+ * vectors. */
+void sch_winograd_split(KlBuilder *b, const SchWinograd *w, int buffer, KlValue at, KlValue *d);
+
+#endif

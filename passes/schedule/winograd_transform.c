@@ -1,0 +1,124 @@
+/* winograd_transform.c: the one-dimensional transforms of Winograd's minimal filtering F(m, 3), m = 2 and 4, with the
+ * points 0, 1, -1 and 0, 1, -1, 2, -2 (Lavin and Gray 2016). Two dimensions are one after the other.
+ *
+ *   y = A^T [(G g) * (B^T d)]      d: n = m + 2 inputs, g: 3 taps, y: m outputs
+ * and for the gradient of the taps, by the chain rule:
+ *   dg = G^T [(A dy) * (B^T d)]
+ */
+#include "passes/schedule/winograd.h"
+
+/* y + c * x */
+static KlValue madd(KlBuilder *b, const SchWinograd *w, KlValue y, double c, KlValue x) {
+    if (c == 1) return kl_op2(b, KL_OP_ADD, y, x);
+    if (c == -1) return kl_op2(b, KL_OP_SUB, y, x);
+    KlValue k = kl_constant_like(b, x, c);
+    return w->fma ? kl_fma(b, x, k, y) : kl_op2(b, KL_OP_ADD, kl_op2(b, KL_OP_MUL, x, k), y);
+}
+
+static KlValue scaled(KlBuilder *b, double c, KlValue x) {
+    return kl_op2(b, KL_OP_MUL, x, kl_constant_like(b, x, c));
+}
+
+/* r = B^T d */
+void sch_winograd_input(KlBuilder *b, const SchWinograd *w, const KlValue *d, KlValue *r) {
+    if (w->m == 2) {
+        r[0] = madd(b, w, d[0], -1, d[2]), r[1] = madd(b, w, d[1], 1, d[2]);
+        r[2] = madd(b, w, d[2], -1, d[1]), r[3] = madd(b, w, d[1], -1, d[3]);
+        return;
+    }
+    KlValue even = madd(b, w, d[4], -4, d[2]), odd = madd(b, w, d[3], -4, d[1]);
+    KlValue outer = madd(b, w, d[4], -1, d[2]), inner = madd(b, w, d[3], -1, d[1]);
+    r[0] = madd(b, w, madd(b, w, d[4], -5, d[2]), 4, d[0]);
+    r[1] = madd(b, w, even, 1, odd), r[2] = madd(b, w, even, -1, odd);
+    r[3] = madd(b, w, outer, 2, inner), r[4] = madd(b, w, outer, -2, inner);
+    r[5] = madd(b, w, madd(b, w, d[5], -5, d[3]), 4, d[1]);
+}
+
+/* u = G g */
+void sch_winograd_weights(KlBuilder *b, const SchWinograd *w, const KlValue *g, KlValue *u) {
+    KlValue sum = madd(b, w, g[0], 1, g[2]);
+    if (w->m == 2) {
+        KlValue half = scaled(b, 0.5, sum);
+        u[0] = g[0], u[3] = g[2];
+        u[1] = madd(b, w, half, 0.5, g[1]), u[2] = madd(b, w, half, -0.5, g[1]);
+        return;
+    }
+    KlValue sixth = scaled(b, -1.0 / 6, sum);
+    KlValue far = madd(b, w, scaled(b, 1.0 / 24, g[0]), 1.0 / 6, g[2]);
+    u[0] = scaled(b, 0.25, g[0]), u[5] = g[2];
+    u[1] = madd(b, w, sixth, -1.0 / 6, g[1]), u[2] = madd(b, w, sixth, 1.0 / 6, g[1]);
+    u[3] = madd(b, w, far, 1.0 / 12, g[1]), u[4] = madd(b, w, far, -1.0 / 12, g[1]);
+}
+
+/* y = A^T p */
+void sch_winograd_output(KlBuilder *b, const SchWinograd *w, const KlValue *p, KlValue *y) {
+    KlValue sum = madd(b, w, p[1], 1, p[2]), difference = madd(b, w, p[1], -1, p[2]);
+    if (w->m == 2) {
+        y[0] = madd(b, w, p[0], 1, sum), y[1] = madd(b, w, difference, -1, p[3]);
+        return;
+    }
+    KlValue sum2 = madd(b, w, p[3], 1, p[4]), difference2 = madd(b, w, p[3], -1, p[4]);
+    y[0] = madd(b, w, madd(b, w, p[0], 1, sum), 1, sum2);
+    y[1] = madd(b, w, difference, 2, difference2);
+    y[2] = madd(b, w, sum, 4, sum2);
+    y[3] = madd(b, w, madd(b, w, difference, 8, difference2), 1, p[5]);
+}
+
+/* r = A dy */
+void sch_winograd_gradient(KlBuilder *b, const SchWinograd *w, const KlValue *y, KlValue *r) {
+    r[0] = y[0];
+    if (w->m == 2) {
+        r[1] = madd(b, w, y[0], 1, y[1]), r[2] = madd(b, w, y[0], -1, y[1]);
+        r[3] = scaled(b, -1, y[1]);
+        return;
+    }
+    KlValue even = madd(b, w, y[0], 1, y[2]), odd = madd(b, w, y[1], 1, y[3]);
+    KlValue even2 = madd(b, w, y[0], 4, y[2]), odd2 = madd(b, w, y[1], 4, y[3]);
+    r[1] = madd(b, w, even, 1, odd), r[2] = madd(b, w, even, -1, odd);
+    r[3] = madd(b, w, even2, 2, odd2), r[4] = madd(b, w, even2, -2, odd2);
+    r[5] = y[3];
+}
+
+/* g = G^T u */
+void sch_winograd_taps(KlBuilder *b, const SchWinograd *w, const KlValue *u, KlValue *g) {
+    KlValue sum = madd(b, w, u[1], 1, u[2]);
+    if (w->m == 2) {
+        g[0] = madd(b, w, u[0], 0.5, sum), g[2] = madd(b, w, u[3], 0.5, sum);
+        g[1] = scaled(b, 0.5, madd(b, w, u[1], -1, u[2]));
+        return;
+    }
+    KlValue sum2 = madd(b, w, u[3], 1, u[4]), sixth = scaled(b, -1.0 / 6, sum);
+    g[0] = madd(b, w, madd(b, w, sixth, 0.25, u[0]), 1.0 / 24, sum2);
+    g[1] = madd(b, w, scaled(b, 1.0 / 6, madd(b, w, u[2], -1, u[1])), 1.0 / 12, madd(b, w, u[3], -1, u[4]));
+    g[2] = madd(b, w, madd(b, w, sixth, 1.0 / 6, sum2), 1, u[5]);
+}
+
+/* ---- lines of pictures ------------------------------------------------------------------- */
+
+/* d[j] = elements m * t + j of the line buffer, t running over the lanes. */
+void sch_winograd_split(KlBuilder *b, const SchWinograd *w, int line, KlValue at, KlValue *d) {
+    int lanes = w->lanes, m = w->m, pick[2][64], join[64], next[2][64];
+    KlValue v[SCH_WINOGRAD_MOST];
+    for (int k = 0; k <= m; k++)
+        v[k] = kl_load(b, line, sch_addc(b, at, (int64_t)k * lanes), lanes);
+    for (int j = 0; j < m; j++) {
+        if (m == 2) {
+            for (int i = 0; i < lanes; i++)
+                pick[0][i] = 2 * i + j;
+            d[j] = kl_shuffle(b, v[0], v[1], lanes, pick[0]);
+            continue;
+        }
+        for (int i = 0; i < lanes; i++) {
+            pick[0][i] = (4 * i + j) % (2 * lanes);
+            join[i] = i < lanes / 2 ? i : lanes / 2 + i;
+        }
+        KlValue lo = kl_shuffle(b, v[0], v[1], lanes, pick[0]);
+        KlValue hi = kl_shuffle(b, v[2], v[3], lanes, pick[0]);
+        d[j] = kl_shuffle(b, lo, hi, lanes, join);
+    }
+    for (int j = 0; j < 2; j++) { /* the neighbour's first two */
+        for (int i = 0; i < lanes; i++)
+            next[j][i] = i + 1 < lanes ? i + 1 : lanes + j;
+        d[m + j] = kl_shuffle(b, d[j], v[m], lanes, next[j]);
+    }
+}
