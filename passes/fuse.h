@@ -79,7 +79,8 @@ typedef struct KdFuser {
 /* fuse_stream.c. What is streamed belongs to no unit: it is composed into reductions and other products. */
 bool kd_may_stream(const KdFunc *f, KdValue v); /* a product that is big against its operands */
 void kd_find_streams(KdFuser *z);
-/* The operand of a product that is streamed, or -1, and whether the product's rows (or columns) are that one's columns. */
+/* The operand of a product that is streamed, or -1, and whether the product's rows (or columns) are that one's
+ * columns. */
 int kd_streamed_operand(const KdFunc *f, const uint8_t *stream, KdValue v, bool *turned);
 
 int kd_unit_new(KdFuser *z, KdGroupKind kind, KdDomain d, KdValue v);

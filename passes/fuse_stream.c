@@ -2,14 +2,14 @@
  * memory.
  *
  * A function and its users come in (a KdFuser before units are formed); z->stream and z->stream_roots go out. A product
- * S [.., k, n] is streamed when it is big against its operands, some reduction folds its rows or columns (a softmax, a norm,
- * a contrastive term; see note_fold), and all that uses it is
+ * S [.., k, n] is streamed when it is big against its operands, some reduction folds its rows or columns (a softmax, a
+ * norm, a contrastive term; see note_fold), and all that uses it is
  *   - elementwise over the same domain (streamed as well: its value is composed from S's), or
  *   - a reduction over its rows or over its columns, or
  *   - another product that contracts its rows or columns.
  * Then whoever needs elements of S has them from a block of rows (or columns) that it computes itself; see
- * passes/schedule/stream.c. If anything else uses it, it is an ordinary anchor. Elementwise values of that domain which only
- * streamed values use are streamed, too. Shapes and uses alone decide.
+ * passes/schedule/stream.c. If anything else uses it, it is an ordinary anchor. Elementwise values of that domain which
+ * only streamed values use are streamed, too. Shapes and uses alone decide.
  */
 #include "passes/fuse.h"
 
@@ -61,8 +61,9 @@ static bool folds_a_side(const KdDomain *d) {
     return d->n >= 2 && folded == 1 && (d->reduced[d->n - 1] || d->reduced[d->n - 2]);
 }
 
-/* A reduction over rows is what streaming is for; one over columns, if its result goes back to them: else it is the gradient
- * of a layer's bias. And what is folded must be long against the contraction, or the product is a layer before a norm. */
+/* A reduction over rows is what streaming is for; one over columns, if its result goes back to them: else it is the
+ * gradient of a layer's bias. And what is folded must be long against the contraction, or the product is a layer before
+ * a norm. */
 static void note_fold(Streams *s, KdValue v, uint64_t roots, const KdDomain *d) {
     bool rows = d->reduced[d->n - 1];
     uint64_t wide = 0;

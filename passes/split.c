@@ -1,10 +1,11 @@
-/* split.c: what is made of the elements of a big product, in a form that suits computing it block by block (fuse_stream.c).
+/* split.c: what is made of the elements of a big product, in a form that suits computing it block by block
+ * (fuse_stream.c).
  *
  * In: any function. Out: the same, but of values that are elementwise in a product which may be streamed,
- *   - a sum over both of the last dims (1s aside) is two sums: over the last dim, then over the rest. So a mean over all pairs (a
- *     distance of two similarity matrices) folds rows, and the product need not be in memory for it;
- *   - a division by a constant is a multiplication by its reciprocal, since these values are computed more than once. That may
- *     differ in the last bit.
+ *   - a sum over both of the last dims (1s aside) is two sums: over the last dim, then over the rest. So a mean over
+ *     all pairs (a distance of two similarity matrices) folds rows, and the product need not be in memory for it;
+ *   - a division by a constant is a multiplication by its reciprocal, since these values are computed more than once.
+ *     That may differ in the last bit.
  */
 #include "passes/fuse.h"
 #include "passes/rewrite.h"

@@ -1,13 +1,14 @@
 /* stream.c: products of matrices that are never in memory.
  *
- * A group comes in that reduces, or contracts, what is made of the elements of products S = A B (KdFusion.streamed). Its
- * parallel index runs over blocks of S's rows (or columns: then everything is turned). For a block, S is computed into
- * scratch that stays in the caches, with the register tile of the other schedules: the block's rows of A are copied
- * to scratch and broadcast, B comes in panels of a tile's columns, packed once in a kernel before. Then
+ * A group comes in that reduces, or contracts, what is made of the elements of products S = A B (KdFusion.streamed).
+ * Its parallel index runs over blocks of S's rows (or columns: then everything is turned). For a block, S is computed
+ * into scratch that stays in the caches, with the register tile of the other schedules: the block's rows of A are
+ * copied to scratch and broadcast, B comes in panels of a tile's columns, packed once in a kernel before. Then
  *   - a row group runs its stages over the block's rows, as on memory (lower_row.c);
- *   - a product W Z, with W elementwise in S, writes the elements of W over those of S and contracts them with panels of Z.
- * So a block of S is computed once for each group, and nothing is as large as S but for a moment in a cache. The sum in an
- * element of S runs over the contraction in order, the same for rows and for columns; blocks depend on shapes alone.
+ *   - a product W Z, with W elementwise in S, writes the elements of W over those of S, or beside them, and contracts
+ *     them with panels of Z (the group's anchor, or a row group's tail).
+ * So a block of S is computed once for each group. The sum in an element of S runs over the contraction in order, the
+ * same for rows and for columns; blocks depend on shapes alone.
  */
 #include "passes/schedule/stream.h"
 
@@ -224,8 +225,8 @@ static Broadcast copy_rows(KdStream *s, const KdStreamOperand *o) {
 
 /* ---- products ------------------------------------------------------------------------------------ */
 
-/* out[i * pitch + x] (+)= sum over k of rows(i, k) * panels(k, x), for the block's rows, in whole tiles; k in slices if the
- * panels are long, and then out holds the sums in between. */
+/* out[i * pitch + x] (+)= sum over k of rows(i, k) * panels(k, x), for the block's rows, in whole tiles; k in slices if
+ * the panels are long, and then out holds the sums in between. */
 static void multiply(KdStream *s, const Broadcast *rows, const KdStreamOperand *o, int temp, int out, int64_t pitch) {
     KlBuilder *b = &s->l->b;
     const SchTile *t = &s->tile;
@@ -255,7 +256,8 @@ static void multiply(KdStream *s, const Broadcast *rows, const KdStreamOperand *
     for (int i = 0; i < n; i++) {
         next[i] = k.carried[i];
     }
-    sch_tile_step(b, t, next, rows->buf, sch_madc(b, k.i, rows->depth, a), aoff, buf, sch_madc(b, k.i, width, column), boff);
+    KlValue from = sch_madc(b, k.i, rows->depth, a);
+    sch_tile_step(b, t, next, rows->buf, from, aoff, buf, sch_madc(b, k.i, width, column), boff);
     k.instr->unroll = (uint16_t)sch_unroll(n, slices.size);
     kl_for_end(b, &k, next, acc);
     sch_tile_store(b, t, acc, out, at, held, boff);

@@ -7,7 +7,8 @@
 
 #define KD_MAX_TAILS 4
 
-/* A matrix on its way into a register tile: operand `operand` of product `node` is [x, depth], or [depth, x] if `along`. */
+/* A matrix on its way into a register tile: operand `operand` of product `node` is [x, depth], or [depth, x] if
+ * `along`. */
 typedef struct KdStreamOperand {
     KdValue node;
     int operand, rank;
@@ -15,8 +16,8 @@ typedef struct KdStreamOperand {
     int64_t extent, depth;
 } KdStreamOperand;
 
-/* The blocks of one group. All its streamed products have the same domain [batch, rows, columns] and are cut the same way:
- * into blocks of rows (side 0), or of columns (side 1), which are then called rows. */
+/* The blocks of one group. All its streamed products have the same domain [batch, rows, columns] and are cut the same
+ * way: into blocks of rows (side 0), or of columns (side 1), which are then called rows. */
 typedef struct KdStream {
     KdLower *l;
     SchMachine machine;
@@ -40,11 +41,11 @@ typedef struct KdStream {
 /* Does the group compute streamed products? */
 bool kd_streams(const KdLower *l);
 void kd_stream_plan(KdStream *s, KdLower *l, int side, const KdValue *tail, int n_tails);
-/* Builds the kernels that pack operands, begins the main one and computes the block of the parallel index; then kd_compose
- * knows the products' elements of rows first .. first + n_rows of batch at_batch. */
+/* Builds the kernels that pack operands, begins the main one and computes the block of the parallel index; then
+ * kd_compose knows the products' elements of rows first .. first + n_rows of batch at_batch. */
 void kd_stream_begin(KdStream *s, const char *what);
-/* In the loop over the block's rows: makes row i of the tails' streamed operands; the last one's take the place of the first
- * product's. After that loop kd_stream_tails contracts them. */
+/* In the loop over the block's rows: makes row i of the tails' streamed operands; the last one's take the place of the
+ * first product's. After that loop kd_stream_tails contracts them. */
 void kd_stream_make_row(KdStream *s, KlValue i);
 void kd_stream_tails(KdStream *s);
 void kd_stream_end(KdStream *s);
