@@ -163,19 +163,25 @@ static KlValue picture_element(KdLower *l, const SchSource *s, const KlValue *li
     return kd_lower_operand(l, s->node, s->operand, idx);
 }
 
-/* Lines of one input channel: [line][n][across], transformed along x. */
-static void fill_lines(KdLower *l, const Wino *w, const Buffers *u, const Item *it,
-                       KlValue channel) {
+/* Lines of one input channel, transformed along x: [line mod m][n][line / m][tile]. So what a tile needs of the same line
+ * lies tiles_x further for the tile below, and the tiles of a band can be taken one after the other, whatever the width.
+ * The last vector of a line may be partly empty: the next line of the same kind overwrites the rest. */
+static int64_t line_plane(const Wino *w) {
+    return sch_ceil((w->bands.size + 1) * w->tiles_x + w->across, w->tile.lanes) * w->tile.lanes;
+}
+
+static void fill_lines(KdLower *l, const Wino *w, const Buffers *u, const Item *it, KlValue channel) {
     KlBuilder *b = &l->b;
+    int64_t plane = line_plane(w);
     SchSource s = {.element = picture_element,
                    .node = w->node,
                    .operand = 0,
                    .width = w->in[1],
                    .border = sch_border(l, w->node, 0, 3)};
     KlFor r = sch_loop(b, kl_i64(b, 0), sch_addc(b, sch_mulc(b, it->length, w->t.m), 2), 1);
-    KlValue y = sch_madc(b, it->band, w->bands.size * w->t.m, r.i);
+    KlValue y = sch_madc(b, it->band, w->bands.size * w->t.m, r.i), row = r.i;
     y = sch_addc(b, y, -w->pad[0]);
-    KlValue to = sch_mulc(b, r.i, w->t.n * w->across);
+    KlValue kind = sch_split(b, &row, w->t.m), to = sch_madc(b, kind, w->t.n * plane, sch_mulc(b, row, w->tiles_x));
     SchGuard guard = sch_guard_begin(b, y, w->in[0]);
     KlValue line[3] = {it->image, channel, y};
     sch_fill_line(l, &s, line, -w->pad[1], w->across * w->t.m + w->tile.lanes, u->line, kl_i64(b, 0));
@@ -185,59 +191,55 @@ static void fill_lines(KdLower *l, const Wino *w, const Buffers *u, const Item *
         KlValue at = sch_add(b, to, v.i);
         if (pass == 0) sch_winograd_split(b, &w->t, u->line, sch_mulc(b, v.i, w->t.m), d);
         for (int j = 0; j < w->t.n && pass == 1; j++)
-            d[j] = kl_load(b, u->lines, sch_addc(b, at, j * w->across), w->tile.lanes);
+            d[j] = kl_load(b, u->lines, sch_addc(b, at, j * plane), w->tile.lanes);
         if (pass == 1) sch_winograd_input(b, &w->t, d, t);
         for (int j = 0; j < w->t.n; j++)
-            kl_store(b, u->lines, sch_addc(b, at, j * w->across), pass == 0 ? d[j] : t[j]);
+            kl_store(b, u->lines, sch_addc(b, at, j * plane), pass == 0 ? d[j] : t[j]);
         sch_loop_end(b, &v);
     }
     if (sch_guard_else(b, &guard)) {
-        sch_zero(b, u->lines, to, w->t.n * w->across, w->tile.lanes);
+        KlFor j = sch_loop_n(b, w->t.n);
+        sch_zero(b, u->lines, sch_madc(b, j.i, plane, to), w->across, w->tile.lanes);
+        sch_loop_end(b, &j);
         sch_guard_end(b, &guard);
     }
     sch_loop_end(b, &r);
 }
 
 /* The last column tile may reach beyond the tiles of a channel: zeros there. */
-static void clear_rest(KlBuilder *b, const Wino *w, const Buffers *u, const Item *it, KlValue channel) {
-    int64_t width = (int64_t)w->tile.nv * w->tile.lanes;
-    if (w->tiles_y % w->bands.size == 0 &&
-        sch_ceil(w->bands.size * w->tiles_x, width) * width <= (w->bands.size - 1) * w->tiles_x + w->across)
-        return;
-    KlValue held = sch_addc(b, sch_mulc(b, it->length, w->tiles_x), w->across - w->tiles_x);
-    KlValue end = sch_addc(b, sch_mulc(b, it->length, w->tiles_x), width - 1);
-    end = sch_mulc(b, kl_op2(b, KL_OP_DIV, end, kl_i64(b, width)), width);
+static void clear_rest(KlBuilder *b, const Wino *w, const Buffers *u, KlValue tiles, KlValue channel) {
+    int64_t lanes = w->tile.lanes, width = w->tile.nv * lanes;
+    if (w->tile.nv == 1) return;
+    KlValue held = sch_mulc(b, kl_op2(b, KL_OP_DIV, sch_addc(b, tiles, lanes - 1), kl_i64(b, lanes)), lanes);
+    KlValue end = sch_mulc(b, kl_op2(b, KL_OP_DIV, sch_addc(b, tiles, width - 1), kl_i64(b, width)), width);
     KlFor e = sch_loop_n(b, w->t.n * w->t.n);
-    KlFor x = sch_loop(b, held, end, w->tile.lanes);
+    KlFor x = sch_loop(b, held, end, lanes);
     KlValue at = sch_add(b, sch_madc(b, e.i, w->input, sch_mulc(b, channel, w->pitch)), x.i);
     kl_store(b, u->input, at, kl_splat(b, w->tile.lanes, kl_f32(b, 0)));
     sch_loop_end(b, &x);
     sch_loop_end(b, &e);
 }
 
-/* One input channel's tiles: transformed along y into the n * n matrices. Where a tile row does not
- * fill its vectors the next one overwrites the rest. */
+/* One input channel's tiles: transformed along y into the n * n matrices. */
 static void fill_input(KdLower *l, const Wino *w, const Buffers *u, const Item *it) {
     KlBuilder *b = &l->b;
     int n = w->t.n, lanes = w->tile.lanes;
+    int64_t plane = line_plane(w);
+    KlValue tiles = sch_mulc(b, it->length, w->tiles_x);
     KlFor c = sch_loop_n(b, w->depth);
     fill_lines(l, w, u, it, sch_madc(b, it->group, w->depth, c.i));
-    KlFor r = sch_loop(b, kl_i64(b, 0), it->length, 1), v;
-    v = sch_loop(b, kl_i64(b, 0), kl_i64(b, w->across), lanes);
-    KlValue from = sch_madc(b, r.i, (int64_t)w->t.m * n * w->across, v.i);
-    KlValue to = sch_add(b, sch_madc(b, c.i, w->pitch, sch_mulc(b, r.i, w->tiles_x)), v.i);
-    KlFor j = sch_loop_n(b, n);
-    from = sch_madc(b, j.i, w->across, from), to = sch_madc(b, j.i, w->input, to);
+    KlFor v = sch_loop(b, kl_i64(b, 0), tiles, lanes), j = sch_loop_n(b, n);
+    KlValue from = sch_madc(b, j.i, plane, v.i);
+    KlValue to = sch_add(b, sch_madc(b, c.i, w->pitch, sch_mulc(b, j.i, w->input)), v.i);
     KlValue d[SCH_WINOGRAD_MOST] = {0}, t[SCH_WINOGRAD_MOST] = {0};
     for (int i = 0; i < n; i++)
-        d[i] = kl_load(b, u->lines, sch_addc(b, from, i * n * w->across), lanes);
+        d[i] = kl_load(b, u->lines, sch_addc(b, from, i % w->t.m * n * plane + i / w->t.m * w->tiles_x), lanes);
     sch_winograd_input(b, &w->t, d, t);
     for (int i = 0; i < n; i++)
         kl_store(b, u->input, sch_addc(b, to, i * n * w->input), t[i]);
     sch_loop_end(b, &j);
     sch_loop_end(b, &v);
-    sch_loop_end(b, &r);
-    clear_rest(b, w, u, it, c.i);
+    clear_rest(b, w, u, tiles, c.i);
     sch_loop_end(b, &c);
 }
 
@@ -313,21 +315,28 @@ static void join_tiles(KlBuilder *b, const Wino *w, const KlValue *y, int row, K
         kl_store(b, row, sch_addc(b, at, (int64_t)h * lanes), out[h]);
 }
 
-/* One tile row of one output channel into the row buffer: [m lines][across * m]. */
-static void output_lines(KlBuilder *b, const Wino *w, const Buffers *u, KlValue from) {
-    int n = w->t.n, m = w->t.m, lanes = w->tile.lanes;
-    KlFor v = sch_loop(b, kl_i64(b, 0), kl_i64(b, w->across), lanes);
-    KlFor j = sch_loop_n(b, n);
+/* All tiles of one output channel, transformed along y: half[m][n][tile]. */
+static void output_tiles(KlBuilder *b, const Wino *w, const Buffers *u, const Item *it, KlValue from) {
+    int n = w->t.n, lanes = w->tile.lanes;
+    KlFor v = sch_loop(b, kl_i64(b, 0), sch_mulc(b, it->length, w->tiles_x), lanes), j = sch_loop_n(b, n);
     KlValue at = sch_add(b, sch_madc(b, j.i, w->product, from), v.i), p[SCH_WINOGRAD_MOST] = {0}, y[4] = {0};
     for (int i = 0; i < n; i++)
         p[i] = kl_load(b, u->product, sch_addc(b, at, i * n * w->product), lanes);
     sch_winograd_output(b, &w->t, p, y);
-    for (int k = 0; k < m; k++)
-        kl_store(b, u->half, sch_addc(b, sch_mulc(b, j.i, lanes), (int64_t)k * n * lanes), y[k]);
+    for (int i = 0; i < w->t.m; i++)
+        kl_store(b, u->half, sch_addc(b, sch_madc(b, j.i, w->pitch, v.i), i * n * w->pitch), y[i]);
     sch_loop_end(b, &j);
-    KlFor i = sch_loop_n(b, m);
+    sch_loop_end(b, &v);
+}
+
+/* Tile row r of them along x, into the row buffer: [m lines][across * m]. */
+static void output_lines(KlBuilder *b, const Wino *w, const Buffers *u, KlValue r) {
+    int n = w->t.n, m = w->t.m, lanes = w->tile.lanes;
+    KlFor v = sch_loop(b, kl_i64(b, 0), kl_i64(b, w->across), lanes), i = sch_loop_n(b, m);
+    KlValue at = sch_add(b, sch_madc(b, r, w->tiles_x, sch_mulc(b, i.i, n * w->pitch)), v.i);
+    KlValue p[SCH_WINOGRAD_MOST] = {0}, y[4] = {0};
     for (int k = 0; k < n; k++)
-        p[k] = kl_load(b, u->half, sch_mulc(b, sch_addc(b, sch_mulc(b, i.i, n), k), lanes), lanes);
+        p[k] = kl_load(b, u->half, sch_addc(b, at, k * w->pitch), lanes);
     sch_winograd_output(b, &w->t, p, y);
     join_tiles(b, w, y, u->row, sch_add(b, sch_mulc(b, v.i, m), sch_mulc(b, i.i, m * w->across)));
     sch_loop_end(b, &i);
@@ -340,8 +349,9 @@ static void finish(KdLower *l, const Wino *w, const Buffers *u, const Item *it) 
     KlValue rows = sch_minc(b, kl_op2(b, KL_OP_SUB, kl_i64(b, w->rows_out), m0), block_rows(w));
     KlFor o = sch_loop(b, kl_i64(b, 0), rows, 1);
     KlValue row = sch_add(b, m0, o.i), held = sch_tile_row(b, o.i, row, w->tile.mr, w->rows_out);
+    output_tiles(b, w, u, it, sch_mulc(b, held, w->pitch));
     KlFor r = sch_loop(b, kl_i64(b, 0), it->length, 1);
-    output_lines(b, w, u, sch_madc(b, held, w->pitch, sch_mulc(b, r.i, w->tiles_x)));
+    output_lines(b, w, u, r.i);
     KlFor i = sch_loop_n(b, w->t.m);
     KlValue y = sch_madc(b, sch_madc(b, it->band, w->bands.size, r.i), w->t.m, i.i);
     SchGuard guard = sch_guard_begin(b, y, w->out[0]);
@@ -389,9 +399,7 @@ static void derive(Wino *w) {
     int64_t columns = sch_ceil(w->bands.size * w->tiles_x, width);
     w->across = sch_ceil(w->tiles_x, lanes) * lanes;
     w->pitch = columns * width;
-    /* The last tile row of a band may end in vectors that reach further; and matrices a power of two
-     * apart would fall into the same lines of the caches. */
-    w->pitch = sch_max(w->pitch, sch_ceil((w->bands.size - 1) * w->tiles_x + w->across, lanes) * lanes);
+    /* Channels a power of two apart would fall into the same lines of the caches. */
     if (columns > 1 && w->pitch / lanes % 2 == 0) w->pitch += lanes;
     w->input = w->depth * w->pitch + 5 * lanes;
     w->product = block_rows(w) * w->pitch + 5 * lanes;
@@ -410,13 +418,15 @@ static void derive(Wino *w) {
     double weights = 4 * matrices * rows * depth, pictures = 4 * matrices * depth * (double)w->pitch,
            products = 4 * matrices * rows * (double)w->pitch, moved = 0;
     if (weights * (double)w->blocks.count > 0.5 * k->l2) moved += weights;
-    if (pictures + products > 0.6 * k->l2) moved += 2 * (pictures + products);
-    work += 0.5 * moved / 7;
-    double fill = depth * ((m * band + 2) * (vectors * (14 + 3 * n) + (double)w->in[1] * 4 / (double)lanes + 30) +
-                           band * vectors * n * 2.5 * n);
-    double out = rows * band * (vectors * (n * 2.5 * n + m * 3 * n) + m * ((double)w->out[1] * 6 / (double)lanes + 10));
+    if (pictures + products > 0.6 * k->l2) moved += (pictures + products > 5 * k->l2 ? 4 : 2) * (pictures + products);
+    /* The weights of a matrix pass once for each column tile: from the second cache, but for the first time. */
+    work += 0.5 * moved / 7 + weights * (double)(columns - 1) / 20;
+    double dense = (double)sch_ceil(w->bands.size * w->tiles_x, lanes); /* vectors of tiles of a band */
+    double fill = depth * ((m * band + 2) * (vectors * (14 + 5 * n) + (double)w->in[1] * 4 / (double)lanes + 30) +
+                           dense * n * 2.5 * n);
+    double out = rows * (dense * n * 2.5 * n + band * (vectors * m * 3 * n + m * ((double)w->out[1] * 6 / (double)lanes + 10)));
     /* Four items are enough: more of them would stream the weights more often. */
-    double dealt = items <= 16 ? (double)(sch_ceil((int64_t)items, 4) * 4) : sch_dealt(items);
+    double dealt = items <= 16 ? 0.5 * (items + (double)(sch_ceil((int64_t)items, 4) * 4)) : sch_dealt(items);
     w->cycles = dealt * (work + fill + out + 100) + 4000;
     double count = (double)(w->groups * w->rows_out * w->depth);
     w->cycles += count * ((60 + 2.2 * matrices) / (double)t->mr + matrices * 4 / 12) + 4000;
@@ -475,11 +485,11 @@ void build_winograd(KdLower *l, const KdGroup *g) {
     kd_lower_begin(l, what, w->batch * w->groups * w->bands.count * w->blocks.count);
     KlBuilder *b = &l->b;
     int64_t lanes = w->tile.lanes, all = (int64_t)w->t.n * w->t.n;
-    int64_t line = w->across * w->t.m + lanes, lines = w->t.m * w->bands.size + 2;
+    int64_t lines = w->t.m * w->t.n * line_plane(w), half = w->t.m * w->t.n * w->pitch;
     Buffers u = {.weights = kd_lower_temp(l, 0, KL_F32, weights_count(w), KL_IN)};
-    u.line = kl_buf(l->k, "line", KL_F32, line, KL_SCRATCH);
-    u.lines = kl_buf(l->k, "lines", KL_F32, lines * w->t.n * w->across, KL_SCRATCH);
-    u.half = kl_buf(l->k, "half", KL_F32, w->t.m * w->t.n * lanes, KL_SCRATCH);
+    u.line = kl_buf(l->k, "line", KL_F32, w->across * w->t.m + lanes, KL_SCRATCH);
+    u.lines = kl_buf(l->k, "lines", KL_F32, lines, KL_SCRATCH);
+    u.half = kl_buf(l->k, "half", KL_F32, half + w->across, KL_SCRATCH);
     u.row = kl_buf(l->k, "row", KL_F32, w->t.m * w->across * w->t.m, KL_SCRATCH);
     u.input = kl_buf(l->k, "input", KL_F32, all * w->input, KL_SCRATCH);
     u.product = kl_buf(l->k, "product", KL_F32, all * w->product, KL_SCRATCH);
@@ -490,6 +500,9 @@ void build_winograd(KdLower *l, const KdGroup *g) {
     it.group = sch_split(b, &p, w->groups);
     it.image = p;
     it.length = sch_cut_length(b, &w->bands, it.band);
+    /* What vectors that are partly empty meet must be initialised. */
+    sch_zero(b, u.lines, kl_i64(b, 0), lines, w->tile.lanes);
+    sch_zero(b, u.half, kl_i64(b, 0), half + w->across, w->tile.lanes);
     fill_input(l, w, &u, &it);
     multiply(b, w, &u, &it);
     finish(l, w, &u, &it);

@@ -39,6 +39,7 @@ typedef struct Layer {
 static const Layer layers[] = {
     /*                                T  n   g   in   out   h    w   k  s  p  e */
     {"resnet64 res 3x3",              0, 1, 1, 256, 256, 64, 64, 3, 1, 1, 0},
+    {"resnet64 res 3x3 padded before",0, 1, 1, 256, 256, 66, 66, 3, 1, 0, 0},
     {"resnet64 res 3x3 fused",        0, 1, 1, 256, 256, 64, 64, 3, 1, 1, 0, true},
     {"resnet16 res 3x3 fused",        0, 1, 1, 64, 64, 64, 64, 3, 1, 1, 0, true},
     {"resnet16 last 7x7 fused",       0, 1, 1, 16, 3, 256, 256, 7, 1, 3, 0, true},
