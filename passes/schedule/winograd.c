@@ -426,7 +426,9 @@ static void derive(Wino *w) {
                            dense * n * 2.5 * n);
     double out = rows * (dense * n * 2.5 * n + band * (vectors * m * 3 * n + m * ((double)w->out[1] * 6 / (double)lanes + 10)));
     /* Four items are enough: more of them would stream the weights more often. */
-    double dealt = items <= 16 ? 0.5 * (items + (double)(sch_ceil((int64_t)items, 4) * 4)) : sch_dealt(items);
+    double left_over = items <= 16 ? 0.5 * ((double)(sch_ceil((int64_t)items, 4) * 4) - items) : sch_dealt(items) - items;
+    double whole = items * (double)w->tiles_y / (double)(w->bands.count * w->bands.size); /* the last band is shorter */
+    double dealt = whole + left_over;
     w->cycles = dealt * (work + fill + out + 100) + 4000;
     double count = (double)(w->groups * w->rows_out * w->depth);
     w->cycles += count * ((60 + 2.2 * matrices) / (double)t->mr + matrices * 4 / 12) + 4000;
