@@ -124,7 +124,8 @@ static void derive(SchConv *c) {
     double span = (double)(c->y.reach + 1) * (double)c->x.classes * (double)c->y.classes *
                   (double)sch_min(columns + c->x.reach, c->plane);
     near = near > span ? near : span;
-    int64_t slice = (int64_t)(0.75 * m->l1 / 4 / (near + t->mr * weights));
+    /* Packed, a phase reads its own alone. */
+    int64_t slice = (int64_t)(0.75 * m->l1 / 4 / (near + t->mr * weights / (c->packed ? (double)phases : 1)));
     c->slices = sch_cut(c->depth, sch_max(slice, sch_min(c->depth, 4)));
 
     double rows = (double)(c->tiles.size * t->mr), depth = (double)c->depth;
