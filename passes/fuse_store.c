@@ -261,7 +261,9 @@ static int recompute_limit(const KdUses *u, int64_t count) {
     }
     int limit = 8;
     limit = u->flags & USE_INDEX ? 3 : limit;
-    limit = (u->flags & USE_FIRST) || u->n > MAX_COPIES ? 2 : limit;
+    limit = u->n > MAX_COPIES ? 2 : limit;
+    /* Normalise, scale and shift, ReLU: in the prologue of a contraction, which copies its input anyway. */
+    limit = u->flags & USE_FIRST ? 5 : limit;
     return u->flags & USE_WINDOW ? 1 : limit;
 }
 

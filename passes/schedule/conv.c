@@ -193,7 +193,8 @@ static void build_packed(KdLower *l, const SchConv *c) {
     Weights in = weight_strides(&plain, 0, 0);
     KlValue p = kl_parallel_index(l->k), dest = sch_mulc(b, p, packed_tile(c)), group = p;
     KlValue row = sch_tile_first(b, sch_split(b, &group, row_tiles(c)), c->tile.mr, c->rows_out);
-    KlValue at = sch_madc(b, group, c->transposed ? c->depth * in.depth : c->rows_out * in.row, sch_mulc(b, row, in.row));
+    KlValue at = sch_madc(b, group, c->transposed ? c->depth * in.depth : c->rows_out * in.row,
+                          sch_mulc(b, row, in.row));
     for (int64_t py = 0; py < c->y.phases; py++)
         for (int64_t px = 0; px < c->x.phases; px++)
             pack_phase(b, c, py, px, from, at, to, sch_addc(b, dest, phase_start(c, py, px)));

@@ -98,7 +98,8 @@ static double fullest_set(const SchConv *c) {
     enum { WAY = 4096, LINE = 64 };
     int64_t taps = 4 * c->y.kernel * c->x.kernel;
     int64_t apart = taps * (c->transposed ? c->rows_out : c->depth);
-    int64_t pieces = c->transposed ? c->slices.size : c->tile.mr, piece = taps * (c->transposed ? c->tile.mr : c->slices.size);
+    int64_t pieces = c->transposed ? c->slices.size : c->tile.mr;
+    int64_t piece = taps * (c->transposed ? c->tile.mr : c->slices.size);
     int64_t common = gcd(apart, WAY), lines = sch_min(piece / LINE + 1, sch_max(common / LINE, 1));
     double spread = (double)(WAY / common * lines) / (WAY / LINE); /* share of the sets that they can reach */
     return (double)(pieces * (piece / LINE + 1)) / (WAY / LINE) / (spread < 1 ? spread : 1);

@@ -96,8 +96,9 @@ static void turn_taps(KdLower *l, const Wino *w, int from, KlValue at, KlValue c
     sch_loop_end(b, &k);
 }
 
-/* One item is a row tile of a slice; lanes are its output channels. A few input channels at a time, that the first cache holds,
- * are kept in a chunk and then copied: 36 places far apart, each written a little, are slow. */
+/* One item is a row tile of a slice; lanes are its output channels. A few input channels at a time,
+ * that the first cache holds, are kept in a chunk and then copied: 36 places far apart, each written
+ * a little, are slow. */
 static void build_weights(KdLower *l, const Wino *w) {
     int n = w->t.n, lanes = weight_lanes(w), all = SCH_WINOGRAD_TAPS * SCH_WINOGRAD_TAPS;
     int64_t rows = sch_ceil(w->tile.mr, lanes) * lanes, some = CHUNK * w->tile.mr + rows;
@@ -164,9 +165,10 @@ static KlValue picture_element(KdLower *l, const SchSource *s, const KlValue *li
     return kd_lower_operand(l, s->node, s->operand, idx);
 }
 
-/* Lines of one input channel, transformed along x: [line mod m][n][line / m][tile]. So what a tile needs of the same line
- * lies tiles_x further for the tile below, and the tiles of a band can be taken one after the other, whatever the width.
- * The last vector of a line may be partly empty: the next line of the same kind overwrites the rest. */
+/* Lines of one input channel, transformed along x: [line mod m][n][line / m][tile]. So what a tile
+ * needs of the same line lies tiles_x further for the tile below, and the tiles of a band can be
+ * taken one after the other, whatever the width. The last vector of a line may be partly empty: the
+ * next line of the same kind overwrites the rest. */
 static int64_t line_plane(const Wino *w) {
     return sch_ceil((w->bands.size + 1) * w->tiles_x + w->across, w->tile.lanes) * w->tile.lanes;
 }
@@ -425,11 +427,13 @@ static void derive(Wino *w) {
     double dense = (double)sch_ceil(w->bands.size * w->tiles_x, lanes); /* vectors of tiles of a band */
     double fill = depth * ((m * band + 2) * (vectors * (14 + 5 * n) + (double)w->in[1] * 4 / (double)lanes + 30) +
                            dense * n * 2.5 * n);
-    double out = rows * (dense * n * 2.5 * n + band * (vectors * m * 3 * n + m * ((double)w->out[1] * 6 / (double)lanes + 10)));
+    double row = m * ((double)w->out[1] * 6 / (double)lanes + 10);
+    double out = rows * (dense * n * 2.5 * n + band * (vectors * m * 3 * n + row));
     /* Four items are enough: more of them would stream the weights more often. */
-    double left_over = items <= 16 ? 0.5 * ((double)(sch_ceil((int64_t)items, 4) * 4) - items) : sch_dealt(items) - items;
-    double whole = items * (double)w->tiles_y / (double)(w->bands.count * w->bands.size); /* the last band is shorter */
-    double dealt = whole + left_over;
+    double idle = items > 16 ? sch_dealt(items) - items
+                             : 0.5 * ((double)(sch_ceil((int64_t)items, 4) * 4) - items);
+    /* The last band is shorter. */
+    double dealt = items * (double)w->tiles_y / (double)(w->bands.count * w->bands.size) + idle;
     w->cycles = dealt * (work + fill + out + 100) + 4000;
     double count = (double)(w->groups * w->rows_out * w->depth);
     w->cycles += count * ((60 + 2.2 * matrices) / (double)t->mr + matrices * 4 / 12) + 4000;

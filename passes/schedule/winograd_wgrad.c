@@ -111,8 +111,8 @@ static void transform_tiles(KlBuilder *b, const Wgrad *w, const Side *s, int lin
     sch_loop_end(b, &j);
 }
 
-/* Turns [c][tile] into [tile][c], for each of the matrices; the last vector of a tile row may be partly empty: its tiles
- * are written nonetheless, into the places of the next tile row, which is written afterwards. */
+/* Turns [c][tile] into [tile][c], for each of the matrices; the last vector of a tile row may be partly empty: its
+ * tiles are written nonetheless, into the places of the next tile row, which is written afterwards. */
 static void turn_tiles(KlBuilder *b, const Wgrad *w, int held, int to, KlValue place, int64_t matrix, int64_t tile) {
     int lanes = w->tile.lanes;
     KlFor e = sch_loop_n(b, w->t.n * w->t.n), v = sch_loop(b, kl_i64(b, 0), kl_i64(b, w->across), lanes);
@@ -181,7 +181,8 @@ static void one_tile(KlBuilder *b, const Wgrad *w, int gradient, int picture, in
     KlFor k = kl_for_begin(b, kl_i64(b, 0), depth, 1, n, acc);
     for (int i = 0; i < n; i++)
         next[i] = k.carried[i];
-    sch_tile_step(b, t, next, gradient, sch_madc(b, k.i, w->rows, a), aoff, picture, sch_madc(b, k.i, w->width, c), column);
+    sch_tile_step(b, t, next, gradient, sch_madc(b, k.i, w->rows, a), aoff, picture, sch_madc(b, k.i, w->width, c),
+                  column);
     k.instr->unroll = (uint16_t)sch_unroll(n, w->slices.size);
     kl_for_end(b, &k, next, acc);
     sch_tile_store(b, t, acc, result, at, row, column);
