@@ -1,8 +1,8 @@
-/* winograd.c: 3x3 convolutions of stride 1, forward and backward-data, by Winograd's minimal
- * filtering F(2x2, 3x3) and F(4x4, 3x3) (Lavin and Gray 2016, "Fast Algorithms for Convolutional
- * Neural Networks"): 2.25 and 4 times fewer multiplications.
+/* winograd.c: 3x3 and 4x4 convolutions of stride 1, forward and backward-data, by Winograd's minimal
+ * filtering F(2x2, 3x3), F(4x4, 3x3) and F(2x2, 4x4) (Lavin and Gray 2016, "Fast Algorithms for
+ * Convolutional Neural Networks"): 2.25, 4 and 2.56 times fewer multiplications.
  *
- * With m = 2 or 4 outputs a tile and dimension, and n = m + 2 inputs:  Y = A^T [sum over channels of
+ * With m = 2 or 4 outputs a tile and dimension, and n = m + taps - 1 inputs:  Y = A^T [sum over channels of
  * (G w G^T) * (B^T d B)] A, where * is elementwise. A first kernel transforms the weights: n * n
  * matrices [out][in]. An item of the second is a band of tile rows of one picture and a block of
  * output channels:
@@ -13,11 +13,11 @@
  *   3. each output channel is transformed back along y, then x, its lines are put together in a row
  *      buffer and go through the epilogue.
  * A transposed convolution of stride 1 is a convolution with the kernel turned by 180 degrees, its
- * channels swapped, and padding 2 - pad.
+ * channels swapped, and padding taps - 1 - pad.
  *
  * Rounding, over the models' shapes, as shares of the output's root mean square: the root mean
- * square error is below 5e-6 (m = 4) and 1.5e-6 (m = 2), the largest of hundreds of outputs below
- * 1e-4 and 1e-5 (tests/codegen/test_winograd.c; a direct sum in float: about 3e-7 and 2e-6).
+ * square error is below 5e-6 (m = 4, or 4 taps) and 1.5e-6 (m = 2, 3 taps), the largest of hundreds
+ * of outputs below 1e-4 and 1e-5 (tests/codegen/test_winograd.c; a direct sum in float: about 3e-7 and 2e-6).
  * KdPassOptions.winograd is the largest m that may be used.
  */
 #include "passes/schedule/winograd.h"
@@ -75,7 +75,7 @@ static int weight_lanes(const Wino *w) {
 static void turn_taps(KdLower *l, const Wino *w, int from, KlValue at, KlValue count, int taken,
                       int turned) {
     KlBuilder *b = &l->b;
-    int lanes = weight_lanes(w), all = SCH_WINOGRAD_TAPS * SCH_WINOGRAD_TAPS;
+    int lanes = weight_lanes(w), all = w->t.taps * w->t.taps;
     int64_t rows = sch_ceil(w->tile.mr, lanes) * lanes;
     int64_t line = w->transposed ? w->tile.mr * all : CHUNK * all; /* what lies together */
     int64_t lines = w->transposed ? CHUNK : w->tile.mr;
@@ -100,7 +100,7 @@ static void turn_taps(KdLower *l, const Wino *w, int from, KlValue at, KlValue c
  * that the first cache holds, are kept in a chunk and then copied: 36 places far apart, each written
  * a little, are slow. */
 static void build_weights(KdLower *l, const Wino *w) {
-    int n = w->t.n, lanes = weight_lanes(w), all = SCH_WINOGRAD_TAPS * SCH_WINOGRAD_TAPS;
+    int n = w->t.n, lanes = weight_lanes(w), size = w->t.taps, all = size * size;
     int64_t rows = sch_ceil(w->tile.mr, lanes) * lanes, some = CHUNK * w->tile.mr + rows;
     kd_lower_begin(l, "winograd weights", w->groups * w->slices.count * row_tiles(w));
     KlBuilder *b = &l->b;
@@ -109,7 +109,7 @@ static void build_weights(KdLower *l, const Wino *w) {
     int64_t room = (CHUNK * w->tile.mr + rows + 2 * lanes) * all + 2 * lanes;
     int taken = kl_buf(l->k, "taken", KL_F32, room + CHUNK * all * (rows - w->tile.mr), KL_SCRATCH);
     int turned = kl_buf(l->k, "turned", KL_F32, (CHUNK * all + 2 * lanes) * rows, KL_SCRATCH);
-    int half = kl_buf(l->k, "half", KL_F32, n * SCH_WINOGRAD_TAPS * lanes, KL_SCRATCH);
+    int half = kl_buf(l->k, "half", KL_F32, n * size * lanes, KL_SCRATCH);
     int chunk = kl_buf(l->k, "chunk", KL_F32, n * n * some, KL_SCRATCH);
     sch_zero(b, taken, kl_i64(b, 0), room + CHUNK * all * (rows - w->tile.mr), w->tile.lanes);
     KlValue p = kl_parallel_index(l->k), place = sch_mulc(b, p, panel(w));
@@ -125,20 +125,20 @@ static void build_weights(KdLower *l, const Wino *w) {
     KlFor k = sch_loop(b, kl_i64(b, 0), count, 1);
     for (int64_t r = 0; r < rows; r += lanes) {
         KlValue taps = sch_addc(b, sch_mulc(b, k.i, all * rows), r), g[SCH_WINOGRAD_TAPS], t[SCH_WINOGRAD_MOST];
-        KlFor x = sch_loop_n(b, SCH_WINOGRAD_TAPS);
-        for (int y = 0; y < SCH_WINOGRAD_TAPS; y++) {
+        KlFor x = sch_loop_n(b, size);
+        for (int y = 0; y < size; y++) {
             /* the kernel as it is, or turned by 180 degrees */
             KlValue tap = sch_addc(b, sch_mulc(b, x.i, w->transposed ? -1 : 1),
-                                   w->transposed ? all - 1 - y * SCH_WINOGRAD_TAPS : y * SCH_WINOGRAD_TAPS);
+                                   w->transposed ? all - 1 - y * size : y * size);
             g[y] = kl_load(b, turned, sch_madc(b, tap, rows, taps), lanes);
         }
         sch_winograd_weights(b, &w->t, g, t);
         for (int y = 0; y < n; y++)
-            kl_store(b, half, sch_mulc(b, sch_addc(b, x.i, y * SCH_WINOGRAD_TAPS), lanes), t[y]);
+            kl_store(b, half, sch_mulc(b, sch_addc(b, x.i, y * size), lanes), t[y]);
         sch_loop_end(b, &x);
         KlFor y = sch_loop_n(b, n);
-        for (int i = 0; i < SCH_WINOGRAD_TAPS; i++)
-            g[i] = kl_load(b, half, sch_mulc(b, sch_addc(b, sch_mulc(b, y.i, SCH_WINOGRAD_TAPS), i), lanes), lanes);
+        for (int i = 0; i < size; i++)
+            g[i] = kl_load(b, half, sch_mulc(b, sch_addc(b, sch_mulc(b, y.i, size), i), lanes), lanes);
         sch_winograd_weights(b, &w->t, g, t);
         KlValue held = sch_addc(b, sch_madc(b, k.i, w->tile.mr, sch_mulc(b, y.i, n * some)), r);
         for (int i = 0; i < n; i++)
@@ -170,7 +170,8 @@ static KlValue picture_element(KdLower *l, const SchSource *s, const KlValue *li
  * taken one after the other, whatever the width. The last vector of a line may be partly empty: the
  * next line of the same kind overwrites the rest. */
 static int64_t line_plane(const Wino *w) {
-    return sch_ceil((w->bands.size + 1) * w->tiles_x + w->across, w->tile.lanes) * w->tile.lanes;
+    int64_t rows = w->bands.size + (w->t.n - 1) / w->t.m;
+    return sch_ceil(rows * w->tiles_x + w->across, w->tile.lanes) * w->tile.lanes;
 }
 
 static void fill_lines(KdLower *l, const Wino *w, const Buffers *u, const Item *it, KlValue channel) {
@@ -181,7 +182,7 @@ static void fill_lines(KdLower *l, const Wino *w, const Buffers *u, const Item *
                    .operand = 0,
                    .width = w->in[1],
                    .border = sch_border(l, w->node, 0, 3)};
-    KlFor r = sch_loop(b, kl_i64(b, 0), sch_addc(b, sch_mulc(b, it->length, w->t.m), 2), 1);
+    KlFor r = sch_loop(b, kl_i64(b, 0), sch_addc(b, sch_mulc(b, it->length, w->t.m), w->t.taps - 1), 1);
     KlValue y = sch_madc(b, it->band, w->bands.size * w->t.m, r.i), row = r.i;
     y = sch_addc(b, y, -w->pad[0]);
     KlValue kind = sch_split(b, &row, w->t.m), to = sch_madc(b, kind, w->t.n * plane, sch_mulc(b, row, w->tiles_x));
@@ -387,9 +388,9 @@ static bool geometry(Wino *w, const KdLower *l, KdValue root) {
                 .depth = x->dim[1] / groups};
     if (y->count == 0 || x->count == 0 || x->dtype != KD_F32 || w->machine.lanes < 4) return false;
     for (int d = 0; d < 2; d++) {
-        if (k->dim[2 + d] != SCH_WINOGRAD_TAPS || stride.v[d] != 1 || dilation.v[d] != 1) return false;
+        if (k->dim[2 + d] != k->dim[2] || stride.v[d] != 1 || dilation.v[d] != 1) return false;
         w->in[d] = x->dim[2 + d], w->out[d] = y->dim[2 + d];
-        w->pad[d] = w->transposed ? SCH_WINOGRAD_TAPS - 1 - pad.v[d] : pad.v[d];
+        w->pad[d] = w->transposed ? k->dim[2] - 1 - pad.v[d] : pad.v[d];
     }
     return true;
 }
@@ -425,7 +426,7 @@ static void derive(Wino *w) {
     /* The weights of a matrix pass once for each column tile: from the second cache, but for the first time. */
     work += 0.5 * moved / 7 + weights * (double)(columns - 1) / 20;
     double dense = (double)sch_ceil(w->bands.size * w->tiles_x, lanes); /* vectors of tiles of a band */
-    double fill = depth * ((m * band + 2) * (vectors * (14 + 5 * n) + (double)w->in[1] * 4 / (double)lanes + 30) +
+    double fill = depth * ((m * band + n - m) * (vectors * (14 + 5 * n) + (double)w->in[1] * 4 / (double)lanes + 30) +
                            dense * n * 2.5 * n);
     double row = m * ((double)w->out[1] * 6 / (double)lanes + 10);
     double out = rows * (dense * n * 2.5 * n + band * (vectors * m * 3 * n + row));
@@ -459,8 +460,10 @@ static bool plan(Wino *w, const KdLower *l, KdValue root) {
         return w->cycles >= 0;
     }
     best.cycles = -1;
+    int64_t taps = sch_operand_type(l, root, 1)->dim[2];
     for (int m = 2; m <= l->o->winograd && m <= 4; m += 2) {
-        trial.t = (SchWinograd){m, m + SCH_WINOGRAD_TAPS - 1, trial.machine.fma, trial.machine.lanes};
+        if (!sch_winograd_exists(m, taps)) continue;
+        trial.t = (SchWinograd){m, m + (int)taps - 1, (int)taps, trial.machine.fma, trial.machine.lanes};
         trial.tiles_y = sch_ceil(w->out[0], m), trial.tiles_x = sch_ceil(w->out[1], m);
         for (int mr = 1; mr <= 14 && mr <= w->rows_out; mr++)
             for (int nv = 1; nv <= 4; nv++) {

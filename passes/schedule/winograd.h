@@ -4,20 +4,25 @@
 
 #include "passes/schedule/schedule.h"
 
-enum { SCH_WINOGRAD_TAPS = 3, SCH_WINOGRAD_MOST = 6 };
+enum { SCH_WINOGRAD_TAPS = 4, SCH_WINOGRAD_MOST = 6 }; /* the most taps, and inputs, of a dimension */
 
 typedef struct SchWinograd {
-    int m, n; /* outputs and inputs of a tile, in each dimension: n = m + 2 */
+    int m, n, taps; /* outputs and inputs of a tile, and taps, in each dimension: n = m + taps - 1 */
     bool fma;
     int lanes; /* of pictures' vectors */
 } SchWinograd;
 
-/* One dimension each; n or m values in, see winograd_transform.c. */
+/* Is there a transform for so many outputs and taps? */
+static inline bool sch_winograd_exists(int m, int64_t taps) {
+    return (taps == 3 && (m == 2 || m == 4)) || (taps == 4 && m == 2);
+}
+
+/* One dimension each; n, m or taps values in, see winograd_transform.c. */
 void sch_winograd_input(KlBuilder *b, const SchWinograd *w, const KlValue *d, KlValue *r);    /* B^T d: n -> n */
-void sch_winograd_weights(KlBuilder *b, const SchWinograd *w, const KlValue *g, KlValue *u);  /* G g: 3 -> n */
+void sch_winograd_weights(KlBuilder *b, const SchWinograd *w, const KlValue *g, KlValue *u);  /* G g: taps -> n */
 void sch_winograd_output(KlBuilder *b, const SchWinograd *w, const KlValue *p, KlValue *y);   /* A^T p: n -> m */
 void sch_winograd_gradient(KlBuilder *b, const SchWinograd *w, const KlValue *y, KlValue *r); /* A dy: m -> n */
-void sch_winograd_taps(KlBuilder *b, const SchWinograd *w, const KlValue *u, KlValue *g);     /* G^T u: n -> 3 */
+void sch_winograd_taps(KlBuilder *b, const SchWinograd *w, const KlValue *u, KlValue *g);     /* G^T u: n -> taps */
 
 /* d[j], j = 0 .. n: elements m * t + j of a line that begins at buffer[at], t running over the lanes. Reads m + 1
  * vectors. */

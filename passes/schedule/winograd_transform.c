@@ -1,7 +1,9 @@
-/* winograd_transform.c: the one-dimensional transforms of Winograd's minimal filtering F(m, 3), m = 2 and 4, with the
- * points 0, 1, -1 and 0, 1, -1, 2, -2 (Lavin and Gray 2016). Two dimensions are one after the other.
+/* winograd_transform.c: the one-dimensional transforms of Winograd's minimal filtering: F(2, 3), F(4, 3) and F(2, 4),
+ * with the points 0, 1, -1; 0, 1, -1, 2, -2; and 0, 1, -1, 2 (Lavin and Gray 2016; with points a_0 .. a_{n-2} row j of A is
+ * the powers of a_j, row j of G the same over the product of a_j - a_l, row j of B^T the coefficients of the product of
+ * x - a_l, l other than j; the last rows stand for infinity). Two dimensions are one after the other.
  *
- *   y = A^T [(G g) * (B^T d)]      d: n = m + 2 inputs, g: 3 taps, y: m outputs
+ *   y = A^T [(G g) * (B^T d)]      d: n = m + taps - 1 inputs, y: m outputs
  * and for the gradient of the taps, by the chain rule:
  *   dg = G^T [(A dy) * (B^T d)]
  */
@@ -19,8 +21,35 @@ static KlValue scaled(KlBuilder *b, double c, KlValue x) {
     return kl_op2(b, KL_OP_MUL, x, kl_constant_like(b, x, c));
 }
 
+/* F(2, 4): rows of B^T, of G, and of A. */
+static const double b24[5][5] = {
+    {2, -1, -2, 1, 0}, {0, -2, -1, 1, 0}, {0, 2, -3, 1, 0}, {0, -1, 0, 1, 0}, {0, 2, -1, -2, 1}};
+static const double g24[5][4] = {{1.0 / 2, 0, 0, 0},
+                                 {-1.0 / 2, -1.0 / 2, -1.0 / 2, -1.0 / 2},
+                                 {-1.0 / 6, 1.0 / 6, -1.0 / 6, 1.0 / 6},
+                                 {1.0 / 6, 1.0 / 3, 2.0 / 3, 4.0 / 3},
+                                 {0, 0, 0, 1}};
+static const double a24[5][2] = {{1, 0}, {1, 1}, {1, -1}, {1, 2}, {0, 1}};
+
+/* The sum of c[k * step] * x[k], without what is zero. */
+static KlValue dot(KlBuilder *b, const SchWinograd *w, const double *c, int step, int n, const KlValue *x) {
+    KlValue sum = KL_NONE;
+    for (int k = 0; k < n; k++) {
+        double f = c[k * step];
+        if (f == 0) continue;
+        if (sum != KL_NONE)
+            sum = madd(b, w, sum, f, x[k]);
+        else
+            sum = f == 1 ? x[k] : scaled(b, f, x[k]);
+    }
+    return sum;
+}
+
 /* r = B^T d */
 void sch_winograd_input(KlBuilder *b, const SchWinograd *w, const KlValue *d, KlValue *r) {
+    for (int j = 0; j < w->n && w->taps == 4; j++)
+        r[j] = dot(b, w, b24[j], 1, w->n, d);
+    if (w->taps == 4) return;
     if (w->m == 2) {
         r[0] = madd(b, w, d[0], -1, d[2]), r[1] = madd(b, w, d[1], 1, d[2]);
         r[2] = madd(b, w, d[2], -1, d[1]), r[3] = madd(b, w, d[1], -1, d[3]);
@@ -36,6 +65,9 @@ void sch_winograd_input(KlBuilder *b, const SchWinograd *w, const KlValue *d, Kl
 
 /* u = G g */
 void sch_winograd_weights(KlBuilder *b, const SchWinograd *w, const KlValue *g, KlValue *u) {
+    for (int j = 0; j < w->n && w->taps == 4; j++)
+        u[j] = dot(b, w, g24[j], 1, w->taps, g);
+    if (w->taps == 4) return;
     KlValue sum = madd(b, w, g[0], 1, g[2]);
     if (w->m == 2) {
         KlValue half = scaled(b, 0.5, sum);
@@ -52,6 +84,9 @@ void sch_winograd_weights(KlBuilder *b, const SchWinograd *w, const KlValue *g, 
 
 /* y = A^T p */
 void sch_winograd_output(KlBuilder *b, const SchWinograd *w, const KlValue *p, KlValue *y) {
+    for (int i = 0; i < w->m && w->taps == 4; i++)
+        y[i] = dot(b, w, &a24[0][i], 2, w->n, p);
+    if (w->taps == 4) return;
     KlValue sum = madd(b, w, p[1], 1, p[2]), difference = madd(b, w, p[1], -1, p[2]);
     if (w->m == 2) {
         y[0] = madd(b, w, p[0], 1, sum), y[1] = madd(b, w, difference, -1, p[3]);
@@ -66,6 +101,9 @@ void sch_winograd_output(KlBuilder *b, const SchWinograd *w, const KlValue *p, K
 
 /* r = A dy */
 void sch_winograd_gradient(KlBuilder *b, const SchWinograd *w, const KlValue *y, KlValue *r) {
+    for (int j = 0; j < w->n && w->taps == 4; j++)
+        r[j] = dot(b, w, a24[j], 1, w->m, y);
+    if (w->taps == 4) return;
     r[0] = y[0];
     if (w->m == 2) {
         r[1] = madd(b, w, y[0], 1, y[1]), r[2] = madd(b, w, y[0], -1, y[1]);
@@ -81,6 +119,9 @@ void sch_winograd_gradient(KlBuilder *b, const SchWinograd *w, const KlValue *y,
 
 /* g = G^T u */
 void sch_winograd_taps(KlBuilder *b, const SchWinograd *w, const KlValue *u, KlValue *g) {
+    for (int i = 0; i < w->taps && w->taps == 4; i++)
+        g[i] = dot(b, w, &g24[0][i], 4, w->n, u);
+    if (w->taps == 4) return;
     KlValue sum = madd(b, w, u[1], 1, u[2]);
     if (w->m == 2) {
         g[0] = madd(b, w, u[0], 0.5, sum), g[2] = madd(b, w, u[3], 0.5, sum);
@@ -97,7 +138,7 @@ void sch_winograd_taps(KlBuilder *b, const SchWinograd *w, const KlValue *u, KlV
 
 /* d[j] = elements m * t + j of the line buffer, t running over the lanes. */
 void sch_winograd_split(KlBuilder *b, const SchWinograd *w, int line, KlValue at, KlValue *d) {
-    int lanes = w->lanes, m = w->m, pick[2][64], join[64], next[2][64];
+    int lanes = w->lanes, m = w->m, pick[2][64], join[64], next[64];
     KlValue v[SCH_WINOGRAD_MOST];
     for (int k = 0; k <= m; k++)
         v[k] = kl_load(b, line, sch_addc(b, at, (int64_t)k * lanes), lanes);
@@ -116,9 +157,11 @@ void sch_winograd_split(KlBuilder *b, const SchWinograd *w, int line, KlValue at
         KlValue hi = kl_shuffle(b, v[2], v[3], lanes, pick[0]);
         d[j] = kl_shuffle(b, lo, hi, lanes, join);
     }
-    for (int j = 0; j < 2; j++) { /* the neighbour's first two */
-        for (int i = 0; i < lanes; i++)
-            next[j][i] = i + 1 < lanes ? i + 1 : lanes + j;
-        d[m + j] = kl_shuffle(b, d[j], v[m], lanes, next[j]);
+    for (int e = m; e < w->n; e++) { /* what belongs to the next tiles, too; the last lanes' are in the last vector */
+        for (int i = 0; i < lanes; i++) {
+            int tile = i + e / m;
+            next[i] = tile < lanes ? tile : lanes + m * (tile - lanes) + e % m;
+        }
+        d[e] = kl_shuffle(b, d[e % m], v[m], lanes, next);
     }
 }

@@ -1,4 +1,4 @@
-/* winograd_wgrad.c: the weight gradient of 3x3 convolutions of stride 1, by the same transforms as winograd.c.
+/* winograd_wgrad.c: the weight gradient of 3x3 and 4x4 convolutions of stride 1, by the same transforms as winograd.c.
  *
  * dw = G^T [sum over tiles of (A dy A^T) * (B^T d B)] G: n * n matrix products again, summed over tiles. Four kernels:
  *   1., 2. pictures and gradients go through the prologue, line by line, are transformed with neighbouring tiles as
@@ -11,7 +11,7 @@
  */
 #include "passes/schedule/winograd.h"
 
-enum { TAPS = SCH_WINOGRAD_TAPS, MOST = SCH_WINOGRAD_MOST };
+enum { MOST = SCH_WINOGRAD_MOST };
 
 typedef struct Wgrad {
     KdValue node;
@@ -234,40 +234,40 @@ static void build_products(KdLower *l, const Wgrad *w) {
 /* ---- 4: the way back --------------------------------------------------------------------- */
 
 /* An item is an output channel. The taps of a vector of input channels are turned into the order of the weights:
- * blocks of lanes taps, the last block first, since each writes beyond its nine taps into the next channel's. */
+ * blocks of lanes taps, the last block first, since it writes beyond its taps into the next channel's. */
 static void build_back(KdLower *l, const Wgrad *w) {
-    int n = w->t.n, lanes = w->tile.lanes, all = TAPS * TAPS;
+    int n = w->t.n, lanes = w->tile.lanes, size = w->t.taps, all = size * size;
     int64_t blocks = sch_ceil(all, lanes), vectors = sch_ceil(w->inputs, lanes);
     kd_lower_begin(l, "winograd weight gradients", w->groups * w->outputs);
     KlBuilder *b = &l->b;
     int from = kd_lower_temp(l, 2, KL_F32, result_count(w), KL_IN);
-    int half = kl_buf(l->k, "half", KL_F32, TAPS * n * lanes, KL_SCRATCH);
+    int half = kl_buf(l->k, "half", KL_F32, size * n * lanes, KL_SCRATCH);
     int taps = kl_buf(l->k, "taps", KL_F32, blocks * lanes * lanes, KL_SCRATCH);
     int turned = kl_buf(l->k, "turned", KL_F32, vectors * lanes * all + blocks * lanes, KL_SCRATCH);
     sch_zero(b, taps, kl_i64(b, 0), blocks * lanes * lanes, lanes);
-    KlValue o = kl_parallel_index(l->k), u[MOST], g[TAPS];
+    KlValue o = kl_parallel_index(l->k), u[MOST], g[SCH_WINOGRAD_TAPS];
     KlFor v = sch_loop_n(b, vectors);
     KlValue at = sch_madc(b, o, w->columns, sch_mulc(b, v.i, lanes));
     KlFor j = sch_loop_n(b, n);
     for (int i = 0; i < n; i++)
         u[i] = kl_load(b, from, sch_add(b, at, sch_mulc(b, sch_addc(b, j.i, (int64_t)i * n), w->result)), lanes);
     sch_winograd_taps(b, &w->t, u, g);
-    for (int y = 0; y < TAPS; y++)
+    for (int y = 0; y < size; y++)
         kl_store(b, half, sch_mulc(b, sch_addc(b, j.i, (int64_t)y * n), lanes), g[y]);
     sch_loop_end(b, &j);
-    KlFor y = sch_loop_n(b, TAPS);
+    KlFor y = sch_loop_n(b, size);
     for (int i = 0; i < n; i++)
         u[i] = kl_load(b, half, sch_mulc(b, sch_addc(b, sch_mulc(b, y.i, n), i), lanes), lanes);
     sch_winograd_taps(b, &w->t, u, g);
-    for (int x = 0; x < TAPS; x++)
-        kl_store(b, taps, sch_mulc(b, sch_addc(b, sch_mulc(b, y.i, TAPS), x), lanes), g[x]);
+    for (int x = 0; x < size; x++)
+        kl_store(b, taps, sch_mulc(b, sch_addc(b, sch_mulc(b, y.i, size), x), lanes), g[x]);
     sch_loop_end(b, &y);
     for (int64_t k = blocks - 1; k >= 0; k--)
         sch_transpose(b, lanes, taps, kl_i64(b, k * lanes * lanes), lanes, turned,
                       sch_addc(b, sch_mulc(b, v.i, (int64_t)lanes * all), k * lanes), all);
     sch_loop_end(b, &v);
     KlFor x = sch_vector_loop(b, kl_i64(b, 0), kl_i64(b, w->inputs * all), lanes);
-    KlValue i = x.i, kx = sch_split(b, &i, TAPS), ky = sch_split(b, &i, TAPS), idx[4] = {o, i, ky, kx};
+    KlValue i = x.i, kx = sch_split(b, &i, size), ky = sch_split(b, &i, size), idx[4] = {o, i, ky, kx};
     kd_lower_finish(l, kl_load(b, turned, x.i, 1), idx);
     sch_loop_end(b, &x);
     l->k->bytes = 4.0 * (double)(result_count(w) + kd_vtype(l->fu->f, w->node)->count);
@@ -286,7 +286,7 @@ static bool geometry(Wgrad *w, const KdLower *l, KdValue root) {
     if (x->count == 0 || gy->count == 0 || k->count == 0 || x->dtype != KD_F32 || w->machine.lanes < 4) return false;
     w->inputs = k->dim[1], w->outputs = k->dim[0] / w->groups;
     for (int d = 0; d < 2; d++) {
-        if (k->dim[2 + d] != TAPS || stride.v[d] != 1 || dilation.v[d] != 1) return false;
+        if (k->dim[2 + d] != k->dim[2] || stride.v[d] != 1 || dilation.v[d] != 1) return false;
         w->in[d] = x->dim[2 + d], w->out[d] = gy->dim[2 + d], w->pad[d] = pad.v[d];
     }
     return true;
@@ -333,11 +333,12 @@ static bool plan(Wgrad *w, const KdLower *l, KdValue root) {
         return w->cycles >= 0;
     }
     best.cycles = -1;
-    for (int m = 2; m <= l->o->winograd && m <= 4; m += 2)
+    int64_t taps = kd_vtype(l->fu->f, root)->dim[2];
+    for (int m = 2; m <= l->o->winograd && m <= 4 && sch_winograd_exists(m, taps); m += 2)
         for (int mr = 1; mr <= 14 && mr <= w->outputs; mr++)
             for (int nv = 1; nv <= 4; nv++) {
                 if (!sch_tile_fits(&w->machine, mr, nv) || mr * nv < w->machine.registers / 3) continue;
-                trial.t = (SchWinograd){m, m + TAPS - 1, w->machine.fma, w->machine.lanes};
+                trial.t = (SchWinograd){m, m + (int)taps - 1, (int)taps, w->machine.fma, w->machine.lanes};
                 trial.tile = (SchTile){mr, nv, w->machine.lanes, w->machine.fma};
                 int64_t tiles = sch_ceil(w->outputs, mr);
                 for (int64_t blocks = 1; blocks <= tiles && blocks <= 8; blocks = sch_next_count(blocks)) {

@@ -41,6 +41,7 @@ static const Shape shapes[] = {
     {KD_OP_CONV2D, 3, 64, 128, 7, 1, "conv_direct"},
     {KD_OP_CONV2D, 256, 256, 64, 3, 1, "conv_winograd"},
     {KD_OP_CONV2D, 64, 64, 64, 3, 1, "conv_winograd"},
+    {KD_OP_CONV2D, 256, 512, 32, 4, 1, "conv_winograd"},
     {KD_OP_CONV_TRANSPOSE2D, 256, 256, 64, 3, 1, "conv_winograd_back"},
     {KD_OP_CONV_TRANSPOSE2D, 256, 256, 64, 3, 1, "conv_phases"},
     {KD_OP_CONV_TRANSPOSE2D, 128, 64, 64, 4, 2, "conv_phases"},
