@@ -186,27 +186,14 @@ static void fill_lines(KdLower *l, const Wino *w, const Buffers *u, const Item *
     KlValue y = sch_madc(b, it->band, w->bands.size * w->t.m, r.i), row = r.i;
     y = sch_addc(b, y, -w->pad[0]);
     KlValue kind = sch_split(b, &row, w->t.m), to = sch_madc(b, kind, w->t.n * plane, sch_mulc(b, row, w->tiles_x));
-    SchGuard guard = sch_guard_begin(b, y, w->in[0]);
-    KlValue line[3] = {it->image, channel, y};
-    sch_fill_line(l, &s, line, -w->pad[1], w->across * w->t.m + w->tile.lanes, u->line, kl_i64(b, 0));
-    KlValue d[SCH_WINOGRAD_MOST] = {0}, t[SCH_WINOGRAD_MOST] = {0};
-    for (int pass = 0; pass < 2; pass++) { /* apart, because both need many registers */
-        KlFor v = sch_loop(b, kl_i64(b, 0), kl_i64(b, w->across), w->tile.lanes);
-        KlValue at = sch_add(b, to, v.i);
-        if (pass == 0) sch_winograd_split(b, &w->t, u->line, sch_mulc(b, v.i, w->t.m), d);
-        for (int j = 0; j < w->t.n && pass == 1; j++)
-            d[j] = kl_load(b, u->lines, sch_addc(b, at, j * plane), w->tile.lanes);
-        if (pass == 1) sch_winograd_input(b, &w->t, d, t);
-        for (int j = 0; j < w->t.n; j++)
-            kl_store(b, u->lines, sch_addc(b, at, j * plane), pass == 0 ? d[j] : t[j]);
-        sch_loop_end(b, &v);
-    }
-    if (sch_guard_else(b, &guard)) {
-        KlFor j = sch_loop_n(b, w->t.n);
-        sch_zero(b, u->lines, sch_madc(b, j.i, plane, to), w->across, w->tile.lanes);
-        sch_loop_end(b, &j);
-        sch_guard_end(b, &guard);
-    }
+    KlValue place[3] = {it->image, channel, y};
+    SchWinogradLine line = {.source = &s,
+                            .place = place,
+                            .height = w->in[0],
+                            .origin = -w->pad[1],
+                            .across = w->across,
+                            .buffer = u->line};
+    sch_winograd_line(l, &w->t, &line, u->lines, to, plane);
     sch_loop_end(b, &r);
 }
 

@@ -24,8 +24,18 @@ void sch_winograd_output(KlBuilder *b, const SchWinograd *w, const KlValue *p, K
 void sch_winograd_gradient(KlBuilder *b, const SchWinograd *w, const KlValue *y, KlValue *r); /* A dy: m -> n */
 void sch_winograd_taps(KlBuilder *b, const SchWinograd *w, const KlValue *u, KlValue *g);     /* G^T u: n -> taps */
 
-/* d[j], j = 0 .. n: elements m * t + j of a line that begins at buffer[at], t running over the lanes. Reads m + 1
- * vectors. */
-void sch_winograd_split(KlBuilder *b, const SchWinograd *w, int buffer, KlValue at, KlValue *d);
+/* One line of a picture, transformed along x. */
+typedef struct SchWinogradLine {
+    const SchSource *source;
+    const KlValue *place;   /* for source->element: place[2] is its y; outside of 0 .. height are zeros */
+    int64_t height, origin; /* the line's element at x = 0 of tile 0 */
+    int64_t across;         /* tiles, in whole vectors */
+    bool gradient;          /* of outputs: m of them a tile, not n inputs */
+    int buffer;             /* scratch: across * m + lanes elements */
+} SchWinogradLine;
+
+/* to[j * plane + tile] = transformed element j of the tile, j in 0 .. n, tile in 0 .. across. */
+void sch_winograd_line(KdLower *l, const SchWinograd *w, const SchWinogradLine *line, int buffer, KlValue to,
+                       int64_t plane);
 
 #endif

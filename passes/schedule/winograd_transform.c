@@ -137,7 +137,7 @@ void sch_winograd_taps(KlBuilder *b, const SchWinograd *w, const KlValue *u, KlV
 /* ---- lines of pictures ------------------------------------------------------------------- */
 
 /* d[j] = elements m * t + j of the line buffer, t running over the lanes. */
-void sch_winograd_split(KlBuilder *b, const SchWinograd *w, int line, KlValue at, KlValue *d) {
+static void split(KlBuilder *b, const SchWinograd *w, int line, KlValue at, KlValue *d) {
     int lanes = w->lanes, m = w->m, pick[2][64], join[64], next[64];
     KlValue v[SCH_WINOGRAD_MOST];
     for (int k = 0; k <= m; k++)
@@ -163,5 +163,31 @@ void sch_winograd_split(KlBuilder *b, const SchWinograd *w, int line, KlValue at
             next[i] = tile < lanes ? tile : lanes + m * (tile - lanes) + e % m;
         }
         d[e] = kl_shuffle(b, d[e % m], v[m], lanes, next);
+    }
+}
+
+void sch_winograd_line(KdLower *l, const SchWinograd *w, const SchWinogradLine *line, int buffer, KlValue to,
+                       int64_t plane) {
+    KlBuilder *b = &l->b;
+    int lanes = w->lanes, held = line->gradient ? w->m : w->n;
+    SchGuard guard = sch_guard_begin(b, line->place[2], line->height);
+    sch_fill_line(l, line->source, line->place, line->origin, line->across * w->m + lanes, line->buffer, kl_i64(b, 0));
+    KlValue d[SCH_WINOGRAD_MOST] = {0}, t[SCH_WINOGRAD_MOST] = {0};
+    for (int pass = 0; pass < 2; pass++) { /* apart, because both need many registers */
+        KlFor v = sch_loop(b, kl_i64(b, 0), kl_i64(b, line->across), lanes);
+        KlValue at = sch_add(b, to, v.i);
+        if (pass == 0) split(b, w, line->buffer, sch_mulc(b, v.i, w->m), d);
+        for (int j = 0; j < held && pass == 1; j++)
+            d[j] = kl_load(b, buffer, sch_addc(b, at, j * plane), lanes);
+        if (pass == 1) (line->gradient ? sch_winograd_gradient : sch_winograd_input)(b, w, d, t);
+        for (int j = 0; j < (pass == 0 ? held : w->n); j++)
+            kl_store(b, buffer, sch_addc(b, at, j * plane), pass == 0 ? d[j] : t[j]);
+        sch_loop_end(b, &v);
+    }
+    if (sch_guard_else(b, &guard)) {
+        KlFor j = sch_loop_n(b, w->n);
+        sch_zero(b, buffer, sch_madc(b, j.i, plane, to), line->across, lanes);
+        sch_loop_end(b, &j);
+        sch_guard_end(b, &guard);
     }
 }

@@ -66,7 +66,7 @@ static void transform(KlBuilder *b, const Wgrad *w, const Side *s, const KlValue
 static void fill_lines(KdLower *l, const Wgrad *w, const Side *s, KlValue image, KlValue channel, KlValue row,
                        int line, int lines) {
     KlBuilder *b = &l->b;
-    int lanes = w->tile.lanes, n = w->t.n, held = s->operand ? w->t.m : n;
+    int n = w->t.n;
     SchSource source = {.element = element,
                         .node = w->node,
                         .operand = s->operand,
@@ -74,25 +74,15 @@ static void fill_lines(KdLower *l, const Wgrad *w, const Side *s, KlValue image,
                         .border = sch_border(l, w->node, s->operand, 3)};
     KlFor r = sch_loop_n(b, s->lines);
     KlValue y = sch_addc(b, sch_madc(b, row, s->step, r.i), s->origin_y), to = sch_mulc(b, r.i, n * w->across);
-    SchGuard guard = sch_guard_begin(b, y, s->height);
-    KlValue at[3] = {image, channel, y};
-    sch_fill_line(l, &source, at, s->origin_x, w->across * w->t.m + lanes, line, kl_i64(b, 0));
-    KlValue d[MOST] = {0}, t[MOST] = {0};
-    for (int pass = 0; pass < 2; pass++) { /* apart, because both need many registers */
-        KlFor v = sch_loop(b, kl_i64(b, 0), kl_i64(b, w->across), lanes);
-        KlValue place = sch_add(b, to, v.i);
-        if (pass == 0) sch_winograd_split(b, &w->t, line, sch_mulc(b, v.i, w->t.m), d);
-        for (int j = 0; j < held && pass == 1; j++)
-            d[j] = kl_load(b, lines, sch_addc(b, place, j * w->across), lanes);
-        if (pass == 1) transform(b, w, s, d, t);
-        for (int j = 0; j < (pass == 0 ? held : n); j++)
-            kl_store(b, lines, sch_addc(b, place, j * w->across), pass == 0 ? d[j] : t[j]);
-        sch_loop_end(b, &v);
-    }
-    if (sch_guard_else(b, &guard)) {
-        sch_zero(b, lines, to, n * w->across, lanes);
-        sch_guard_end(b, &guard);
-    }
+    KlValue place[3] = {image, channel, y};
+    SchWinogradLine data = {.source = &source,
+                            .place = place,
+                            .height = s->height,
+                            .origin = s->origin_x,
+                            .across = w->across,
+                            .gradient = s->operand == 1,
+                            .buffer = line};
+    sch_winograd_line(l, &w->t, &data, lines, to, w->across);
     sch_loop_end(b, &r);
 }
 
