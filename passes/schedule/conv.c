@@ -238,7 +238,7 @@ static void sum_line(KlBuilder *b, const SchConv *c, const Buffers *u, int64_t p
     int64_t taps = c->x.taps[px].count, aoff[SCH_MAX_TILE], boff[SCH_MAX_TILE];
     sch_strides(aoff, t->mr, ws.row);
     sch_strides(boff, t->nv, t->lanes);
-    if (taps <= 8) {
+    if (taps <= (t->lanes == 4 ? 4 : 8)) { /* on NEON a longer body spills */
         for (int64_t i = 0; i < taps; i++) {
             int64_t tap, at = tap_offset_known(&c->x, px, i, c->plane, &tap);
             sch_tile_step(b, t, acc, u->weights, sch_addc(b, w, (c->packed ? i : tap) * ws.x), aoff, u->picture,
