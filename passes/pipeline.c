@@ -80,7 +80,7 @@ static void recompute(KdContext *cx, const KdPassOptions *o, int64_t packed, KdP
     r->final = kd_recompute(r->whole, &plain, packed, &r->recomputed);
     packed = r->recomputed.packed;
     if (r->recomputed.least > o->memory_limit - packed)
-        kd_raise(cx, KD_FAIL_INPUT, "%s: activations are limited to %s, but need %s at least (%s without recomputation)",
+        kd_raise(cx, KD_FAIL_INPUT, "%s: activations are limited to %s; the smallest plan found has %s (%s without recomputation)",
                  r->final->name, mebibytes(cx, o->memory_limit), mebibytes(cx, r->recomputed.least + packed),
                  mebibytes(cx, r->recomputed.planned + packed));
 }

@@ -180,6 +180,13 @@ static bool select_all(Job *j) {
 
 /* ---- one function ---------------------------------------------------------------------------------- */
 
+/* Schedules are for the machine that code is printed for, or that is asked about; what only runs here is for this one. */
+static const KdTarget *machine_of(const Job *j) {
+    bool code = j->stage == STAGE_LLVM || j->stage == STAGE_ASM || j->stage == STAGE_OBJ;
+    bool asked = j->a->explain && (j->a->cpu || j->a->triple);
+    return code || asked ? &j->p->target : &j->p->host;
+}
+
 static bool compile(Job *j, int i) {
     KdcSummary *s = &j->items.v[i];
     KdcProgram *p = j->p;
@@ -199,8 +206,7 @@ static bool compile(Job *j, int i) {
     if (j->stage == STAGE_IR) {
         return true;
     }
-    bool code = j->stage == STAGE_LLVM || j->stage == STAGE_ASM || j->stage == STAGE_OBJ;
-    kdc_unit_passes(p, u, code ? &p->target : &p->host);
+    kdc_unit_passes(p, u, machine_of(j));
     return !j->summary || kdc_unit_jit(p, u);
 }
 
@@ -285,7 +291,7 @@ static bool print_text(Job *j) {
     }
     for (int i = 0; i < j->items.n && j->a->explain; i++) {
         if (!j->items.v[i].skipped) {
-            kdc_cli_explain_text(&s, j->p, j->items.v[i].unit, &j->p->host);
+            kdc_cli_explain_text(&s, j->p, j->items.v[i].unit, machine_of(j));
         }
     }
     return !s.n || kdc_cli_write(j->p, NULL, s.s, s.n);
@@ -304,7 +310,7 @@ static bool print_summary(Job *j, double start) {
     for (int i = 0; i < j->items.n && schedules; i++) {
         const KdcSummary *item = &j->items.v[i];
         if (!item->skipped) {
-            json_object_set_new(schedules, item->name, kdc_cli_explain_json(j->p, item->unit, &j->p->host));
+            json_object_set_new(schedules, item->name, kdc_cli_explain_json(j->p, item->unit, machine_of(j)));
         }
     }
     if (schedules) {

@@ -110,6 +110,13 @@ static int check_schedule(const KdcArgs *a) {
     return kdc_usage_error(a, "--schedule: no schedule is called '%s'; there are %s", a->schedule, list);
 }
 
+static KdcWinograd winograd_of(const KdcArgs *a) {
+    if (!a->winograd || strcmp(a->winograd, "4x4") == 0) {
+        return KDC_WINOGRAD_4X4;
+    }
+    return strcmp(a->winograd, "2x2") == 0 ? KDC_WINOGRAD_2X2 : KDC_WINOGRAD_OFF;
+}
+
 static KdcOptions options_of(const KdcArgs *a) {
     return (KdcOptions){.defines = a->defines,
                         .n_defines = a->n_defines,
@@ -124,7 +131,7 @@ static KdcOptions options_of(const KdcArgs *a) {
                         .n_skip = a->n_skips,
                         .schedule = a->schedule,
                         .memory_limit = a->verb == KDC_VERB_TRAIN ? 0 : a->memory_limit, /* of train: see there */
-                        .winograd = a->winograd,
+                        .winograd = winograd_of(a),
                         .opt = a->opt,
                         .triple = a->triple,
                         .cpu = a->cpu};

@@ -110,7 +110,7 @@ static const Option options[] = {
     {0, "threads", "N", CODE, "threads (all cores); results do not depend on it", WHOLE(threads, 1, 1024)},
     {0, "skip", "PASS", CODE, "leave out a pass; may be repeated", LIST(skips)},
     {0, "schedule", "NAME", CODE & ~IMPORT, "force this schedule where it applies (see --explain), or generic", TEXT(schedule)},
-    {0, "winograd", "SIZE", CODE & ~IMPORT, "largest tiles of Winograd's 3x3 convolutions: 4x4, 2x2 (less rounding), or off", OWN(take_winograd)},
+    {0, "winograd", "SIZE", CODE & ~IMPORT, "largest output tiles of Winograd convolutions: 4x4 (the default), 2x2 (rounds less), or off", OWN(take_winograd)},
     {0, "print-after", "PASS", PASSES, "print the program after a pass, to stderr", LIST(prints)},
     {0, "print-after-all", NULL, PASSES, "after each pass", FLAG(print_all)},
     {0, "time-passes", NULL, PASSES, "how long each pass took, to stderr", FLAG(time_passes)},
@@ -348,15 +348,10 @@ static int take_color(KdcArgs *a, const Option *o, const char *text) {
 }
 
 static int take_winograd(KdcArgs *a, const Option *o, const char *text) {
-    if (strcmp(text, "4x4") == 0) {
-        a->winograd = KDC_WINOGRAD_4X4;
-    } else if (strcmp(text, "2x2") == 0) {
-        a->winograd = KDC_WINOGRAD_2X2;
-    } else if (strcmp(text, "off") == 0) {
-        a->winograd = KDC_WINOGRAD_OFF;
-    } else {
+    if (strcmp(text, "4x4") != 0 && strcmp(text, "2x2") != 0 && strcmp(text, "off") != 0) {
         return kdc_usage_error(a, "--%s needs 4x4, 2x2 or off, got '%s'", o->name, text);
     }
+    a->winograd = text;
     return 0;
 }
 

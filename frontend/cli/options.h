@@ -10,8 +10,6 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "frontend/api/kdc.h"
-
 typedef enum KdcVerbId {
     KDC_VERB_COMPILE, KDC_VERB_TRAIN, KDC_VERB_RUN, KDC_VERB_EVAL, KDC_VERB_EXPORT, KDC_VERB_BENCH, KDC_VERB_IMPORT,
     KDC_VERB_DATA, KDC_VERB_CALL, KDC_VERB_COUNT,
@@ -28,7 +26,7 @@ typedef struct KdcArgs {
         *inception, *metrics, *layout, *against, *schedule;
     bool print_all, time_passes, json, grad, train, no_cache, quiet, no_flip, serial, b_to_a, profile, openmp, truncate,
         beside, resume, has_seed, explain;
-    KdcWinograd winograd;
+    const char *winograd; /* "4x4", "2x2", "off", or NULL: 4x4 */
     int verbose, opt; /* opt: level plus 1, 0: not given */
     int64_t batch, height, width, steps, epochs, threads, load_h, load_w, crop_h, crop_w, limit, workers, save_every,
         sample_every, memory_limit, classes, ignore, runs;

@@ -32,6 +32,7 @@ static const Field fields[] = {
     AT(WHOLE, load_w, 0),     AT(WHOLE, crop_h, 0),  AT(WHOLE, crop_w, 0),      AT(WHOLE, limit, 0),  AT(WHOLE, classes, 0),
     AT(WHOLE, ignore, -1),    AT(WHOLE, steps, 0),   AT(WHOLE, epochs, 0),      AT(WHOLE, batch, 0),  AT(WHOLE, height, 0),
     AT(WHOLE, width, 0),      AT(WHOLE, save_every, 0), AT(WHOLE, sample_every, 0),
+    AT(TEXT, schedule, 0),    AT(TEXT, winograd, 0), /* they decide the last bits */
 };
 #undef AT
 

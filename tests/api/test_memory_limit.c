@@ -117,7 +117,7 @@ static void too_tight(void **state) {
     assert_non_null(out);
     kdc_print_messages(r.p, out, false);
     fclose(out);
-    assert_non_null(strstr(text, "activations are limited to 19.5 KiB, but need "));
+    assert_non_null(strstr(text, "activations are limited to 19.5 KiB; the smallest plan found has "));
     kdc_close(r.p);
 }
 
