@@ -26,11 +26,6 @@ typedef struct Item {
 
 /* ---- 1: input lines into scratch --------------------------------------------------------- */
 
-static KlValue picture_element(KdLower *l, const SchSource *s, const KlValue *line, KlValue x) {
-    KlValue idx[4] = {line[0], line[1], line[2], x};
-    return kd_lower_operand(l, s->node, s->operand, idx);
-}
-
 /* dest[at + class * plane + i] = line[i * step + class] for i in 0 .. n, from the line buffer. */
 static void split_classes(KdLower *l, const SchConv *c, int from_line, int dest, KlValue at) {
     KlBuilder *b = &l->b;
@@ -72,7 +67,7 @@ static void split_classes(KdLower *l, const SchConv *c, int from_line, int dest,
 void sch_conv_fill(KdLower *l, const SchConv *c, int line_buf, KlValue image, KlValue channel,
                    KlValue grid, int64_t lines, int dest, KlValue at) {
     KlBuilder *b = &l->b;
-    SchSource s = {.element = picture_element,
+    SchSource s = {.element = sch_picture_element,
                    .node = c->node,
                    .operand = 0,
                    .width = c->x.in,

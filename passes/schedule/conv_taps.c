@@ -134,12 +134,9 @@ typedef struct Buffers {
 static void one_column_tile(KlBuilder *b, const Taps *t, const Buffers *u, KlValue depth,
                             KlValue pixels, KlValue weights, KlValue at) {
     const SchTile *tile = &t->tile;
-    int n = tile->mr * tile->nv;
     int64_t width = width_of(t), row = t->c.rows_out * t->kernel;
-    int64_t aoff[SCH_MAX_TILE], boff[SCH_MAX_TILE], held[SCH_MAX_TILE];
-    sch_strides(aoff, tile->mr, 1);
+    int64_t boff[SCH_MAX_TILE];
     sch_strides(boff, tile->nv, tile->lanes);
-    sch_strides(held, tile->mr, width);
     if (t->copied) {
         KlFor k = sch_loop(b, kl_i64(b, 0), depth, 1);
         for (int j = 0; j < tile->nv; j++)
@@ -151,17 +148,11 @@ static void one_column_tile(KlBuilder *b, const Taps *t, const Buffers *u, KlVal
     KlFor f = sch_loop_n(b, t->row_tiles);
     KlValue a = sch_add(b, pixels, sch_tile_first(b, f.i, tile->mr, t->pixels));
     KlValue to = sch_madc(b, f.i, tile->mr * width, at);
-    KlValue acc[SCH_MAX_TILE], next[SCH_MAX_TILE];
-    sch_tile_init(b, tile, acc, t->slices.count == 1, u->sums, to, held, boff);
-    KlFor k = kl_for_begin(b, kl_i64(b, 0), depth, 1, n, acc);
-    for (int i = 0; i < n; i++)
-        next[i] = k.carried[i];
-    sch_tile_step(b, tile, next, u->pixels, sch_madc(b, k.i, t->pixels, a), aoff,
-                  t->copied ? u->panel : u->weights,
-                  t->copied ? sch_mulc(b, k.i, width) : sch_madc(b, k.i, row, weights), boff);
-    k.instr->unroll = (uint16_t)sch_unroll(n, t->slices.size);
-    kl_for_end(b, &k, next, acc);
-    sch_tile_store(b, tile, acc, u->sums, to, held, boff);
+    SchProduct p = {.rows = u->pixels, .row = a, .apart = 1, .row_step = t->pixels,
+                    .columns = t->copied ? u->panel : u->weights,
+                    .column = t->copied ? kl_i64(b, 0) : weights,
+                    .column_step = t->copied ? width : row};
+    sch_tile_product(b, tile, &p, depth, t->slices.size, t->slices.count == 1, u->sums, to, width);
     sch_loop_end(b, &f);
 }
 

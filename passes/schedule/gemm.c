@@ -160,26 +160,14 @@ typedef struct Blocks {
 static void row_tiles(KlBuilder *b, const SchGemm *m, const Blocks *u, KlValue rows, KlValue block,
                       KlValue depth, KlValue panel, KlValue column) {
     const SchTile *t = &m->tile;
-    int n = t->mr * t->nv;
     int64_t width = (int64_t)t->nv * t->lanes, all = m->column_tiles.size * width;
-    int64_t aoff[SCH_MAX_TILE], boff[SCH_MAX_TILE], held[SCH_MAX_TILE];
-    sch_strides(aoff, t->mr, m->row_stride);
-    sch_strides(boff, t->nv, t->lanes);
-    sch_strides(held, t->mr, all);
     bool whole = m->slices.count == 1 && m->outer == 1;
     KlFor f = sch_loop(b, kl_i64(b, 0), sch_cut_length(b, &m->row_tiles, block), 1);
     KlValue row = sch_tile_first(b, sch_madc(b, block, m->row_tiles.size, f.i), t->mr, m->rows);
     KlValue a = sch_madc(b, row, m->row_stride, rows), at = sch_madc(b, f.i, t->mr * all, column);
-    KlValue acc[SCH_MAX_TILE], next[SCH_MAX_TILE];
-    sch_tile_init(b, t, acc, whole, u->tile, at, held, boff);
-    KlFor k = kl_for_begin(b, kl_i64(b, 0), depth, 1, n, acc);
-    for (int i = 0; i < n; i++)
-        next[i] = k.carried[i];
-    sch_tile_step(b, t, next, u->rows, sch_madc(b, k.i, m->depth_stride, a), aoff, u->panel,
-                  sch_madc(b, k.i, u->panel_row, panel), boff);
-    k.instr->unroll = (uint16_t)sch_unroll(n, m->slices.size * m->unit);
-    kl_for_end(b, &k, next, acc);
-    sch_tile_store(b, t, acc, u->tile, at, held, boff);
+    SchProduct p = {.rows = u->rows, .row = a, .apart = m->row_stride, .row_step = m->depth_stride,
+                    .columns = u->panel, .column = panel, .column_step = u->panel_row};
+    sch_tile_product(b, t, &p, depth, m->slices.size * m->unit, whole, u->tile, at, all);
     sch_loop_end(b, &f);
 }
 

@@ -115,6 +115,16 @@ void sch_tile_store(KlBuilder *b, const SchTile *t, const KlValue *acc, int buf,
                     const int64_t *row, const int64_t *column);
 /* to[i] = i * stride, for the tile's rows or columns. */
 void sch_strides(int64_t *to, int n, int64_t stride);
+/* Both operands of a contraction: their buffers, where it begins, how far a step moves; apart: from row to row. */
+typedef struct SchProduct {
+    int rows, columns;
+    KlValue row, column;
+    int64_t apart, row_step, column_step;
+} SchProduct;
+
+/* buf[at + r * pitch ...] = the sum of `depth` steps, on top of what is there unless zero. most: what depth may be. */
+void sch_tile_product(KlBuilder *b, const SchTile *t, const SchProduct *p, KlValue depth, int64_t most, bool zero,
+                      int buf, KlValue at, int64_t pitch);
 /* How often a step of `fmas` is to be repeated in its innermost loop. */
 int sch_unroll(int64_t fmas, int64_t trips);
 
@@ -155,6 +165,9 @@ struct SchSource {
                          (pads) */
     const void *more; /* the owner's */
 };
+
+/* Of an operand [image, channel, y, x]: line is its first three indices. */
+KlValue sch_picture_element(KdLower *l, const SchSource *s, const KlValue *line, KlValue x);
 
 /* How many elements at each end of dimension d of node n's operand k a pad in its prologue touches.
  */

@@ -230,13 +230,8 @@ static Broadcast copy_rows(KdStream *s, const KdStreamOperand *o) {
 static void multiply(KdStream *s, const Broadcast *rows, const KdStreamOperand *o, int temp, int out, int64_t pitch) {
     KlBuilder *b = &s->l->b;
     const SchTile *t = &s->tile;
-    int n = t->mr * t->nv;
     int64_t width = (int64_t)t->nv * t->lanes, depth = panel_depth(s, o), panels = panel_count(s, o);
     int64_t slice = sch_max(16, SLICE_BYTES / 4 / width);
-    int64_t aoff[SCH_MAX_TILE], boff[SCH_MAX_TILE], held[SCH_MAX_TILE];
-    sch_strides(aoff, t->mr, rows->row);
-    sch_strides(boff, t->nv, t->lanes);
-    sch_strides(held, t->mr, pitch);
     int buf = panels_buffer(s, o, temp, KL_IN);
     SchCut slices = sch_cut(o->depth, o->depth > 2 * slice ? slice : o->depth);
     bool whole = slices.count == 1;
@@ -250,17 +245,9 @@ static void multiply(KdStream *s, const Broadcast *rows, const KdStreamOperand *
     KlValue column = sch_mulc(b, sch_madc(b, panel, depth, k0), width);
     KlValue a = sch_madc(b, row, rows->row, sch_mulc(b, k0, rows->depth));
     KlValue at = sch_madc(b, row, pitch, sch_mulc(b, p.i, width));
-    KlValue acc[SCH_MAX_TILE], next[SCH_MAX_TILE];
-    sch_tile_init(b, t, acc, whole, out, at, held, boff);
-    KlFor k = kl_for_begin(b, kl_i64(b, 0), sch_cut_length(b, &slices, c.i), 1, n, acc);
-    for (int i = 0; i < n; i++) {
-        next[i] = k.carried[i];
-    }
-    KlValue from = sch_madc(b, k.i, rows->depth, a);
-    sch_tile_step(b, t, next, rows->buf, from, aoff, buf, sch_madc(b, k.i, width, column), boff);
-    k.instr->unroll = (uint16_t)sch_unroll(n, slices.size);
-    kl_for_end(b, &k, next, acc);
-    sch_tile_store(b, t, acc, out, at, held, boff);
+    SchProduct q = {.rows = rows->buf, .row = a, .apart = rows->row, .row_step = rows->depth,
+                    .columns = buf, .column = column, .column_step = width};
+    sch_tile_product(b, t, &q, sch_cut_length(b, &slices, c.i), slices.size, whole, out, at, pitch);
     sch_loop_end(b, &f);
     sch_loop_end(b, &p);
     sch_loop_end(b, &c);

@@ -130,6 +130,25 @@ int sch_unroll(int64_t fmas, int64_t trips) {
     return u;
 }
 
+void sch_tile_product(KlBuilder *b, const SchTile *t, const SchProduct *p, KlValue depth, int64_t most, bool zero,
+                      int buf, KlValue at, int64_t pitch) {
+    int n = t->mr * t->nv;
+    int64_t row[SCH_MAX_TILE], column[SCH_MAX_TILE], from[SCH_MAX_TILE];
+    KlValue acc[SCH_MAX_TILE], next[SCH_MAX_TILE];
+    sch_strides(from, t->mr, p->apart);
+    sch_strides(row, t->mr, pitch);
+    sch_strides(column, t->nv, t->lanes);
+    sch_tile_init(b, t, acc, zero, buf, at, row, column);
+    KlFor k = kl_for_begin(b, kl_i64(b, 0), depth, 1, n, acc);
+    for (int i = 0; i < n; i++)
+        next[i] = k.carried[i];
+    sch_tile_step(b, t, next, p->rows, sch_madc(b, k.i, p->row_step, p->row), from, p->columns,
+                  sch_madc(b, k.i, p->column_step, p->column), column);
+    k.instr->unroll = (uint16_t)sch_unroll(n, most);
+    kl_for_end(b, &k, next, acc);
+    sch_tile_store(b, t, acc, buf, at, row, column);
+}
+
 KlValue sch_tile_first(KlBuilder *b, KlValue i, int64_t size, int64_t n) {
     KlValue first = sch_mulc(b, i, size);
     return n % size ? sch_minc(b, first, n - size) : first;
@@ -168,6 +187,11 @@ KlValue sch_tile_row(KlBuilder *b, KlValue local, KlValue row, int64_t size, int
 }
 
 /* ---- moving elements through the prologue ------------------------------------------------ */
+
+KlValue sch_picture_element(KdLower *l, const SchSource *s, const KlValue *line, KlValue x) {
+    KlValue idx[4] = {line[0], line[1], line[2], x};
+    return kd_lower_operand(l, s->node, s->operand, idx);
+}
 
 static int64_t border_of(const KdLower *l, KdValue v, int rank, int d, int *budget) {
     const KdFunc *f = l->fu->f;

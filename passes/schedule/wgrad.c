@@ -191,13 +191,8 @@ typedef struct Buffers {
     int lanes, other, line, tile, turned;
 } Buffers;
 
-static KlValue element(KdLower *l, const SchSource *s, const KlValue *line, KlValue x) {
-    KlValue idx[4] = {line[0], line[1], line[2], x};
-    return kd_lower_operand(l, s->node, s->operand, idx);
-}
-
 static SchSource source(KdLower *l, const SchWgrad *w, int operand) {
-    return (SchSource){.element = element,
+    return (SchSource){.element = sch_picture_element,
                        .node = w->node,
                        .operand = operand,
                        .width = operand == 0 ? w->x.in : w->x.out,

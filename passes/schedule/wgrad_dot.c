@@ -68,11 +68,6 @@ typedef struct Buffers {
     int picture, gradient, line, sums;
 } Buffers;
 
-static KlValue gradient_element(KdLower *l, const SchSource *s, const KlValue *line, KlValue x) {
-    KlValue idx[4] = {line[0], line[1], line[2], x};
-    return kd_lower_operand(l, s->node, s->operand, idx);
-}
-
 static void fill_band(KdLower *l, const Dot *d, const Buffers *f, KlValue group, KlValue image,
                       KlValue first, KlValue rows) {
     KlBuilder *b = &l->b;
@@ -82,7 +77,7 @@ static void fill_band(KdLower *l, const Dot *d, const Buffers *f, KlValue group,
                   f->picture, sch_mulc(b, i.i, d->conv.channel));
     sch_loop_end(b, &i);
     if (d->direct) return;
-    SchSource s = {.element = gradient_element,
+    SchSource s = {.element = sch_picture_element,
                    .node = w->node,
                    .operand = 1,
                    .width = w->x.out,

@@ -68,10 +68,10 @@ static int weight_lanes(const Wino *w) {
     return lanes;
 }
 
-/* Copies a chunk's taps as they lie in memory, then turns them: turned[(k * 9 + tap) * rows + r]. (Both in
+/* Copies a chunk's taps as they lie in memory, then turns them: turned[(k * taps + tap) * rows + r]. (Both in
  * scratch, where blocks may reach too far; loading them as vectors of distant elements costs five
- * times as much.) at: the first weight of the tile; weights are [out, in, 9], transposed
- * [in, out, 9]. */
+ * times as much.) at: the first weight of the tile; weights are [out, in, taps], transposed
+ * [in, out, taps]. */
 static void turn_taps(KdLower *l, const Wino *w, int from, KlValue at, KlValue count, int taken,
                       int turned) {
     KlBuilder *b = &l->b;
@@ -160,11 +160,6 @@ static void build_weights(KdLower *l, const Wino *w) {
 
 /* ---- 1: the picture ---------------------------------------------------------------------- */
 
-static KlValue picture_element(KdLower *l, const SchSource *s, const KlValue *line, KlValue x) {
-    KlValue idx[4] = {line[0], line[1], line[2], x};
-    return kd_lower_operand(l, s->node, s->operand, idx);
-}
-
 /* Lines of one input channel, transformed along x: [line mod m][n][line / m][tile]. So what a tile
  * needs of the same line lies tiles_x further for the tile below, and the tiles of a band can be
  * taken one after the other, whatever the width. The last vector of a line may be partly empty: the
@@ -177,7 +172,7 @@ static int64_t line_plane(const Wino *w) {
 static void fill_lines(KdLower *l, const Wino *w, const Buffers *u, const Item *it, KlValue channel) {
     KlBuilder *b = &l->b;
     int64_t plane = line_plane(w);
-    SchSource s = {.element = picture_element,
+    SchSource s = {.element = sch_picture_element,
                    .node = w->node,
                    .operand = 0,
                    .width = w->in[1],
@@ -236,26 +231,6 @@ static void fill_input(KdLower *l, const Wino *w, const Buffers *u, const Item *
 
 /* ---- 2: the products --------------------------------------------------------------------- */
 
-static void one_tile(KlBuilder *b, const Wino *w, const Buffers *u, KlValue weights, KlValue input,
-                     KlValue depth, KlValue at) {
-    const SchTile *t = &w->tile;
-    int n = t->mr * t->nv;
-    int64_t row[SCH_MAX_TILE], column[SCH_MAX_TILE], aoff[SCH_MAX_TILE];
-    KlValue acc[SCH_MAX_TILE], next[SCH_MAX_TILE];
-    sch_strides(aoff, t->mr, 1);
-    sch_strides(row, t->mr, w->pitch);
-    sch_strides(column, t->nv, t->lanes);
-    sch_tile_init(b, t, acc, w->slices.count == 1, u->product, at, row, column);
-    KlFor f = kl_for_begin(b, kl_i64(b, 0), depth, 1, n, acc);
-    for (int k = 0; k < n; k++)
-        next[k] = f.carried[k];
-    sch_tile_step(b, t, next, u->weights, sch_madc(b, f.i, t->mr, weights), aoff, u->input,
-                  sch_madc(b, f.i, w->pitch, input), column);
-    f.instr->unroll = (uint16_t)sch_unroll(n, w->slices.size);
-    kl_for_end(b, &f, next, acc);
-    sch_tile_store(b, t, acc, u->product, at, row, column);
-}
-
 static void multiply(KlBuilder *b, const Wino *w, const Buffers *u, const Item *it) {
     const SchTile *t = &w->tile;
     int64_t width = (int64_t)t->nv * t->lanes;
@@ -274,7 +249,9 @@ static void multiply(KlBuilder *b, const Wino *w, const Buffers *u, const Item *
     KlValue input = sch_add(b, sch_madc(b, e.i, w->input, c.i),
                             sch_mulc(b, s.i, w->slices.size * w->pitch));
     KlValue at = sch_add(b, sch_madc(b, e.i, w->product, c.i), sch_mulc(b, m.i, t->mr * w->pitch));
-    one_tile(b, w, u, weights, input, depth, at);
+    SchProduct p = {.rows = u->weights, .row = weights, .apart = 1, .row_step = t->mr,
+                    .columns = u->input, .column = input, .column_step = w->pitch};
+    sch_tile_product(b, t, &p, depth, w->slices.size, w->slices.count == 1, u->product, at, w->pitch);
     sch_loop_end(b, &m);
     sch_loop_end(b, &s);
     sch_loop_end(b, &c);

@@ -1,7 +1,7 @@
 /* winograd_transform.c: the one-dimensional transforms of Winograd's minimal filtering: F(2, 3), F(4, 3) and F(2, 4),
- * with the points 0, 1, -1; 0, 1, -1, 2, -2; and 0, 1, -1, 2 (Lavin and Gray 2016; with points a_0 .. a_{n-2} row j of A is
- * the powers of a_j, row j of G the same over the product of a_j - a_l, row j of B^T the coefficients of the product of
- * x - a_l, l other than j; the last rows stand for infinity). Two dimensions are one after the other.
+ * with the points 0, 1, -1; 0, 1, -1, 2, -2; and 0, 1, -1, 2 (Lavin and Gray 2016; with points a_0 .. a_{n-2} row j
+ * of A is the powers of a_j, row j of G the same over the product of a_j - a_l,
+ * row j of B^T the coefficients of the product of x - a_l, l other than j; the last rows stand for infinity). Two dimensions are one after the other.
  *
  *   y = A^T [(G g) * (B^T d)]      d: n = m + taps - 1 inputs, y: m outputs
  * and for the gradient of the taps, by the chain rule:
@@ -138,23 +138,23 @@ void sch_winograd_taps(KlBuilder *b, const SchWinograd *w, const KlValue *u, KlV
 
 /* d[j] = elements m * t + j of the line buffer, t running over the lanes. */
 static void split(KlBuilder *b, const SchWinograd *w, int line, KlValue at, KlValue *d) {
-    int lanes = w->lanes, m = w->m, pick[2][64], join[64], next[64];
+    int lanes = w->lanes, m = w->m, pick[64], join[64], next[64];
     KlValue v[SCH_WINOGRAD_MOST];
     for (int k = 0; k <= m; k++)
         v[k] = kl_load(b, line, sch_addc(b, at, (int64_t)k * lanes), lanes);
     for (int j = 0; j < m; j++) {
         if (m == 2) {
             for (int i = 0; i < lanes; i++)
-                pick[0][i] = 2 * i + j;
-            d[j] = kl_shuffle(b, v[0], v[1], lanes, pick[0]);
+                pick[i] = 2 * i + j;
+            d[j] = kl_shuffle(b, v[0], v[1], lanes, pick);
             continue;
         }
         for (int i = 0; i < lanes; i++) {
-            pick[0][i] = (4 * i + j) % (2 * lanes);
+            pick[i] = (4 * i + j) % (2 * lanes);
             join[i] = i < lanes / 2 ? i : lanes / 2 + i;
         }
-        KlValue lo = kl_shuffle(b, v[0], v[1], lanes, pick[0]);
-        KlValue hi = kl_shuffle(b, v[2], v[3], lanes, pick[0]);
+        KlValue lo = kl_shuffle(b, v[0], v[1], lanes, pick);
+        KlValue hi = kl_shuffle(b, v[2], v[3], lanes, pick);
         d[j] = kl_shuffle(b, lo, hi, lanes, join);
     }
     for (int e = m; e < w->n; e++) { /* what belongs to the next tiles, too; the last lanes' are in the last vector */

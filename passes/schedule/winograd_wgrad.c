@@ -50,11 +50,6 @@ static Side side_of(const Wgrad *w, int operand) {
     return s;
 }
 
-static KlValue element(KdLower *l, const SchSource *s, const KlValue *line, KlValue x) {
-    KlValue idx[4] = {line[0], line[1], line[2], x};
-    return kd_lower_operand(l, s->node, s->operand, idx);
-}
-
 static void transform(KlBuilder *b, const Wgrad *w, const Side *s, const KlValue *d, KlValue *t) {
     if (s->operand)
         sch_winograd_gradient(b, &w->t, d, t);
@@ -67,7 +62,7 @@ static void fill_lines(KdLower *l, const Wgrad *w, const Side *s, KlValue image,
                        int line, int lines) {
     KlBuilder *b = &l->b;
     int n = w->t.n;
-    SchSource source = {.element = element,
+    SchSource source = {.element = sch_picture_element,
                         .node = w->node,
                         .operand = s->operand,
                         .width = s->width,
@@ -158,26 +153,6 @@ static void build_side(KdLower *l, const Wgrad *w, int operand) {
 
 static int64_t result_count(const Wgrad *w) { return w->t.n * w->t.n * w->result; }
 
-static void one_tile(KlBuilder *b, const Wgrad *w, int gradient, int picture, int result, KlValue a, KlValue c,
-                     KlValue depth, KlValue at) {
-    const SchTile *t = &w->tile;
-    int n = t->mr * t->nv;
-    int64_t row[SCH_MAX_TILE], column[SCH_MAX_TILE], aoff[SCH_MAX_TILE];
-    KlValue acc[SCH_MAX_TILE], next[SCH_MAX_TILE];
-    sch_strides(aoff, t->mr, 1);
-    sch_strides(row, t->mr, w->width);
-    sch_strides(column, t->nv, t->lanes);
-    sch_tile_init(b, t, acc, w->slices.count == 1, result, at, row, column);
-    KlFor k = kl_for_begin(b, kl_i64(b, 0), depth, 1, n, acc);
-    for (int i = 0; i < n; i++)
-        next[i] = k.carried[i];
-    sch_tile_step(b, t, next, gradient, sch_madc(b, k.i, w->rows, a), aoff, picture, sch_madc(b, k.i, w->width, c),
-                  column);
-    k.instr->unroll = (uint16_t)sch_unroll(n, w->slices.size);
-    kl_for_end(b, &k, next, acc);
-    sch_tile_store(b, t, acc, result, at, row, column);
-}
-
 static void build_products(KdLower *l, const Wgrad *w) {
     const SchTile *t = &w->tile;
     const KdType *type = kd_vtype(l->fu->f, w->node);
@@ -202,8 +177,10 @@ static void build_products(KdLower *l, const Wgrad *w) {
     KlValue first = sch_mulc(b, s.i, w->slices.size), depth = sch_cut_length(b, &w->slices, s.i);
     KlFor m = sch_loop(b, kl_i64(b, 0), tiles, 1);
     KlValue row = sch_tile_first(b, sch_add(b, first_tile, m.i), t->mr, w->outputs);
-    one_tile(b, w, gradient, picture, sums, sch_add(b, sch_madc(b, first, w->rows, row), gradients),
-             sch_madc(b, first, w->width, panel), depth, sch_mulc(b, m.i, t->mr * w->width));
+    SchProduct q = {.rows = gradient, .row = sch_add(b, sch_madc(b, first, w->rows, row), gradients),
+                    .apart = 1, .row_step = w->rows,
+                    .columns = picture, .column = sch_madc(b, first, w->width, panel), .column_step = w->width};
+    sch_tile_product(b, t, &q, depth, w->slices.size, !sliced, sums, sch_mulc(b, m.i, t->mr * w->width), w->width);
     sch_loop_end(b, &m);
     sch_loop_end(b, &s);
     m = sch_loop(b, kl_i64(b, 0), tiles, 1);
