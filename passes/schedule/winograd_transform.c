@@ -1,7 +1,8 @@
 /* winograd_transform.c: the one-dimensional transforms of Winograd's minimal filtering: F(2, 3), F(4, 3) and F(2, 4),
  * with the points 0, 1, -1; 0, 1, -1, 2, -2; and 0, 1, -1, 2 (Lavin and Gray 2016; with points a_0 .. a_{n-2} row j
  * of A is the powers of a_j, row j of G the same over the product of a_j - a_l,
- * row j of B^T the coefficients of the product of x - a_l, l other than j; the last rows stand for infinity). Two dimensions are one after the other.
+ * row j of B^T the coefficients of the product of x - a_l, l other than j; the last rows stand for infinity). Two
+ * dimensions are one after the other.
  *
  *   y = A^T [(G g) * (B^T d)]      d: n = m + taps - 1 inputs, y: m outputs
  * and for the gradient of the taps, by the chain rule:
