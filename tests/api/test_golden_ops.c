@@ -1,8 +1,10 @@
-/* test_golden_ops.c: every operation and every function of the prelude against PyTorch: each fn and net of
- * tests/golden/ops.kd, its result, its gradients and its buffers' new values, in every way of running it
- * (fourways.h). The evaluator (double precision) must give the file's float32 numbers to 1e-5 of the largest, compiled
- * code to 2e-4; integers exactly. How the file was made: tests/golden/make_ops.py.
+/* test_golden_ops.c: operations, functions of the prelude, losses and layers of models/ against PyTorch. A family is a
+ * file tests/golden/FAMILY_cases.py; each fn and net of its FAMILY.kd is a case: its result, its gradients and its
+ * buffers' new values, in every way of running it (fourways.h). The evaluator (double precision) must give the file's
+ * float32 numbers to 1e-5 of the largest, compiled code to 2e-4; integers exactly. How the files are made:
+ * tests/golden/make_ops.py.
  */
+#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,13 +16,25 @@
 #include "tests/fourways.h"
 #include "tests/golden/golden.h"
 
-static KdWeights *golden;
-static char *source;
-static size_t source_size;
+enum { MAX_FAMILIES = 64 };
 
-static KdProgram *load(KdContext *cx) {
+typedef struct Family {
+    char name[128];
+    KdWeights *values;
+    char *source;
+    size_t source_size;
+} Family;
+
+typedef struct Case {
+    const Family *family;
+    char name[256];
+} Case;
+
+static const KdWeights *golden; /* of the family of the case that runs */
+
+static KdProgram *load(KdContext *cx, const Family *y) {
     KdLangOptions o = {0};
-    return kd_lang_load(cx, "tests/golden/ops.kd", source, source_size, &o);
+    return kd_lang_load(cx, kd_format(cx, "tests/golden/%s.kd", y->name), y->source, y->source_size, &o);
 }
 
 /* ---- one case ---- */
@@ -33,8 +47,8 @@ static bool has_any(const char *name, const char *kind) {
     return false;
 }
 
-static KdFunc *elaborate(KdContext *cx, const char *name) {
-    KdProgram *p = load(cx);
+static KdFunc *elaborate(KdContext *cx, const Family *y, const char *name) {
+    KdProgram *p = load(cx, y);
     if (!p) return NULL;
     bool grads = has_any(name, "grad");
     const KdTensor *seed = golden_find(golden, name, "seed", NULL);
@@ -101,8 +115,9 @@ static bool compare(const char *name, const FwResult *r, int o, const KdTensor *
     return true;
 }
 
-static bool run_case(KdContext *cx, const char *name) {
-    KdFunc *f = elaborate(cx, name);
+static bool run_case(KdContext *cx, const Case *c) {
+    const char *name = c->name;
+    KdFunc *f = elaborate(cx, c->family, name);
     if (!f) return false;
     void **in = inputs_of(cx, f, name);
     if (!in) return false;
@@ -132,18 +147,19 @@ static bool run_case(KdContext *cx, const char *name) {
 }
 
 static void test_case(void **state) {
-    const char *name = *state;
+    const Case *c = *state;
     KdContext *cx = kd_context_new();
     KdLanding l;
     bool ok = false;
+    golden = c->family->values;
     assert_non_null(cx);
     if (KD_TRY(cx, l)) {
-        ok = run_case(cx, name);
+        ok = run_case(cx, c);
         kd_landing_pop(cx);
     } else {
         const char *why;
         kd_failure(cx, &why);
-        print_error("%s: %s\n", name, why);
+        print_error("%s: %s\n", c->name, why);
     }
     kd_diag_print(cx, stderr, false);
     kd_context_free(cx);
@@ -152,39 +168,74 @@ static void test_case(void **state) {
 
 /* ---- all of them ---- */
 
-static int collect(KdContext *cx, struct CMUnitTest **tests) {
-    KdProgram *p = load(cx);
-    int n = 0, count = 0;
-    if (!p) return 0;
+static struct CMUnitTest *tests;
+static int n_tests;
+
+static bool add_cases(KdContext *cx, const Family *y) {
+    KdProgram *p = load(cx, y);
+    int n = 0;
+    if (!p) return false;
     const KdDecl *d = kd_lang_decls(p, &n);
-    *tests = calloc((size_t)n + 1, sizeof **tests);
+    tests = realloc(tests, (size_t)(n_tests + n) * sizeof *tests);
     for (int i = 0; i < n; i++)
-        if (d[i].main && (d[i].kind == KD_DECL_FN || d[i].kind == KD_DECL_NET))
-            (*tests)[count++] = (struct CMUnitTest){
-                .name = d[i].name, .test_func = test_case, .initial_state = (void *)d[i].name};
+        if (d[i].main && (d[i].kind == KD_DECL_FN || d[i].kind == KD_DECL_NET)) {
+            Case *c = calloc(1, sizeof *c);
+            c->family = y;
+            snprintf(c->name, sizeof c->name, "%s", d[i].name);
+            tests[n_tests++] = (struct CMUnitTest){.name = c->name, .test_func = test_case, .initial_state = c};
+        }
+    return true;
+}
+
+/* False after saying what cannot be read: a family whose files were not made is a failure. */
+static bool read_family(Family *y) {
+    char file[256], path[1024];
+    KdTrouble t;
+    KdContext *cx = kd_context_new();
+    KdLanding l;
+    bool ok = false;
+    snprintf(file, sizeof file, "%s.safetensors", y->name);
+    y->values = golden_read(file);
+    snprintf(path, sizeof path, "%s/tests/golden/%s.kd", KDC_SOURCE_DIR, y->name);
+    y->source = kd_file_read(path, &y->source_size, &t);
+    if (!y->source) fprintf(stderr, "%s: %s\n", path, t.text);
+    if (cx && y->values && y->source && KD_TRY(cx, l)) {
+        ok = add_cases(cx, y);
+        kd_landing_pop(cx);
+    }
+    if (cx) kd_diag_print(cx, stderr, false);
+    kd_context_free(cx);
+    return ok;
+}
+
+/* Their names, sorted: the entries FAMILY_cases.py of tests/golden. */
+static int find_families(Family *y) {
+    static const char end[] = "_cases.py";
+    struct dirent **entry;
+    int n = scandir(KDC_SOURCE_DIR "/tests/golden", &entry, NULL, alphasort), count = 0;
+    for (int i = 0; i < n; i++) {
+        const char *file = entry[i]->d_name;
+        if (golden_ends(file, end) && count < MAX_FAMILIES)
+            snprintf(y[count++].name, sizeof y->name, "%.*s", (int)(strlen(file) - strlen(end)), file);
+        free(entry[i]);
+    }
+    if (n >= 0) free(entry);
     return count;
 }
 
 int main(void) {
-    KdTrouble t;
-    KdContext *cx = kd_context_new();
-    struct CMUnitTest *tests = NULL;
-    KdLanding l;
-    int n = 0, failed = 1;
-    golden = golden_read("ops.safetensors");
-    source = kd_file_read(KDC_SOURCE_DIR "/tests/golden/ops.kd", &source_size, &t);
-    if (golden && source && cx && KD_TRY(cx, l)) {
-        n = collect(cx, &tests);
-        kd_landing_pop(cx);
-    }
-    if (cx) kd_diag_print(cx, stderr, false);
-    if (n >= 80)
-        failed = _cmocka_run_group_tests("golden_ops", tests, (size_t)n, NULL, NULL);
+    static Family family[MAX_FAMILIES];
+    int n = find_families(family), failed = 0;
+    for (int i = 0; i < n; i++) failed += !read_family(&family[i]);
+    if (n_tests >= 80)
+        failed += _cmocka_run_group_tests("golden_ops", tests, (size_t)n_tests, NULL, NULL);
     else
-        fprintf(stderr, "golden_ops: only %d cases could be read\n", n);
+        failed += fprintf(stderr, "golden_ops: only %d cases could be read\n", n_tests) > 0;
+    for (int i = 0; i < n_tests; i++) free(tests[i].initial_state);
+    for (int i = 0; i < n; i++) {
+        kd_weights_free(family[i].values);
+        free(family[i].source);
+    }
     free(tests);
-    free(source);
-    kd_weights_free(golden);
-    kd_context_free(cx);
     return failed;
 }

@@ -1,17 +1,24 @@
 #!/usr/bin/env python3
-"""Makes ops.kd and ops.safetensors: one `fn` or `net` for each case, and what PyTorch computes for it.
+"""Makes FAMILY.kd and FAMILY.safetensors: one `fn` or `net` for each case, and what PyTorch computes for it.
 
-    /usr/bin/python3 tests/golden/make_ops.py
+    /usr/bin/python3 tests/golden/make_ops.py [FAMILY...]     (all families, or only these)
 
-Needs Debian's python3-torch. The cases are listed in ops_cases.py: a name, a .kd expression, a PyTorch function of the
-same inputs. PyTorch runs in float64; the file stores the inputs, the result, and the gradient of sum(result * seed) for
+Needs Debian's python3-torch. A family is a file FAMILY_cases.py beside this one, `ops` (operations, the prelude, a few
+losses) the first of them; test_golden_ops runs all there are. Such a file is Python that sees what golden_lib.py has
+and what is defined below:
+
+    IMPORTS = ["losses/gan.kd"]                       what FAMILY.kd imports
+    case("loss_l1", "l1_loss(x, y)", lambda x, y: F.l1_loss(x, y), x=R(2, 3), y=R(2, 3))
+
+a name, a .kd expression, a PyTorch function of the same inputs. R and I draw inputs; helpers in PyTorch may be defined at
+will. PyTorch runs in float64; the file stores the inputs, the result, and the gradient of sum(result * seed) for
 every float input, after checking that gradient against central differences (reliability.md, trap 1: PyTorch 1.13 has
-wrong gradients of its own).
+wrong gradients of its own). A result is one tensor.
 
     NAME.in.X   NAME.seed   NAME.out   NAME.grad.X   NAME.new.X (a buffer's new value)
 
 A case with `weights` is a net: inputs that `weights` maps to a path ("conv.weight") are its weights and buffers, the
-others its parameters. A case whose name ends in _train runs in training mode.
+others its parameters. A case whose name ends in _train runs in training mode. What a loss detaches is in `constants`.
 """
 import os
 import sys
@@ -19,7 +26,8 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from golden_lib import *
 
-CASES = []
+HERE = os.path.dirname(os.path.abspath(__file__))
+CASES, KEY = [], [10]  # of the family that is being made
 
 
 class Case:
@@ -55,7 +63,16 @@ def ints(key, *shape, hi):
     return torch.from_numpy(((uniform(key, n) + 1) / 2 * hi).astype(np.int64).clip(0, hi - 1)).reshape(shape)
 
 
-exec(open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "ops_cases.py")).read())
+def R(*shape, lo=-1.0, hi=1.0):
+    """A random input by shape, each with numbers of its own."""
+    KEY[0] += 1
+    return smooth(KEY[0], *shape, lo=lo, hi=hi)
+
+
+def I(*shape, hi):
+    """The same of integers 0 .. hi - 1."""
+    KEY[0] += 1
+    return ints(KEY[0], *shape, hi=hi)
 
 
 def differences(fn, tensors, seed, which, eps=1e-6):
@@ -108,17 +125,23 @@ def values(k, c, out):
     out[c.name + ".out"] = y.detach().float() if y.is_floating_point() else y.to(torch.int32)
 
 
-def main():
-    here = os.path.dirname(os.path.abspath(__file__))
+def make(family):
+    CASES.clear()
+    KEY[0] = 10
+    names = dict(globals())
+    path = os.path.join(HERE, family + "_cases.py")
+    exec(compile(open(path).read(), path, "exec"), names)
     out = {}
     for k, c in enumerate(CASES):
         values(k, c, out)
-    with open(os.path.join(here, "ops.kd"), "w") as f:
-        f.write("# Made by make_ops.py: do not edit. One function for each golden case; values in ops.safetensors.\n"
-                "import \"losses/gan.kd\"\nimport \"losses/reko.kd\"\n\n")
+    with open(os.path.join(HERE, family + ".kd"), "w") as f:
+        f.write("# Made by make_ops.py: do not edit. One function for each golden case; values in %s.safetensors.\n" % family)
+        f.write("".join("import \"%s\"\n" % i for i in names.get("IMPORTS", [])) + "\n")
         f.write("\n".join(source(c) for c in CASES) + "\n")
-    save_safetensors(os.path.join(here, "ops.safetensors"), out)
-    print(len(CASES), "cases,", sum(np.asarray(v).nbytes for v in out.values()), "bytes")
+    save_safetensors(os.path.join(HERE, family + ".safetensors"), out)
+    print("%s: %d cases, %d bytes" % (family, len(CASES), sum(np.asarray(v).nbytes for v in out.values())))
 
 
-main()
+if __name__ == "__main__":
+    for family in sys.argv[1:] or sorted(n[:-len("_cases.py")] for n in os.listdir(HERE) if n.endswith("_cases.py")):
+        make(family)

@@ -1,17 +1,6 @@
-"""The golden cases; make_ops.py reads this. `R` random inputs by shape, each with numbers of its own."""
+"""The golden cases of operations and of the prelude; make_ops.py reads this."""
 
-KEY = [10]
-
-
-def R(*shape, lo=-1.0, hi=1.0):
-    KEY[0] += 1
-    return smooth(KEY[0], *shape, lo=lo, hi=hi)
-
-
-def I(*shape, hi):
-    KEY[0] += 1
-    return ints(KEY[0], *shape, hi=hi)
-
+IMPORTS = ["losses/gan.kd", "losses/reko.kd"]
 
 # ---- convolutions (methods E.1), as layers with their weights ----
 
