@@ -1,9 +1,10 @@
 /* counts.c: multiply-accumulates and parameters of a function as it was elaborated, before
  * gradients: methods.md A.5.
  *
- * One multiply-add for each use of a weight; bias, norms and activations are left out. A transposed
- * convolution is counted in three ways: not at all, by its input's pixels (the true work), by its
- * output's pixels. Only what an output needs counts.
+ * One multiply-add for each use of a weight; bias, norms and activations are left out, and what is made
+ * of weights alone (spectral norm), which an exported network has no more. A transposed convolution is
+ * counted in three ways: not at all, by its input's pixels (the true work), by its output's pixels.
+ * Only what an output needs counts.
  */
 #include "frontend/lang/lang.h"
 
@@ -19,12 +20,25 @@ static bool *live_nodes(const KdFunc *f) {
     return live;
 }
 
+/* Which nodes change with the inputs; the others are functions of weights and constants. */
+static bool *varying_nodes(const KdFunc *f) {
+    bool *varies = KD_NEW_ARRAY(f->cx, bool, f->n);
+    for (int i = 0; i < f->inputs.n; i++) {
+        KdRole role = kd_input_role(f, f->inputs.v[i]);
+        varies[f->inputs.v[i]] = role == KD_DATA || role == KD_STATE;
+    }
+    for (KdValue v = 0; v < f->n; v++)
+        for (int i = 0; i < f->nodes[v].n_in; i++)
+            varies[v] = varies[v] || varies[f->nodes[v].in[i]];
+    return varies;
+}
+
 KdMacs kd_lang_macs(const KdFunc *f) {
     KdMacs m = {0};
-    bool *live = live_nodes(f);
+    bool *live = live_nodes(f), *varies = varying_nodes(f);
     for (KdValue v = 0; v < f->n; v++) {
         const KdNode *n = kd_node(f, v);
-        if (!live[v]) continue;
+        if (!live[v] || !varies[v]) continue;
         if (n->op == KD_OP_MATMUL) {
             const KdType *x = kd_vtype(f, n->in[0]);
             double inner = (double)x->dim[x->rank - (kd_attr_int(f, n, "ta") ? 2 : 1)],

@@ -1,10 +1,18 @@
-/* test_counts.c: parameters and multiply-accumulates of the reference networks: every row of methods.md A.5.1 to A.5.3 to the last
- * digit printed there, the PatchGAN rows of A.5.6, and the closed forms. */
+/* test_counts.c: parameters and multiply-accumulates of the reference networks: every row of methods.md A.5.1 to A.5.3 and A.5.5 to
+ * the last digit printed there, the PatchGAN and GauGAN rows of A.5.6, and the closed forms. */
 #include "tests/lang/lang_test.h"
 
-typedef struct Row { const char *net; int size, channels; int64_t params; int digits; double count, no_t, t_in, t_out; } Row;
+typedef struct Row {
+    const char *net;
+    int size, channels;
+    int64_t params; /* 0: see count */
+    int digits;
+    double count; /* the table's parameters in millions, to so many digits */
+    double no_t, t_in, t_out;
+    int width;      /* 0: size, which is the height */
+    int mac_digits; /* 0: three */
+} Row;
 
-/* count: the table's parameters, in units of 10^digits where params is 0 */
 static const Row rows[] = {
     {"ResnetGen[ngf = 64]", 256, 3, 11378179, 0, 0, 47.136, 49.552, 56.799},
     {"ResnetGen[ngf = 48]", 256, 3, 6404739, 0, 0, 26.745, 28.104, 32.181},
@@ -36,6 +44,19 @@ static const Row rows[] = {
     {"PatchGan[ndf = 128, norm = \"batch\"]", 256, 6, 0, 4, 11.0424, 12.572, 12.572, 12.572},
     {"PatchGan[ndf = 128, norm = \"instance\"]", 256, 6, 0, 4, 11.0406, 12.572, 12.572, 12.572},
     {"StyleGen[]", 256, 3, 1677638, 0, 0, -1, -1, -1},
+    {"SpadeGen[ngf = 64]", 256, 36, 0, 3, 93.048, 281.277, 281.277, 281.277, 512},
+    {"SpadeGen[ngf = 48]", 256, 36, 0, 3, 57.463, 202.331, 202.331, 202.331, 512},
+    {"SpadeGen[ngf = 32]", 256, 36, 30218467, 0, 0, 132.755, 132.755, 132.755, 512}, /* the table's 30.219 was rounded twice */
+    {"SpadeGen[ngf = 16]", 256, 36, 0, 3, 11.314, 72.550, 72.550, 72.550, 512},
+    {"SpadeGen[ngf = 48, hidden = 96]", 256, 36, 0, 3, 52.548, 162.334, 162.334, 162.334, 512},
+    {"SpadeGen[ngf = 32, hidden = 64]", 256, 36, 0, 3, 23.540, 75.807, 75.807, 75.807, 512},
+    {"SpadeGen[ngf = 16, hidden = 32]", 256, 36, 0, 3, 6.024, 21.696, 21.696, 21.696, 512},
+    {"SpadeGen[ngf = 64, up = \"normal\", in_channels = 183]", 256, 183, 0, 3, 97.451, 190.837, 190.837, 190.837},
+    {"SpadeGen[ngf = 64, mobile = true, hidden = 128]", 256, 36, 0, 3, 70.681, 118.603, 118.603, 118.603, 512},
+    {"SpadeGen[ngf = 48, mobile = true, hidden = 96]", 256, 36, 0, 3, 39.975, 71.056, 71.056, 71.056, 512},
+    {"SpadeGen[ngf = 32, mobile = true, hidden = 64]", 256, 36, 0, 3, 17.960, 35.440, 35.440, 35.440, 512},
+    {"SpadeGen[ngf = 16, mobile = true, hidden = 32]", 256, 36, 0, 3, 4.635, 11.755, 11.755, 11.755, 512},
+    {"SpadeDisc[]", 256, 39, 0, 4, 5.6014, 10.47, 10.47, 10.47, 512, 2},
 };
 
 static void same_digits(double got, double want, int digits, const char *what) {
@@ -46,10 +67,13 @@ static void same_digits(double got, double want, int digits, const char *what) {
     if (strcmp(a, b) != 0) fail_msg("%s: %s, the table says %s", what, a, b);
 }
 
-static KdFunc *net_of(KdContext *cx, const char *net, int channels, int size, bool frozen) {
+static KdFunc *net_of(KdContext *cx, const char *net, int channels, int height, int width, bool frozen) {
     const char *text = kd_format(cx, "import \"nets/resnet.kd\"\nimport \"nets/mobile_resnet.kd\"\nimport \"nets/unet.kd\"\nimport \"nets/patchgan.kd\"\n"
-                                     "import \"nets/style.kd\"\nlet G = %s%s\nnet Main(x: [1, %d, %d, %d]) { return G(x) }\n",
-                                 frozen ? "frozen " : "", net, channels, size, size);
+                                     "import \"nets/style.kd\"\nimport \"nets/spade.kd\"\nlet G = %s%s\n"
+                                     "net Main(x: [1, %d, %d, %d]) { return flat(G(x)) }\n"
+                                     "fn flat(v) {\nif kind(v) != \"list\" { return [v] }\nlet all = []\n"
+                                     "for one in v { all = all + flat(one) }\nreturn all\n}\n",
+                                 frozen ? "frozen " : "", net, channels, height, width);
     KdFunc *f = kd_lang_net(lt_load(cx, "test.kd", text, NULL), "Main", NULL);
     if (!f) lt_fail(cx, net);
     return f;
@@ -58,15 +82,16 @@ static KdFunc *net_of(KdContext *cx, const char *net, int channels, int size, bo
 static void test_row(void **state) {
     const Row *r = *state;
     KdContext *cx = kd_context_new();
-    KdFunc *f = net_of(cx, r->net, r->channels, r->size, false);
+    int width = r->width ? r->width : r->size, digits = r->mac_digits ? r->mac_digits : 3;
+    KdFunc *f = net_of(cx, r->net, r->channels, r->size, width, false);
     KdMacs m = kd_lang_macs(f);
     int64_t params = kd_lang_parameters(f);
     if (r->params) assert_int_equal(params, r->params);
     else same_digits((double)params / 1e6, r->count, r->digits, "parameters");
-    same_digits(m.no_t / 1e9, r->no_t, 3, "MACs, noT");
-    same_digits(m.t_in / 1e9, r->t_in, 3, "MACs, Tin");
-    same_digits(m.t_out / 1e9, r->t_out, 3, "MACs, Tout");
-    assert_int_equal(kd_lang_parameters(net_of(cx, r->net, r->channels, r->size, true)), params); /* frozen ones count */
+    same_digits(m.no_t / 1e9, r->no_t, digits, "MACs, noT");
+    same_digits(m.t_in / 1e9, r->t_in, digits, "MACs, Tin");
+    same_digits(m.t_out / 1e9, r->t_out, digits, "MACs, Tout");
+    assert_int_equal(kd_lang_parameters(net_of(cx, r->net, r->channels, r->size, width, true)), params); /* frozen ones count */
     kd_context_free(cx);
 }
 
@@ -82,7 +107,7 @@ static void test_closed_forms(void **state) { /* of A.5, exactly */
             KdContext *cx = kd_context_new();
             char net[64];
             snprintf(net, sizeof net, forms[i].net, n);
-            KdFunc *f = net_of(cx, net, 3, 256, false);
+            KdFunc *f = net_of(cx, net, 3, 256, 256, false);
             KdMacs m = kd_lang_macs(f);
             assert_int_equal(kd_lang_parameters(f), forms[i].p2 * n * n + forms[i].p1 * n + forms[i].p0);
             double base = forms[i].a2 * n * n + forms[i].a1 * n;
