@@ -116,6 +116,7 @@ struct KdStore {
     KdStore *owner;
     const KdDef *net;
     bool frozen;
+    bool applied;   /* its net has run at least once */
     uint64_t claim; /* the application of the owner that used the name last */
     KD_VEC(KdStore *) subs;
     KD_VEC(KdWeight *) weights;
@@ -125,7 +126,7 @@ struct KdInst {
     const KdDef *net;
     KdVal *hyper;
     const char *label; /* "Unet[ngf = 16]" */
-    KdFrame *frame;    /* that created it */
+    KdFrame *frame;    /* that created it; of one that a fn gave back, the caller's */
     KdStore *store;    /* NULL until it has a name */
     bool frozen, bare; /* bare: a net applied without brackets */
     KdLoc where;
@@ -321,6 +322,7 @@ KdStore *kd_store_new(KdElab *E, KdStore *owner, const char *local, const KdDef 
 /* Gives the unnamed instances inside v, created in this frame, their names: base, base[0], ... */
 void kd_name_instances(KdElab *E, KdVal v, const char *base, const KdScope *scope);
 void kd_name_anonymous(KdElab *E, KdInst *inst); /* "conv2d_0" */
+void kd_hand_over(KdVal v, const KdFrame *from, KdFrame *to); /* the instances in v that `from` created become `to`'s */
 KdVal kd_declare_weight(KdElab *E, const KdExpr *call, KdVal shape, KdVal init, KdVal name, bool buffer, KdSpan at);
 const char *kd_canonical_init(KdElab *E, const char *text, KdSpan at); /* NULL after a diagnostic */
 /* All weights below a store, in order of creation; buffers too if asked. */

@@ -348,6 +348,7 @@ static KdVal apply_fn(KdElab *E, const KdDef *d, const KdActuals *args) {
     if (!kd_enter(E, f, args->at, application_text(E, d->name, d, slot))) return kd_poison();
     KdVal v = run_body(E, f, d, NULL, slot, d->name);
     kd_leave(E);
+    kd_hand_over(v, f, E->frame);
     return v;
 }
 
@@ -373,6 +374,7 @@ static KdVal apply_instance(KdElab *E, KdVal handle, const KdActuals *args) {
     KdVal v = run_body(E, f, d, inst, slot, inst->label);
     E->mode = mode;
     kd_leave(E);
+    if (inst->store) inst->store->applied = true;
     v.applied = f->applied;
     v.weight = NULL;
     if (inst->store && inst->frame->applied)

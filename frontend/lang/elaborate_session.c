@@ -196,9 +196,9 @@ static bool add_network(KdElab *E, KdVal v, KdSpan at, KdWeights *all) {
     }
     int before = all->v.n;
     if (v.inst->store) kd_store_weights(E, v.inst->store, false, all);
-    if (all->v.n > before) return true;
+    if (all->v.n > before || (v.inst->store && v.inst->store->applied)) return true; /* a loss may be a net without weights */
     kd_elab_error(E, at, "%s has no weights%s", v.inst->store ? v.inst->store->path : v.inst->label,
-                  v.inst->store && v.inst->store->claim ? ", or has not been applied yet" : "");
+                  v.inst->store ? ", or has not been applied yet" : "");
     return false;
 }
 
@@ -297,7 +297,7 @@ static bool depends(KdElab *E, const KdStmt *s, KdValue loss, const Flow *w, con
         for (int k = 0; k < some.v.n; k++)
             any = any || in_reach(w, loss, some.v.v[k]->now);
         used += any;
-        if (!any && (n > 1 || used)) {
+        if (!any && some.v.n > 0 && (n > 1 || used)) {
             KdStr name = {E->cx, NULL, 0, 0};
             kd_print_expr(&name, s->exprs[i + 2]);
             KdLoc at = kd_elab_loc(E, s->exprs[i + 2]->at);

@@ -8,6 +8,7 @@
  * round: `block[0]`, ...;
  *   - given to another net as a hyper-parameter: the parameter's name, inside that net's store;
  *   - else, when first applied: the net's name and a number, `conv2d_0`.
+ * A fn has no store: instances that it creates and gives back are named by its caller in the same way.
  * A name that one application uses a second time gets `_1`, `_2`, ... Weights are named alike: by
  * `name =`, by the `let` that takes the call, or `weight_0`.
  */
@@ -94,6 +95,19 @@ static const char *in_rounds(KdElab *E, const char *base, const KdScope *scope) 
 void kd_name_instances(KdElab *E, KdVal v, const char *base, const KdScope *scope) {
     if (v.kind != KD_VAL_LIST && v.kind != KD_VAL_INSTANCE) return;
     name_all(E, v, in_rounds(E, base, scope));
+}
+
+/* A fn has no weights: what it creates and gives back belongs to its caller, who names it. */
+void kd_hand_over(KdVal v, const KdFrame *from, KdFrame *to) {
+    if (v.kind == KD_VAL_LIST) {
+        for (int i = 0; i < v.list->n; i++)
+            kd_hand_over(v.list->v[i], from, to);
+        return;
+    }
+    if (v.kind != KD_VAL_INSTANCE || v.inst->frame != from || v.inst->store) return;
+    v.inst->frame = to;
+    for (int i = 0; v.inst->hyper && i < v.inst->net->n_hyper; i++)
+        kd_hand_over(v.inst->hyper[i], from, to);
 }
 
 void kd_store_weights(KdElab *E, const KdStore *s, bool buffers, KdWeights *out) {

@@ -134,6 +134,34 @@ static KdVal define_value(KdElab *E, const KdDefine *d, KdVal def, KdSpan at) {
     return kd_poison();
 }
 
+/* Does `from` import `to`, itself or through others? Modules stand after those they import. */
+static bool reaches(KdElab *E, const KdSourceModule *from, const KdSourceModule *to) {
+    bool *seen = KD_NEW_ARRAY(E->cx, bool, from->index + 1);
+    seen[from->index] = true;
+    for (int i = from->index; i > to->index; i--)
+        for (int k = 0; seen[i] && k < E->p->modules.v[i]->imports.n; k++)
+            seen[E->p->modules.v[i]->imports.v[k]->index] = true;
+    return seen[to->index];
+}
+
+/* A param has one value in all files. A file that imports this one, itself or through others, gives its own default,
+ * a literal of the same kind, to the imported files' params of that name; of several the one nearest to the main file. */
+static KdVal importers_default(KdElab *E, const char *name, KdVal def) {
+    const KdSourceModule *m = E->frame->module;
+    KdVal v;
+    for (int i = E->p->modules.n - 1; i > m->index; i--) {
+        const KdSourceModule *o = E->p->modules.v[i];
+        for (int k = 0; k < o->block.n; k++) {
+            const KdStmt *s = o->block.v[k];
+            if (s->kind != KD_STMT_PARAM || !s->n_names || !s->n_exprs || strcmp(s->names[0], name) != 0) continue;
+            if (!literal_value(E, s->exprs[0], &v) || !reaches(E, o, m)) continue;
+            if (v.kind == KD_VAL_INT && def.kind == KD_VAL_FLOAT) v = kd_float(kd_number(v));
+            if (v.kind == def.kind) return v;
+        }
+    }
+    return def;
+}
+
 static void run_param(KdElab *E, const KdStmt *s) {
     if (!s->n_names || !s->n_exprs) return;
     KdVal v = kd_eval_expr(E, s->exprs[0]);
@@ -149,6 +177,7 @@ static void run_param(KdElab *E, const KdStmt *s) {
         else if (s->type->kind && strcmp(s->type->kind, "float") == 0)
             v = kd_float(kd_number(v));
     }
+    if (v.kind != KD_VAL_POISON) v = importers_default(E, s->names[0], v);
     const KdLangOptions *o = &E->p->options;
     for (int i = 0; i < o->n_define; i++) {
         if (strcmp(o->define[i].name, s->names[0]) != 0) continue;

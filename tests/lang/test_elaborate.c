@@ -243,6 +243,18 @@ static void test_defines(void **state) {
     lt_free(&r);
 }
 
+/* What a fn gives back is named by who calls it, through fns and lists, at the top and in a net. */
+static void test_names_of_a_fn(void **state) {
+    (void)state;
+    check_inputs("fn one(c) { return linear[c, bias = false] }\nfn some(c) { return [one(c), identity[], one(c)] }\n"
+                 "net W[inner](x) { return inner(x) }\nfn wrapped(c) { return W[inner = one(c)] }\n"
+                 "let S = one(2)\nlet T = frozen wrapped(2)\nfn f(x: [2, 3]) {\n    return S(T(x))\n}\n",
+                 "f", KD_INFER, "x data[2, 3]; T.inner.weight frozen[2, 3]; S.weight weight[2, 2]");
+    check_inputs("fn one(c) { return linear[c, bias = false] }\nfn some(c) { return [one(c), identity[], one(c)] }\n"
+                 "net N[](x: [2, 3]) {\n    let parts = some(4)\n    return one(1)(parts[2](parts[0](x)))\n}\n",
+                 "N", KD_INFER, "x data[2, 3]; parts[0].weight weight[4, 3]; parts[2].weight weight[4, 4]; linear_0.weight weight[1, 4]");
+}
+
 static void write_file(const char *path, const char *text) {
     FILE *f = fopen(path, "w");
     assert_non_null(f);
@@ -291,8 +303,37 @@ static void test_imports(void **state) { /* relative to the file, then the folde
     remove(dir);
 }
 
+/* A literal default of an importing file is the imported files' too, whatever lies between; -D comes first. */
+static void test_param_of_importer(void **state) {
+    (void)state;
+    char dir[] = "/tmp/kdc-lang-XXXXXX", path[3][128];
+    assert_non_null(mkdtemp(dir));
+    const char *const names[] = {"low.kd", "mid.kd", "main.kd"};
+    const char *const text[] = {
+        "param a = 1\nparam b = 2.0\nparam c = a + 1\nparam l = [1]\nparam s = \"low\"\nparam e = 1\n"
+        "fn low() { return [a, b, c, l[0], len(s), e] }\n",
+        "import \"low.kd\"\nparam a = 3\nparam b = 4.0\nfn mid() { return low() }\n",
+        "import \"mid.kd\"\nparam a = 5\nparam l = [7, 8]\nparam s = 6\nparam e = 2 * 4\nfn main() { return mid() + [a, s, e] }\n"};
+    for (int i = 0; i < 3; i++) {
+        snprintf(path[i], sizeof path[i], "%s/%s", dir, names[i]);
+        write_file(path[i], text[i]);
+    }
+    const double want[2][9] = {{5, 4, 6, 7, 3, 1, 5, 6, 8}, {9, 4, 10, 7, 3, 1, 9, 6, 8}}; /* s: another kind; e: no literal */
+    for (int k = 0; k < 2; k++) {
+        LtRun r = {.cx = kd_context_new()};
+        r.p = lt_load(r.cx, path[2], NULL, &(KdLangOptions){.define = &(KdDefine){"a", "9"}, .n_define = k});
+        r.f = kd_lang_net(r.p, "main", NULL);
+        lt_eval(&r, NULL, 0);
+        for (int i = 0; i < 9; i++) assert_true(r.out[i][0] == want[k][i]);
+        lt_free(&r);
+    }
+    for (int i = 0; i < 3; i++) remove(path[i]);
+    remove(dir);
+}
+
 int main(void) {
     static const struct CMUnitTest more[] = {
+        cmocka_unit_test(test_names_of_a_fn), cmocka_unit_test(test_param_of_importer),
         cmocka_unit_test(test_names),          cmocka_unit_test(test_names_grow), cmocka_unit_test(test_instance_is_relative),
         cmocka_unit_test(test_sharing),        cmocka_unit_test(test_buffers),    cmocka_unit_test(test_taps_and_grads),
         cmocka_unit_test(test_defaults_for_dims), cmocka_unit_test(test_defines), cmocka_unit_test(test_imports),

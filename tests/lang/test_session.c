@@ -113,6 +113,20 @@ static void test_list_of_networks(void **state) { /* over a list, over an inner 
     kd_context_free(cx);
 }
 
+static void test_loss_without_weights(void **state) { /* beside others; alone there is nothing to train */
+    (void)state;
+    KdContext *cx = kd_context_new();
+    const char *text = "let K = identity[]\nsession s(x: [1, 3, 4, 4]) {\n    minimize mean(K(S(x))) over %sK with sgd(0.1)\n}\n";
+    KdFunc *f = session(cx, kd_format(cx, text, "S, "), 0, NULL);
+    assert_true(kd_find_input(f, "opt.0.m.S.conv.weight") != KD_NONE);
+    char *said = lt_messages(cx);
+    assert_string_equal(said, ""); /* not even a warning */
+    free(said);
+    KdProgram *p = lt_load(cx, "test.kd", kd_format(cx, "%s%s", nets, kd_format(cx, text, "")), NULL);
+    assert_null(p ? kd_lang_session(p, "s", 0, NULL, NULL) : NULL);
+    kd_context_free(cx);
+}
+
 /* Variants differ in what runs, never in what they take. */
 static void test_every(void **state) {
     (void)state;
@@ -257,7 +271,8 @@ static void test_recipes(void **state) {
     static const struct { const char *file, *session; } recipes[] = {
         {"models/recipes/cyclegan.kd", "cyclegan"}, {"models/recipes/pix2pix_reko.kd", "pix2pix_reko"}, {"models/recipes/pix2pix.kd", "pix2pix"},
         {"models/recipes/distill_style.kd", "distill_style"}, {"models/recipes/pix2pix_facades.kd", "pix2pix_facades"},
-        {"models/recipes/cyclegan_day2night.kd", "cyclegan_day2night"}, {"tests/lang/pix2pix_reko.kd", "pix2pix_reko"},
+        {"models/recipes/cyclegan_day2night.kd", "cyclegan_day2night"}, {"models/recipes/distill_pix2pix.kd", "distill_pix2pix"},
+        {"models/recipes/distill_cyclegan.kd", "distill_cyclegan"}, {"tests/lang/pix2pix_reko.kd", "pix2pix_reko"},
     };
     for (int i = 0; i < KD_COUNT(recipes); i++) {
         KdContext *cx = kd_context_new();
@@ -274,7 +289,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_interface), cmocka_unit_test(test_order),   cmocka_unit_test(test_regenerated), cmocka_unit_test(test_list_of_networks),
         cmocka_unit_test(test_every),     cmocka_unit_test(test_pool),    cmocka_unit_test(test_pool_off),    cmocka_unit_test(test_dropout),
-        cmocka_unit_test(test_schedules), cmocka_unit_test(test_recipes),
+        cmocka_unit_test(test_schedules), cmocka_unit_test(test_recipes), cmocka_unit_test(test_loss_without_weights),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
