@@ -32,23 +32,25 @@ CASES, KEY = [], [10]  # of the family that is being made
 
 class Case:
     """kd: the expression; consts: statements before it. grad: False when nothing is differentiable. weights: input ->
-    path. new: input -> function of the inputs, the buffer's new value. constants: inputs that no gradient may reach."""
+    path. new: input -> function of the inputs, the buffer's new value. constants: inputs that no gradient may reach.
+    frozen: weights of a frozen instance, which have no gradient."""
 
-    def __init__(self, name, kd, fn, grad, consts, weights, new, constants, inputs):
+    def __init__(self, name, kd, fn, grad, consts, weights, new, constants, frozen, inputs):
         self.name, self.kd, self.fn, self.grad, self.consts = name, kd, fn, grad, consts
-        self.weights, self.new, self.constants, self.inputs = weights or {}, new or {}, constants, inputs
+        self.weights, self.new, self.inputs = weights or {}, new or {}, inputs
+        self.constants, self.frozen = constants, frozen
 
     def buffer(self, key):
         path = self.path(key)
-        return key in self.new or "running" in path or path.endswith("weight_u") or path.endswith("weight_v")
+        return key in self.new or key in self.frozen or "running" in path or path.endswith("weight_u") or path.endswith("weight_v")
 
     def path(self, key):
         return self.weights.get(key, key)
 
 
-def case(name, kd, fn, grad=True, consts="", weights=None, new=None, constants=(), **inputs):
+def case(name, kd, fn, grad=True, consts="", weights=None, new=None, constants=(), frozen=(), **inputs):
     assert name not in [c.name for c in CASES], name
-    CASES.append(Case(name, kd, fn, grad, consts, weights, new, constants, inputs))
+    CASES.append(Case(name, kd, fn, grad, consts, weights, new, constants, frozen, inputs))
 
 
 def smooth(key, *shape, lo=-1.0, hi=1.0):
