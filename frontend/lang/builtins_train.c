@@ -96,15 +96,31 @@ static bool rate(KdCall *c, int k, double def, KdValue *lr) {
     return v.kind == KD_VAL_TENSOR;
 }
 
-static KdVal optimizer(KdCall *c, KdOp op, KdValue lr, int n, const KdAttr *attr) {
+/* clamp = [lo, hi], argument k */
+static bool clamp(KdCall *c, int k, KdOptimizer *o) {
+    KdVal v = c->v[k];
+    if (v.kind == KD_VAL_NONE) return true;
+    bool pair = v.kind == KD_VAL_LIST && v.list->n == 2 && kd_is_number(v.list->v[0]) && kd_is_number(v.list->v[1]);
+    if (!pair || !(kd_number(v.list->v[0]) < kd_number(v.list->v[1]))) {
+        kd_arg_error(c, k, "'clamp' is a list of two numbers, the lower one first, found %s", kd_val_describe(c->E, v));
+        return false;
+    }
+    o->clamped = true;
+    o->lo = kd_number(v.list->v[0]);
+    o->hi = kd_number(v.list->v[1]);
+    return true;
+}
+
+static KdVal optimizer(KdCall *c, KdOp op, KdValue lr, int clamp_at, int n, const KdAttr *attr) {
     KdOptimizer *o = KD_NEW(c->E->cx, KdOptimizer);
+    if (!clamp(c, clamp_at, o)) return kd_poison();
     o->op = op;
     o->lr = lr;
     memcpy(o->attr + 1, attr, (size_t)n * sizeof *attr);
     return (KdVal){.kind = KD_VAL_OPTIMIZER, .opt = o};
 }
 
-/* lr, beta1, beta2, eps, weight_decay, betas */
+/* lr, beta1, beta2, eps, weight_decay, betas, clamp */
 static KdVal adam(KdCall *c, double decay, int64_t decoupled) {
     KdValue lr;
     double beta[2] = {0.9, 0.999}, eps, wd;
@@ -126,7 +142,7 @@ static KdVal adam(KdCall *c, double decay, int64_t decoupled) {
             return kd_elab_error(c->E, c->at, "%s: a beta must be in 0 ... 1, found %s", c->name,
                                  kd_float_text(c->E->cx, beta[i]));
     KdAttr a[] = {{.f = beta[0]}, {.f = beta[1]}, {.f = eps}, {.f = wd}, {.i = decoupled}};
-    return optimizer(c, KD_OP_ADAM, lr, 5, a);
+    return optimizer(c, KD_OP_ADAM, lr, 6, 5, a);
 }
 
 static KdVal do_adam(KdCall *c) { return adam(c, 0, 0); }
@@ -141,7 +157,7 @@ static KdVal do_sgd(KdCall *c) {
         return kd_poison();
     if (nesterov && momentum <= 0) return kd_arg_error(c, 3, "nesterov needs a momentum");
     KdAttr a[] = {{.f = momentum}, {.f = wd}, {.i = nesterov}};
-    return optimizer(c, KD_OP_SGD, lr, 3, a);
+    return optimizer(c, KD_OP_SGD, lr, 4, 3, a);
 }
 
 static KdVal do_rmsprop(KdCall *c) {
@@ -151,7 +167,7 @@ static KdVal do_rmsprop(KdCall *c) {
         !number_or(c, 3, 0, &wd))
         return kd_poison();
     KdAttr a[] = {{.f = alpha}, {.f = eps}, {.f = wd}};
-    return optimizer(c, KD_OP_RMSPROP, lr, 3, a);
+    return optimizer(c, KD_OP_RMSPROP, lr, 4, 3, a);
 }
 
 static KdVal do_history(KdCall *c) {
@@ -169,10 +185,10 @@ const KdBuiltin kd_builtins_train[] = {
     {"weights", "network, suffix?", do_weights, -1},
     {"train_mode", "network", do_train_mode, -1},
     {"eval_mode", "network", do_eval_mode, -1},
-    {"adam", "lr?, beta1?, beta2?, eps?, weight_decay?, betas?", do_adam, -1},
-    {"adamw", "lr?, beta1?, beta2?, eps?, weight_decay?, betas?", do_adamw, -1},
-    {"sgd", "lr?, momentum?, weight_decay?, nesterov?", do_sgd, -1},
-    {"rmsprop", "lr?, alpha?, eps?, weight_decay?", do_rmsprop, -1},
+    {"adam", "lr?, beta1?, beta2?, eps?, weight_decay?, betas?, clamp?", do_adam, -1},
+    {"adamw", "lr?, beta1?, beta2?, eps?, weight_decay?, betas?, clamp?", do_adamw, -1},
+    {"sgd", "lr?, momentum?, weight_decay?, nesterov?, clamp?", do_sgd, -1},
+    {"rmsprop", "lr?, alpha?, eps?, weight_decay?, clamp?", do_rmsprop, -1},
     {"history", "x, capacity?", do_history, -1},
     {NULL, NULL, NULL, -1},
 };

@@ -67,6 +67,8 @@ typedef struct KdOptimizer {
     KdOp op;
     KdValue lr; /* rank-0 f32 */
     KdAttr attr[KD_MAX_ATTRS]; /* without `part` */
+    bool clamped; /* weights are kept in lo ... hi */
+    double lo, hi;
 } KdOptimizer;
 
 struct KdVal {

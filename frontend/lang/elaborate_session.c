@@ -226,6 +226,7 @@ static KdValue step_weight(KdElab *E, const KdOptimizer *o, int k, KdWeight *w, 
     KdValue fresh = part(E, o, in, n_in, 0), m2 = part(E, o, in, n_in, 1);
     if (adam) S->state[v].now = part(E, o, in, n_in, 2);
     S->state[m].now = m2;
+    if (o->clamped) fresh = kd_build(&E->b, KD_OP_CLAMP, NULL, &fresh, 1, (KdAttr[]){{.f = o->lo}, {.f = o->hi}});
     return fresh;
 }
 

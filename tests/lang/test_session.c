@@ -113,6 +113,21 @@ static void test_list_of_networks(void **state) { /* over a list, over an inner 
     kd_context_free(cx);
 }
 
+static void test_clamped(void **state) { /* the new weight is what the optimiser gives, cut; its moments are not */
+    (void)state;
+    static const char *const optimisers[] = {"adam(1e-3, clamp = [0, 1])", "adamw(clamp = [0, 1])", "sgd(0.1, clamp = [0, 1])", "rmsprop(clamp = [0, 1])"};
+    for (int i = 0; i < 4; i++) {
+        KdContext *cx = kd_context_new();
+        KdFunc *f = session(cx, kd_format(cx, "session s(x: [1, 3, 4, 4]) {\n    minimize mean(D(x)) over D with %s\n    log w = sum(D.weight)\n}\n", optimisers[i]), 0, NULL);
+        const KdNode *w = kd_node(f, output(f, "D.weight"));
+        assert_int_equal(w->op, KD_OP_CLAMP);
+        assert_true(kd_attr_float(f, w, "min") == 0 && kd_attr_float(f, w, "max") == 1);
+        assert_int_equal(count_ops(f, KD_OP_CLAMP), 1);
+        assert_true(depends(f, output(f, "log.w"), output(f, "D.weight")));
+        kd_context_free(cx);
+    }
+}
+
 static void test_loss_without_weights(void **state) { /* beside others; alone there is nothing to train */
     (void)state;
     KdContext *cx = kd_context_new();
@@ -289,7 +304,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_interface), cmocka_unit_test(test_order),   cmocka_unit_test(test_regenerated), cmocka_unit_test(test_list_of_networks),
         cmocka_unit_test(test_every),     cmocka_unit_test(test_pool),    cmocka_unit_test(test_pool_off),    cmocka_unit_test(test_dropout),
-        cmocka_unit_test(test_schedules), cmocka_unit_test(test_recipes), cmocka_unit_test(test_loss_without_weights),
+        cmocka_unit_test(test_schedules), cmocka_unit_test(test_recipes), cmocka_unit_test(test_clamped), cmocka_unit_test(test_loss_without_weights),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
