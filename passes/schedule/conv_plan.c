@@ -105,6 +105,32 @@ static double fullest_set(const SchConv *c) {
     return (double)(pieces * (piece / LINE + 1)) / (WAY / LINE) / (spread < 1 ? spread : 1);
 }
 
+/* How many lines of the first cache a column tile of one slice has too many in their sets, where channels are `channel`
+ * elements apart. Row tiles read these lines again and again. */
+static int64_t evictions(const SchConv *c, int64_t channel) {
+    enum { SETS = 64, WAYS = 8, LINE = 16 };
+    int64_t in_set[SETS] = {0}, over = 0, columns = (int64_t)c->tile.nv * c->tile.lanes;
+    for (int64_t i = 0; i < c->slices.size; i++)
+        for (int64_t k = 0; k < c->y.classes * c->x.classes; k++)
+            for (int64_t r = 0; r <= c->y.reach; r++) {
+                int64_t at = i * channel + k * c->plane + r * c->pitch, end = at + columns + c->x.reach;
+                for (int64_t line = at / LINE; line * LINE < end; line++)
+                    over += in_set[line % SETS]++ >= WAYS;
+            }
+    return over;
+}
+
+/* Channels and rows of the output tile a power of two apart meet in the same sets: a few lines between them help. */
+static void spread(SchConv *c) {
+    enum { LINE = 16 };
+    int64_t least = evictions(c, c->channel), channel = c->channel;
+    for (int64_t pad = LINE; pad <= 8 * LINE && least && !c->prefill; pad += LINE) {
+        int64_t over = evictions(c, channel + pad);
+        if (over < least) least = over, c->channel = channel + pad;
+    }
+    if (c->width % (4 * LINE) == 0) c->width += LINE;
+}
+
 /* Everything that follows from tile, tiles.size, bands.size and prefill; then the cycles. */
 static void derive(SchConv *c) {
     const SchMachine *m = &c->machine;
@@ -205,6 +231,7 @@ bool sch_conv_plan(SchConv *c, const KdLower *l) {
                 }
             }
     *c = best;
+    if (c->cycles >= 0) spread(c);
     sch_remember(l, node, "conv", c, sizeof *c);
     return best.cycles >= 0;
 }

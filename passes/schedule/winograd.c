@@ -231,29 +231,32 @@ static void fill_input(KdLower *l, const Wino *w, const Buffers *u, const Item *
 
 /* ---- 2: the products --------------------------------------------------------------------- */
 
-static void multiply(KlBuilder *b, const Wino *w, const Buffers *u, const Item *it) {
+/* One slice of input channels of a column tile: all row tiles of the block. */
+static void multiply_slice(KlBuilder *b, const Wino *w, const Buffers *u, const Item *it, KlValue e, KlValue column,
+                           KlValue slice, bool first) {
     const SchTile *t = &w->tile;
-    int64_t width = (int64_t)t->nv * t->lanes;
-    KlFor e = sch_loop_n(b, w->t.n * w->t.n);
-    if (w->slices.count > 1) {
-        KlValue at = sch_mulc(b, e.i, w->product);
-        sch_zero(b, u->product, at, block_rows(w) * w->pitch, t->lanes);
-    }
-    KlFor c = sch_loop(b, kl_i64(b, 0), sch_mulc(b, it->length, w->tiles_x), width);
-    KlFor s = sch_loop_n(b, w->slices.count);
-    KlValue depth = sch_cut_length(b, &w->slices, s.i);
+    KlValue depth = sch_cut_length(b, &w->slices, slice);
     KlFor m = sch_loop(b, kl_i64(b, 0), sch_cut_length(b, &w->blocks, it->block), 1);
-    KlValue weights = sch_madc(b, it->group, w->slices.count, s.i);
+    KlValue weights = sch_madc(b, it->group, w->slices.count, slice);
     weights = sch_madc(b, weights, row_tiles(w), sch_madc(b, it->block, w->blocks.size, m.i));
-    weights = sch_madc(b, weights, panel(w), sch_mulc(b, e.i, w->weights));
-    KlValue input = sch_add(b, sch_madc(b, e.i, w->input, c.i),
-                            sch_mulc(b, s.i, w->slices.size * w->pitch));
-    KlValue at = sch_add(b, sch_madc(b, e.i, w->product, c.i), sch_mulc(b, m.i, t->mr * w->pitch));
+    weights = sch_madc(b, weights, panel(w), sch_mulc(b, e, w->weights));
+    KlValue input = sch_add(b, sch_madc(b, e, w->input, column), sch_mulc(b, slice, w->slices.size * w->pitch));
+    KlValue at = sch_add(b, sch_madc(b, e, w->product, column), sch_mulc(b, m.i, t->mr * w->pitch));
     SchProduct p = {.rows = u->weights, .row = weights, .apart = 1, .row_step = t->mr,
                     .columns = u->input, .column = input, .column_step = w->pitch};
-    sch_tile_product(b, t, &p, depth, w->slices.size, w->slices.count == 1, u->product, at, w->pitch);
+    sch_tile_product(b, t, &p, depth, w->slices.size, first, u->product, at, w->pitch);
     sch_loop_end(b, &m);
-    sch_loop_end(b, &s);
+}
+
+static void multiply(KlBuilder *b, const Wino *w, const Buffers *u, const Item *it) {
+    KlFor e = sch_loop_n(b, w->t.n * w->t.n);
+    KlFor c = sch_loop(b, kl_i64(b, 0), sch_mulc(b, it->length, w->tiles_x), (int64_t)w->tile.nv * w->tile.lanes);
+    multiply_slice(b, w, u, it, e.i, c.i, kl_i64(b, 0), true);
+    if (w->slices.count > 1) {
+        KlFor s = sch_loop(b, kl_i64(b, 1), kl_i64(b, w->slices.count), 1);
+        multiply_slice(b, w, u, it, e.i, c.i, s.i, false);
+        sch_loop_end(b, &s);
+    }
     sch_loop_end(b, &c);
     sch_loop_end(b, &e);
 }
