@@ -101,6 +101,7 @@ static void add_plan(Key *key, const KlModule *m) {
         for (int i = 0; i < k->bufs.n; i++)
             n += k->bufs.v[i].access != KL_SCRATCH;
         add_number(key, call->kernel);
+        add_number(key, call->once);
         for (int a = 0; a < n; a++) {
             add_number(key, call->args[a].kind);
             add_number(key, call->args[a].index);

@@ -566,8 +566,8 @@ static int args_of(const KlKernel *k) {
 static bool emit_calls(KdEmitter *e, LLVMValueRef *calls) {
     const KlModule *m = e->m;
     LLVMTypeRef pair[2] = {e->i64, e->i64}, arg_type = LLVMStructTypeInContext(e->cx, pair, 2, false);
-    LLVMTypeRef call[5] = {e->ptr, e->ptr, e->i64, e->i64, e->i64};
-    LLVMTypeRef call_type = LLVMStructTypeInContext(e->cx, call, 5, false);
+    LLVMTypeRef call[6] = {e->ptr, e->ptr, e->i64, e->i64, e->i64, e->i64};
+    LLVMTypeRef call_type = LLVMStructTypeInContext(e->cx, call, 6, false);
     int64_t n_args = 0, arg = 0;
     for (int c = 0; c < m->calls.n; c++)
         n_args += args_of(m->kernels.v[m->calls.v[c].kernel]);
@@ -588,9 +588,10 @@ static bool emit_calls(KdEmitter *e, LLVMValueRef *calls) {
     for (int c = 0; c < m->calls.n; c++) {
         const KlKernel *k = m->kernels.v[m->calls.v[c].kernel];
         LLVMValueRef index = const_i64(e, arg);
-        LLVMValueRef all[5] = {kernel_function(e, m->calls.v[c].kernel), LLVMConstGEP2(arg_type, args, &index, 1),
-                               const_i64(e, args_of(k)), const_i64(e, k->range), const_i64(e, k->grain)};
-        rows[c] = LLVMConstStructInContext(e->cx, all, 5, false);
+        LLVMValueRef all[6] = {kernel_function(e, m->calls.v[c].kernel), LLVMConstGEP2(arg_type, args, &index, 1),
+                               const_i64(e, args_of(k)), const_i64(e, k->range), const_i64(e, k->grain),
+                               const_i64(e, m->calls.v[c].once)};
+        rows[c] = LLVMConstStructInContext(e->cx, all, 6, false);
         arg += args_of(k);
     }
     *calls = table(e, call_type, rows, m->calls.n);

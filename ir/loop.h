@@ -120,6 +120,8 @@ typedef struct KlArg {
 typedef struct KlCall {
     int kernel;
     const KlArg *args; /* one per non-scratch buffer of the kernel, in order */
+    bool once;         /* depends on weights alone, and nothing else writes its results: a caller whose weights have not
+                          changed since its last run may leave it out */
     KdLoc loc;         /* what in the program it computes, for messages; not part of the text; 0: unknown */
 } KlCall;
 
@@ -130,6 +132,7 @@ typedef struct KlModule {
     KD_VEC(KlExtern) externs;
     KD_VEC(KlCall) calls; /* executed in order */
     int64_t arena;        /* bytes */
+    int64_t kept;         /* of them, the last, which stay from run to run: what `once` calls write */
     KD_VEC(uint8_t) pool; /* constant data, 64-byte aligned */
 } KlModule;
 

@@ -669,7 +669,7 @@ static bool arg(Parser *p, KlArg *a) {
 }
 
 static bool call(Parser *p) {
-    KlCall c = {-1, NULL};
+    KlCall c = {.kernel = -1, .once = accept(p, "once")};
     const char *n, *from = p->at;
     if (!expect(p, "@") || !name(p, &n)) return false;
     for (int j = 0; j < p->m->kernels.n; j++)
@@ -697,7 +697,7 @@ static bool module(Parser *p) {
         bool ok = true;
         if (accept(p, "kernel")) ok = kernel(p);
         else if (accept(p, "extern")) ok = external(p);
-        else if (accept(p, "arena")) ok = natural(p, &p->m->arena) && line_end(p);
+        else if (accept(p, "arena")) ok = natural(p, &p->m->arena) && (!accept(p, "kept") || natural(p, &p->m->kept)) && line_end(p);
         else if (accept(p, "pool")) ok = pool(p);
         else if (accept(p, "call")) ok = call(p);
         else ok = wrong_at(p, p->at, "expected kernel, extern, arena, pool or call");

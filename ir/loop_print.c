@@ -2,7 +2,7 @@
  *
  * Grammar ([x] optional, x* repeated, 'x' literal; a line ends where shown by nl; # starts a comment when parsing):
  *
- *   module   = 'module' '@'name nl kernel* extern* ['arena' int nl] ['pool' int '{' nl (hex nl)* '}' nl] call*
+ *   module   = 'module' '@'name nl kernel* extern* ['arena' int ['kept' int] nl] ['pool' int '{' nl (hex nl)* '}' nl] call*
  *   kernel   = 'kernel' '@'name 'range' int ['grain' int] ['flops' float] ['bytes' float] [string] '{' nl
  *              buffer* 'body' '(' value ')' '{' nl line* '}' nl '}' nl
  *   buffer   = 'buf' name ':' scalar '[' int ']' ('in' | 'out' | 'inout') nl  |  'scratch' name ':' scalar '[' int ']' nl
@@ -22,7 +22,7 @@
  *            | 'if' operand '{' nl line* '}' nl
  *            | 'yield' operand (',' operand)* nl                  last in a loop that carries values
  *   extern   = 'extern' string ':' scalar '[' int ']' ['written'] nl
- *   call     = 'call' '@'name '(' [arg (',' arg)*] ')' nl
+ *   call     = 'call' ['once'] '@'name '(' [arg (',' arg)*] ')' nl
  *   arg      = ('extern' int | 'arena' | 'pool') '+' int          bytes
  *   operand  = value | literal        value = '%'int
  *   type     = scalar ['x' int]       scalar = 'i1' | 'u8' | 'i32' | 'i64' | 'f32'
@@ -257,12 +257,14 @@ void kl_print_module(KdStr *s, const KlModule *m) {
         kd_str_printf(s, ": %s[%lld]%s\n", kl_scalar_text[e->dtype], (long long)e->count,
                       e->written ? " written" : "");
     }
-    if (m->arena) kd_str_printf(s, "arena %lld\n", (long long)m->arena);
+    if (m->arena) kd_str_printf(s, "arena %lld", (long long)m->arena);
+    if (m->kept) kd_str_printf(s, " kept %lld", (long long)m->kept);
+    if (m->arena) kd_str_printf(s, "\n");
     if (m->pool.n) print_pool(s, m);
     for (int j = 0; j < m->calls.n; j++) {
         const KlCall *c = &m->calls.v[j];
         const KlKernel *k = m->kernels.v[c->kernel];
-        kd_str_printf(s, "call @%s(", k->name);
+        kd_str_printf(s, "call %s@%s(", c->once ? "once " : "", k->name);
         for (int a = 0, n = 0; a < k->bufs.n; a++) {
             if (k->bufs.v[a].access == KL_SCRATCH) continue;
             const KlArg *arg = &c->args[n];

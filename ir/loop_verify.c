@@ -277,11 +277,25 @@ static bool check_arg(const KlModule *m, const KlBuf *buf, const KlArg *a, const
     return true;
 }
 
+/* What stays from run to run is written by calls marked `once`, and these depend on nothing that a run changes. */
+static bool check_kept(const KlModule *m, const KlCall *call, const KlBuf *buf, const KlArg *a, const char **wrong) {
+    bool writes = buf->access != KL_IN, kept = a->kind == KL_ARG_ARENA && m->kept && a->offset >= m->arena - m->kept;
+    if (writes && kept != call->once) {
+        *wrong = kept ? "stays from run to run: only a call marked `once` may write it" : "a call marked `once` writes what does not stay";
+        return false;
+    }
+    if (call->once && !kept && (a->kind == KL_ARG_ARENA || (a->kind == KL_ARG_EXTERN && m->externs.v[a->index].written))) {
+        *wrong = "a call marked `once` reads what runs change";
+        return false;
+    }
+    return true;
+}
+
 bool kl_verify(const KlModule *m, KdStr *why) {
     for (int j = 0; j < m->kernels.n; j++)
         if (!check_kernel(m->kernels.v[j], why)) return false;
-    if (m->arena < 0) {
-        kd_str_printf(why, "negative arena");
+    if (m->arena < 0 || m->kept < 0 || m->kept > m->arena) {
+        kd_str_printf(why, m->arena < 0 ? "negative arena" : "more of the arena is kept than there is");
         return false;
     }
     for (int c = 0; c < m->calls.n; c++) {
@@ -294,7 +308,8 @@ bool kl_verify(const KlModule *m, KdStr *why) {
         for (int j = 0, n = 0; j < k->bufs.n; j++) {
             const char *wrong = NULL;
             if (k->bufs.v[j].access == KL_SCRATCH) continue;
-            if (check_arg(m, &k->bufs.v[j], &call->args[n++], &wrong)) continue;
+            const KlArg *arg = &call->args[n++];
+            if (check_arg(m, &k->bufs.v[j], arg, &wrong) && check_kept(m, call, &k->bufs.v[j], arg, &wrong)) continue;
             kd_str_printf(why, "call %d of @%s: buffer %s: %s", c, k->name, k->bufs.v[j].name,
                           wrong);
             return false;

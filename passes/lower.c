@@ -3,7 +3,8 @@
  * A fusion and a memory plan come in; a loop-IR module goes out, with one or more kernels a group in the groups' order,
  * equal kernels being one. kd_lower_begin and kd_lower_end frame a kernel; in between, values in memory are bound to
  * its buffers when they are first touched, and kd_lower_end turns the bindings into the call's arguments. Temporaries
- * (partial sums, packed operands) live behind the plan's arena for the time of their group. At the end come the plan's
+ * (partial sums, packed operands) live behind the plan's arena for the time of their group, weights that are packed once
+ * behind those, from run to run. At the end come the plan's
  * copies. Constants are written into the pool where the plan put them.
  */
 #include "passes/schedule/stream.h"
@@ -15,6 +16,8 @@ enum {
     TASK = 100000, /* scalar operations that are worth a thread */
     ALIGN = 64,
 };
+
+static const int64_t KEPT = (int64_t)1 << 60; /* added to the offset of a temporary that lives from run to run */
 
 /* ---- kernels ------------------------------------------------------------------------------------ */
 
@@ -73,8 +76,51 @@ int kd_lower_temp(KdLower *l, int temp, KlScalar s, int64_t count, KlAccess acce
         x->temp_end = align_up(x->temp_end + count * (s == KL_U8 ? 1 : 4));
         l->m->arena = x->temp_end > l->m->arena ? x->temp_end : l->m->arena;
     }
-    KlArg arg = {KL_ARG_ARENA, 0, x->temps.v[temp]};
+    bool kept = x->temps.v[temp] >= KEPT;
+    KlArg arg = {KL_ARG_ARENA, kept, x->temps.v[temp] - (kept ? KEPT : 0)};
     return bind(l, (KdBound){KD_NONE, temp, arg, 0}, kd_format(l->cx, "temp%d", temp), s, count, access);
+}
+
+bool kd_lower_keep(KdLower *l, KdValue source, int temp, int64_t bytes) {
+    struct KdBinding *x = l->binding;
+    const KdFunc *f = l->fu->f;
+    source = l->fu->alias[source] != KD_NONE ? l->fu->alias[source] : source;
+    if (kd_node(f, source)->op != KD_OP_INPUT || kd_input_role(f, source) == KD_DATA || kd_input_role(f, source) == KD_STATE ||
+        align_up(bytes) > l->o->keep - x->kept) {
+        return false;
+    }
+    for (int i = 0; i < f->outputs.n; i++) {
+        if (f->outputs.v[i].updates == source) {
+            return false;
+        }
+    }
+    while (x->temps.n <= temp) {
+        kd_push(l->cx, &x->temps, -1);
+    }
+    x->temps.v[temp] = KEPT + x->kept;
+    x->kept += align_up(bytes);
+    x->once = true;
+    return true;
+}
+
+/* Now that the arena's size is known: kept temporaries behind it. */
+static void place_kept(KdLower *l) {
+    int64_t end = align_up(l->m->arena);
+    for (int c = 0; c < l->m->calls.n && l->binding->kept; c++) {
+        const KlKernel *k = l->m->kernels.v[l->m->calls.v[c].kernel];
+        KlArg *args = (KlArg *)l->m->calls.v[c].args;
+        for (int i = 0, a = 0; i < k->bufs.n; i++) {
+            if (k->bufs.v[i].access == KL_SCRATCH) {
+                continue;
+            }
+            if (args[a].kind == KL_ARG_ARENA && args[a].index) {
+                args[a] = (KlArg){KL_ARG_ARENA, 0, end + args[a].offset};
+            }
+            a++;
+        }
+    }
+    l->m->kept = l->binding->kept;
+    l->m->arena = l->binding->kept ? end + l->binding->kept : l->m->arena;
 }
 
 /* ---- what a kernel costs ------------------------------------------------------------------------ */
@@ -195,13 +241,14 @@ static void add_call(KdLower *l, int kernel, const KdBound *bound, int n) {
         arg[args++] = bound[i].arg;
     }
     KdLoc loc = l->binding->group < 0 ? 0 : kd_node(l->fu->f, l->g->root)->loc;
-    kd_push(l->cx, &l->m->calls, (KlCall){kernel, arg, loc});
+    kd_push(l->cx, &l->m->calls, (KlCall){kernel, arg, l->binding->once, loc});
 }
 
 void kd_lower_end(KdLower *l) {
     set_cost(l);
     int kernel = kl_module_add(l->m, l->k);
     add_call(l, kernel, l->binding->bound.v, l->binding->bound.n);
+    l->binding->once = false;
     l->k = NULL;
 }
 
@@ -335,5 +382,6 @@ KlModule *kd_lower(const KdFusion *fu, const KdMemPlan *plan, const KdPassOption
         KlArg at = kept ? (KlArg){KL_ARG_ARENA, 0, kept - 1} : plan->place[from];
         lower_copy(&l, from, at, plan->copies[i].to);
     }
+    place_kept(&l);
     return l.m;
 }

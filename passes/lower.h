@@ -41,6 +41,8 @@ struct KdBinding {
     const KdWalk *walk;                /* of the group */
     KD_VEC(int64_t) temps;             /* arena offsets of the group's temporaries; -1: not yet */
     int64_t temp_end;
+    int64_t kept;                      /* bytes of temporaries that live from run to run: behind the arena (kd_lower_keep) */
+    bool once;                         /* the kernel being built fills one of them */
     KD_VEC(KdBound) bound;             /* of the kernel */
     KD_VEC(KdMemo) memo;
     int heads[256];                    /* of memo, by hash; 0: none */

@@ -62,6 +62,7 @@ typedef struct KdPassOptions {
     bool fuse;               /* false: every node is stored (--skip=fuse) */
     const char *schedule;    /* forces one schedule by name where it applies, or NULL */
     int64_t memory_limit;    /* bytes of the arena, met by computing values again; 0: none */
+    int64_t keep;            /* bytes of packed weights that may stay in the arena from run to run (KlCall.once) */
     int winograd;            /* Winograd's tiles may be so large: 4, 2, or 0: none (see schedule/winograd.c) */
 } KdPassOptions;
 
@@ -134,6 +135,9 @@ KlModule *kd_lower(const KdFusion *fu, const KdMemPlan *plan, const KdPassOption
 /* For schedules. A group may become several kernels: begin, build, end; in call order. */
 void kd_lower_begin(KdLower *l, const char *what, int64_t range);
 void kd_lower_end(KdLower *l);
+/* Before kd_lower_begin of a kernel that computes temporary `temp` from `source` alone: if source is a weight that no step
+ * changes and KdPassOptions.keep leaves room, the temporary stays from run to run, and the call is marked `once`. */
+bool kd_lower_keep(KdLower *l, KdValue source, int temp, int64_t bytes);
 /* prologue: the element of operand k of node n at idx (loads it, or computes it in place) */
 KlValue kd_lower_operand(KdLower *l, KdValue n, int k, const KlValue *idx);
 /* the kernel's buffer holding stored value v (bound on first use), for explicit vector loads */

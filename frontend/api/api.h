@@ -38,6 +38,7 @@ typedef struct KdcUnit {
     KdJit *jit;                /* NULL: not yet */
     KdJitStats jit_stats;
     double elaborate_seconds, pass_seconds;
+    bool keeps;                /* packed weights may stay from run to run (kdc_hold_weights) */
 } KdcUnit;
 
 /* if (KD_TRY(p->cx, l)) { ...; kd_landing_pop(p->cx); } else { kdc_failed(p); }  kdc_settle(p, errors);

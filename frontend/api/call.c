@@ -22,6 +22,7 @@ struct KdcRunnable {
     void *arena;
     KdrtContext rt;
     KdEntry *entry;
+    bool held; /* kdc_hold_weights */
 };
 
 /* ---- memory --------------------------------------------------------------------------------------- */
@@ -229,11 +230,18 @@ KdcStatus kdc_initialise(KdcRunnable *r, uint64_t seed) {
 
 KdcStatus kdc_run(KdcRunnable *r) {
     r->entry(&r->rt, r->ext, r->arena);
+    r->rt.prepared = r->held;
     return KDC_OK;
+}
+
+void kdc_hold_weights(KdcRunnable *r, bool held) {
+    r->held = held;
+    r->rt.prepared = 0;
 }
 
 void kdc_runnable_arena(KdcRunnable *r, void *arena) {
     r->arena = arena;
+    r->rt.prepared = 0;
 }
 
 void kdc_runnable_profile(KdcRunnable *r, struct KdrtProfile *profile) {

@@ -18,6 +18,8 @@ double kdc_now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+enum { KEEP = 24 << 20 }; /* a default that is small beside a network of some hundred channels, which has more work for each weight */
+
 void kdc_failed(KdcProgram *p) {
     const char *message = NULL;
     switch (kd_failure(p->cx, &message)) {
@@ -200,7 +202,7 @@ static bool elaborated(KdcProgram *p, KdcUnit *u, const char *name, int errors, 
 bool kdc_unit_net(KdcProgram *p, const char *name, const KdNetOptions *o, KdcUnit *u) {
     int errors = kd_error_count(p->cx);
     double start = kdc_now();
-    *u = (KdcUnit){0};
+    *u = (KdcUnit){.keeps = true};
     u->func = kd_lang_net(p->lang, kd_intern_z(p->cx, name), o);
     return elaborated(p, u, name, errors, start);
 }
@@ -232,6 +234,7 @@ KdPassOptions kdc_pass_options(const KdcProgram *p, const KdTarget *t) {
 void kdc_unit_passes(KdcProgram *p, KdcUnit *u, const KdTarget *t) {
     double start = kdc_now();
     KdPassOptions o = kdc_pass_options(p, t);
+    o.keep = u->keeps && !o.memory_limit ? (p->o.keep ? p->o.keep : KEEP) : 0;
     u->result = kd_pipeline(u->func, &o, p->observe, p->observe_user);
     u->pass_seconds = kdc_now() - start;
 }
@@ -259,7 +262,8 @@ KdcStats kdc_unit_stats(const KdcUnit *u) {
     if (u->result.loops) {
         s.kernels = u->result.loops->kernels.n;
         s.calls = u->result.loops->calls.n;
-        s.memory = u->result.loops->arena;
+        s.memory = u->result.loops->arena - u->result.loops->kept;
+        s.memory_packed = u->result.loops->kept;
         s.memory_naive = u->result.plan->naive;
         s.memory_planned = s.memory;
         if (u->result.recomputed.planned > u->result.plan->arena) {

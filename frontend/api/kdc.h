@@ -46,6 +46,7 @@ typedef struct KdcOptions { /* all zero: the defaults */
     int n_skip;
     const char *schedule; /* forces this schedule of passes/schedule/schedule.def where it applies; NULL: the cheapest */
     int64_t memory_limit; /* bytes of activations, met by computing values again where that is needed; 0: none */
+    int64_t keep; /* bytes of packed weights that a net may keep from run to run (kdc_hold_weights); 0: 24 MiB; -1: none */
     KdcWinograd winograd;
     int opt;            /* code generation level 0..3, plus 1; 0: the default (3) */
     const char *triple; /* for object files; NULL: this machine. What runs here is always for this machine. */
@@ -92,6 +93,7 @@ typedef struct KdcStats {
     double code_seconds;  /* of it, code generation */
     int kernels, calls;   /* distinct kernels; calls of one run */
     int64_t memory_naive, memory; /* bytes of activations if each had its own place; as planned */
+    int64_t memory_packed; /* bytes of packed weights that stay from run to run (kdc_hold_weights) */
     int64_t memory_planned; /* as planned without computing anything again: less than that is memory, where a limit asks for it */
     double more_work;       /* operations of convolutions and products of matrices done again, as a share of all */
     bool from_cache;
@@ -115,6 +117,9 @@ KdcTensor *kdc_find_output(KdcRunnable *r, const char *output); /* NULL: no such
 /* Fills weights, buffers and states as their init says; each tensor's numbers depend on seed and its name alone. */
 KdcStatus kdc_initialise(KdcRunnable *r, uint64_t seed);
 KdcStatus kdc_run(KdcRunnable *r);
+/* held: the caller writes no weight or buffer from now on, so what kernels pack of them is packed in the next run alone.
+ * Before writing one again: kdc_hold_weights(r, false). Without it every run packs them. */
+void kdc_hold_weights(KdcRunnable *r, bool held);
 KdcStats kdc_stats(const KdcRunnable *r);
 
 /* A training session: weights and states live in the session, steps are compiled when first needed. */

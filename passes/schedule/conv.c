@@ -180,6 +180,7 @@ static void pack_phase(KlBuilder *b, const SchConv *c, int64_t py, int64_t px, i
 }
 
 static void build_packed(KdLower *l, const SchConv *c) {
+    sch_keep(l, c->node, 1, 2, packed_count(c));
     kd_lower_begin(l, "packed weights", c->groups * row_tiles(c));
     KlBuilder *b = &l->b;
     int from = sch_operand_buffer(l, c->node, 1, 1), to = kd_lower_temp(l, 2, KL_F32, packed_count(c), KL_OUT);

@@ -185,6 +185,8 @@ void sch_transpose(KlBuilder *b, int lanes, int src, KlValue sat, int64_t srow, 
  * own. (Unlike kd_lower_is_stored, this may be asked before anything is lowered.) */
 bool sch_is_stored(const KdLower *l, KdValue n, int k);
 void sch_materialise(KdLower *l, KdValue n, int k, int temp);
+/* Before the kernel that packs operand k of n into `temp` (count floats): once for all runs if it is a weight. */
+void sch_keep(KdLower *l, KdValue n, int k, int temp, int64_t count);
 /* The buffer of operand k in the current kernel: the stored one, or the temp that sch_materialise
  * filled. */
 int sch_operand_buffer(KdLower *l, KdValue n, int k, int temp);

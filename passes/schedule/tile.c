@@ -272,6 +272,10 @@ bool sch_is_stored(const KdLower *l, KdValue n, int k) {
     return l->fu->stored[l->fu->alias[v] != KD_NONE ? l->fu->alias[v] : v];
 }
 
+void sch_keep(KdLower *l, KdValue n, int k, int temp, int64_t count) {
+    if (sch_is_stored(l, n, k)) kd_lower_keep(l, kd_node(l->fu->f, n)->in[k], temp, 4 * count);
+}
+
 void sch_materialise(KdLower *l, KdValue n, int k, int temp) {
     if (sch_is_stored(l, n, k)) return;
     const KdType *t = sch_operand_type(l, n, k);

@@ -102,6 +102,7 @@ static void turn_taps(KdLower *l, const Wino *w, int from, KlValue at, KlValue c
 static void build_weights(KdLower *l, const Wino *w) {
     int n = w->t.n, lanes = weight_lanes(w), size = w->t.taps, all = size * size;
     int64_t rows = sch_ceil(w->tile.mr, lanes) * lanes, some = CHUNK * w->tile.mr + rows;
+    sch_keep(l, w->node, 1, 0, weights_count(w));
     kd_lower_begin(l, "winograd weights", w->groups * w->slices.count * row_tiles(w));
     KlBuilder *b = &l->b;
     int from = sch_operand_buffer(l, w->node, 1, 1);

@@ -25,7 +25,7 @@ typedef struct KdxState {
     char *arena; /* NULL: not initialised; on a multiple of 64 */
     void *owned; /* to free, or NULL */
     const char *weights;
-    void *reserved;
+    void *prepared; /* not NULL: what the plan computes from weights alone is in the arena */
 } KdxState;
 
 /* ---- the processor ---------------------------------------------------------------------------------- */
@@ -78,6 +78,9 @@ void kdx_run_serial(KdrtContext *cx, const KdrtPlan *plan, void *const *ext, voi
     void *bufs[KDRT_MAX_ARGS];
     for (int64_t c = 0; c < plan->n_calls; c++) {
         const KdrtCall *call = &plan->calls[c];
+        if (call->once && cx->prepared) {
+            continue;
+        }
         bind(plan, call, ext, arena, bufs);
         if (call->range > 0) {
             call->fn(bufs, 0, call->range, cx->scratch);
@@ -182,11 +185,13 @@ void kdx_free(KdxState *s) {
     *s = (KdxState){0};
 }
 
-static void run(const KdxState *s, void *const *ext) {
+static void run(KdxState *s, void *const *ext) {
     KdrtContext cx = {.threads = (int)kdx_net.threads,
                       .scratch = s->arena + kdx_net.scratch_at,
-                      .scratch_bytes = (size_t)kdx_net.scratch_bytes};
+                      .scratch_bytes = (size_t)kdx_net.scratch_bytes,
+                      .prepared = s->prepared != 0};
     kdx_entry(&cx, ext, s->arena);
+    s->prepared = s->arena;
 }
 
 /* data: a pointer for each input, then each output, in the plan's order. */

@@ -23,6 +23,7 @@ typedef struct KdrtContext {
     struct KdrtProfile *profile; /* NULL, or where kernel times are added up */
     void (*after)(void *user, int64_t call); /* NULL, or called after each call of a plan, by its number */
     void *user;
+    int prepared; /* not 0: weights are what they were in the last run with this arena, calls marked `once` are left out */
 } KdrtContext;
 
 typedef struct KdrtProfile {
@@ -44,6 +45,7 @@ typedef struct KdrtCall {
     KdrtKernel *fn;
     const KdrtArg *args;
     int64_t n_args, range, grain;
+    int64_t once; /* not 0: it depends on weights alone */
 } KdrtCall;
 
 typedef struct KdrtPlan {

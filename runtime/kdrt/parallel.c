@@ -66,6 +66,8 @@ void kdrt_run(KdrtContext *cx, const KdrtPlan *plan, void *const *ext, void *are
     void *bufs[KDRT_MAX_ARGS];
     for (int64_t c = 0; c < plan->n_calls; c++) {
         const KdrtCall *call = &plan->calls[c];
+        if (call->once && cx->prepared)
+            continue;
         for (int64_t a = 0; a < call->n_args; a++) {
             const KdrtArg *arg = &call->args[a];
             const void *base = arg->base == KDRT_ARENA  ? arena

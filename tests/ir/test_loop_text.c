@@ -88,12 +88,12 @@ static const char everything[] =
     "extern \"net.0 weight\": f32[64]\n"
     "extern \"ids\": i32[256] written\n"
     "extern \"picture\": u8[64]\n"
-    "arena 4096\n"
+    "arena 4352 kept 256\n"
     "pool 33 {\n"
     "  000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f\n"
     "  ff\n"
     "}\n"
-    "call @k1()\n"
+    "call once @k1()\n"
     "call @k0(extern 0 + 0, extern 1 + 256, extern 2 + 0, arena + 64, arena + 3840)\n";
 
 /* Parses, prints; NULL and the diagnostics in *said if the text is refused. */

@@ -97,6 +97,10 @@ BREAK(call_negative, ((KlArg *)(uintptr_t)m->calls.v[0].args)[0].offset = -4)
 BREAK(call_aligned, m->arena = 1024; ((KlArg *)(uintptr_t)m->calls.v[1].args)[1].offset = 4)
 BREAK(call_written, m->externs.v[1].written = false)
 BREAK(call_arena, m->arena = 192)
+BREAK(more_kept, m->kept = 512)
+BREAK(writes_kept, m->kept = 256)
+BREAK(once_elsewhere, m->calls.v[1].once = true)
+BREAK(once_reads, (m->kept = 256, m->calls.v[1].once = true, m->externs.v[0].written = true))
 BREAK(call_huge, m->kernels.v[0]->bufs.v[0].count = INT64_MAX)
 
 static const Break breaks[] = {
@@ -136,6 +140,10 @@ static const Break breaks[] = {
     {"call 1 of @k0: buffer y: alignment", call_aligned},
     {"call 0 of @k0: buffer y: writes an extern", call_written},
     {"call 1 of @k0: buffer y: outside", call_arena},
+    {"more of the arena is kept", more_kept},
+    {"call 1 of @k0: buffer y: stays from run to run", writes_kept},
+    {"call 1 of @k0: buffer y: a call marked `once` writes", once_elsewhere},
+    {"call 1 of @k0: buffer x: a call marked `once` reads", once_reads},
     {"call 0 of @k0: buffer x: offset", call_huge},
 };
 
