@@ -425,6 +425,14 @@ static KdStmt *parse_statement(KdParser *p, bool inner) {
     return parse_simple(p);
 }
 
+/* t comes after a return in its block: often the rest of an expression that its line has ended. */
+static void unreachable(KdParser *p, const KdToken *t) {
+    if (p->panic || !t->newline || t->kind == KD_TOK_RBRACE || t->kind == KD_TOK_END) return;
+    kd_parse_error(p, t->span, "what comes after a 'return' in its block is never reached");
+    if (t->kind == KD_TOK_PLUS || t->kind == KD_TOK_MINUS)
+        kd_hint(p->cx, "a statement ends with its line: the operator belongs at the end of the line above");
+}
+
 static void parse_stmts(KdParser *p, KdBlock *b, bool inner) {
     Items items = {0};
     for (;;) {
@@ -446,6 +454,7 @@ static void parse_stmts(KdParser *p, KdBlock *b, bool inner) {
             kd_parse_error(p, t->span, "expected the end of the line, found %s",
                            kd_token_text(p, t));
         }
+        if (s && s->kind == KD_STMT_RETURN) unreachable(p, t);
         if (p->panic) synchronize(p);
         if (p->at == before) p->at++; /* always forward */
     }
