@@ -36,6 +36,7 @@ static const Row rows[] = {
     {"MobileResnetGen[channels = [16, 24, 48, 56, 40, 48, 24, 16]]", 256, 3, 0, 3, 0.886, -1, -1, 5.419},
     {"MobileResnetGen[channels = [32, 32, 48, 32, 48, 48, 16, 16]]", 256, 3, 0, 3, 0.822, -1, -1, 4.962},
     {"MobileResnetGen[channels = [24, 24, 24, 32, 20, 16]]", 256, 3, 0, 4, 0.3416, -1, -1, 2.649},
+    {"CatGen[]", 256, 3, 0, 3, 8.154, -1, -1, 43.490},
     {"Unet[ngf = 64]", 256, 3, 54413955, 0, 0, 2.017, 6.048, 18.140},
     {"Unet[ngf = 48]", 256, 3, 30611427, 0, 0, 1.144, 3.430, 10.289},
     {"Unet[ngf = 32]", 256, 3, 13608259, 0, 0, 0.517, 1.550, 4.648},
@@ -74,7 +75,7 @@ static void same_digits(double got, double want, int digits, const char *what) {
 }
 
 static KdFunc *net_of(KdContext *cx, const char *net, int channels, int height, int width, bool frozen) {
-    const char *text = kd_format(cx, "import \"nets/resnet.kd\"\nimport \"nets/mobile_resnet.kd\"\nimport \"nets/unet.kd\"\nimport \"nets/patchgan.kd\"\n"
+    const char *text = kd_format(cx, "import \"nets/resnet.kd\"\nimport \"nets/mobile_resnet.kd\"\nimport \"nets/cat.kd\"\nimport \"nets/unet.kd\"\nimport \"nets/patchgan.kd\"\n"
                                      "import \"nets/style.kd\"\nimport \"nets/spade.kd\"\nlet G = %s%s\n"
                                      "net Main(x: [1, %d, %d, %d]) { return flat(G(x)) }\n"
                                      "fn flat(v) {\nif kind(v) != \"list\" { return [v] }\nlet all = []\n"

@@ -287,7 +287,9 @@ static void test_recipes(void **state) {
         {"models/recipes/cyclegan.kd", "cyclegan"}, {"models/recipes/pix2pix_reko.kd", "pix2pix_reko"}, {"models/recipes/pix2pix.kd", "pix2pix"},
         {"models/recipes/distill_style.kd", "distill_style"}, {"models/recipes/pix2pix_facades.kd", "pix2pix_facades"},
         {"models/recipes/cyclegan_day2night.kd", "cyclegan_day2night"}, {"models/recipes/distill_pix2pix.kd", "distill_pix2pix"},
-        {"models/recipes/distill_cyclegan.kd", "distill_cyclegan"}, {"tests/lang/pix2pix_reko.kd", "pix2pix_reko"},
+        {"models/recipes/distill_cyclegan.kd", "distill_cyclegan"}, {"models/recipes/distill_single.kd", "distill_single"},
+        {"models/recipes/pix2pix_gan_compression.kd", "pix2pix_gan_compression"}, {"models/recipes/pix2pix_cat.kd", "pix2pix_cat"},
+        {"models/recipes/cyclegan_gan_compression.kd", "cyclegan_gan_compression"}, {"models/recipes/cyclegan_cat.kd", "cyclegan_cat"}, {"tests/lang/pix2pix_reko.kd", "pix2pix_reko"},
     };
     for (int i = 0; i < KD_COUNT(recipes); i++) {
         KdContext *cx = kd_context_new();
