@@ -84,9 +84,12 @@ m, p = mlp_inputs("P", 6, 4)
 case("reko_paper_frozen_mlp", "reko(s, t, k = 5, tau = 0.5, form = \"paper\", project = P)",
      lambda s, t, P1, P1b, P2, P2b: paper(s, t, chosen(t, 5), 0.5, two_layers(P1, P1b, P2, P2b)),
      consts="let P = frozen RekoProjection[4]", weights=p, s=R(2, 4, 3, 4), t=R(2, 6, 3, 4), constants=("t",), frozen=tuple(m), **m)
-case("reko_two_taps", "reko_taps([s, u], [t, v], [none, none], k = 5)",
+case("reko_two_taps", "K([s, u], [t, v])",
      lambda s, t, u, v: (released(s, t, chosen(t, 5)) + released(u, v, chosen(v, 5))) / 2,
-     s=R(1, 4, 3, 4), t=R(1, 4, 3, 4), u=R(1, 3, 4, 4), v=R(1, 3, 4, 4), constants=("t", "v"))
+     consts="let K = Reko[k = 5, proj = \"none\"]", s=R(1, 4, 3, 4), t=R(1, 4, 3, 4), u=R(1, 3, 4, 4), v=R(1, 3, 4, 4), constants=("t", "v"))
+case("reko_conv_by_student", "K([s], [t])",
+     lambda s, t, w, b: released(F.conv2d(s, w, b), t, chosen(s, 5)), weights={"w": "K.widen[0].weight", "b": "K.widen[0].bias"},
+     consts="let K = Reko[k = 5, proj = \"conv\", attention = \"student\"]", s=R(2, 3, 3, 4), t=R(2, 4, 3, 4), w=R(4, 3, 1, 1), b=R(4), constants=("t",))
 case("reko_regions_largest", "reko_regions(s, t, k = 5)", lambda s, t: F.mse_loss(take(rows(s), chosen(t, 5)), take(rows(t), chosen(t, 5))),
      s=R(2, 4, 3, 4), t=R(2, 4, 3, 4), constants=("t",))
 
@@ -102,13 +105,14 @@ m, p = mlp_inputs("P", 4, 7)
 case("patch_nce_one_mlp", "patch_nce(s, t, P, patches = 12)",
      lambda s, t, P1, P1b, P2, P2b, **_: contrast(unit(two_layers(P1, P1b, P2, P2b)(rows(s))), unit(two_layers(P1, P1b, P2, P2b)(rows(t)))),
      consts="let P = frozen PatchMlp[width = 7]", weights={**p, **RANDOM}, s=R(2, 4, 3, 4), t=R(2, 4, 3, 4), constants=("t",), frozen=tuple(m), **m, **draw())
-# the keys of the one MLP are constants: as with a frozen copy for them
+# the keys of the one MLP are constants: twice the loss less the loss with a frozen copy for them has the latter's gradient
 m, p = mlp_inputs("P", 4, 7)
 q = {k.replace("P", "Q"): v.replace("P", "Q") for k, v in p.items()}
-case("patch_nce_one_mlp_detached", "patch_nce(s, t, P, patches = 12) - patch_nce(s, t, P, Q, patches = 12)",
-     lambda s, t, P1, P1b, P2, P2b, **_: 0 * (s.sum() + t.sum() + P1.sum() + P1b.sum() + P2.sum() + P2b.sum()),
-     consts="let P = PatchMlp[width = 7]\nlet Q = frozen PatchMlp[width = 7]", weights={**p, **q, **RANDOM}, s=R(2, 4, 3, 4), t=R(2, 4, 3, 4),
-     **m, **{k.replace("P", "Q"): v for k, v in m.items()}, frozen=tuple(q), **draw())
+case("patch_nce_one_mlp_detached", "2 * patch_nce(s, t, P, patches = 12) - patch_nce(s, t, P, Q, patches = 12)",
+     lambda s, t, P1, P1b, P2, P2b, Q1, Q1b, Q2, Q2b, **_:
+     contrast(unit(two_layers(P1, P1b, P2, P2b)(rows(s))), unit(two_layers(Q1, Q1b, Q2, Q2b)(rows(t)))),
+     consts="let P = PatchMlp[width = 7]\nlet Q = frozen PatchMlp[width = 7]", weights={**p, **q, **RANDOM},
+     s=R(2, 4, 3, 4), t=R(2, 4, 3, 4), constants=("t",), **m, **{k.replace("P", "Q"): v for k, v in m.items()}, frozen=tuple(q), **draw())
 
 # ---- Portable GAN ----
 
@@ -158,14 +162,14 @@ case("portable_triplet_of_equal_pictures", "triplet_loss(y, s, s, margin = 0.3)"
 # ---- ACKD ----
 
 
-def attend(deep, u, wq, bq, wk, bk, wv, bv, pool=1):
-    q, k, v = [F.conv2d(f, w, b) for f, w, b in ((deep, wq, bq), (F.avg_pool2d(u, pool), wk, bk), (F.avg_pool2d(u, pool), wv, bv))]
+def attend(deep, u, wq, bq, wk, wv, bv, pool=1):
+    q, k, v = [F.conv2d(f, w, b) for f, w, b in ((deep, wq, bq), (F.avg_pool2d(u, pool), wk, None), (F.avg_pool2d(u, pool), wv, bv))]
     a = torch.softmax(torch.bmm(rows(q), rows(k).transpose(1, 2)) / q.shape[1] ** 0.5, 2)
     return torch.bmm(a, rows(v)).transpose(1, 2).reshape(q.shape)
 
 
-def fusion(deep, z, w1, b1, w2, b2, residual=True):
-    y = F.conv2d(F.relu(F.instance_norm(F.conv2d(torch.cat([deep, z], 1), w1, b1, padding=1))), w2, b2, padding=1)
+def fusion(deep, z, w1, w2, b2, residual=True):
+    y = F.conv2d(F.relu(F.instance_norm(F.conv2d(torch.cat([deep, z], 1), w1, padding=1))), w2, b2, padding=1)
     return deep + y if residual else y
 
 
@@ -175,9 +179,9 @@ def ack(stages, w, attention=True, fuse=True, residual=True, pool=1):
     for i in range(1, len(stages)):
         of = {k[:-1]: v for k, v in w.items() if k.endswith(str(i))}
         u = F.conv2d(torch.cat(known, 1), of["wg"], of["bg"])
-        z = attend(stages[i], u, *[of[k] for k in ("wq", "bq", "wk", "bk", "wv", "bv")], pool=pool) if attention else u
+        z = attend(stages[i], u, *[of[k] for k in ("wq", "bq", "wk", "wv", "bv")], pool=pool) if attention else u
         if fuse:
-            y = fusion(stages[i], z, *[of[k] for k in ("w1", "b1", "w2", "b2")], residual=residual)
+            y = fusion(stages[i], z, *[of[k] for k in ("w1", "w2", "b2")], residual=residual)
         else:
             y = F.conv2d(z, of["wf"], of["bf"]) + (stages[i] if residual else 0)
         known.append(y)
@@ -189,21 +193,22 @@ def ack_inputs(c, cs, stages, attention=True, fuse=True, d=None):
     values, paths = {}, {}
 
     def conv(key, path, out, cin, k=1):
-        values["w" + key], values["b" + key] = R(out, cin, k, k), R(out)
-        paths["w" + key], paths["b" + key] = path + ".weight", path + ".bias"
+        values["w" + key], paths["w" + key] = R(out, cin, k, k), path + ".weight"
+        if key[0] not in "k1":
+            values["b" + key], paths["b" + key] = R(out), path + ".bias"
 
     for i in range(1, stages):
-        conv("g%d" % i, "K.gather[%d]" % (i - 1), c, c * i)
+        conv("g%d" % i, "K.gather.gather[%d]" % (i - 1), c, c * i)
         if attention:
             for key, name in (("q", "query"), ("k", "key"), ("v", "value")):
-                conv("%s%d" % (key, i), "K.attend_to[%d].%s" % (i - 1, name), d, c)
+                conv("%s%d" % (key, i), "K.gather.attend_to[%d].%s" % (i - 1, name), d, c)
         if fuse:
-            conv("1%d" % i, "K.fusion[%d].conv1" % (i - 1), c, c + (d if attention else c), 3)
-            conv("2%d" % i, "K.fusion[%d].conv2" % (i - 1), c, c, 3)
+            conv("1%d" % i, "K.gather.fusion[%d].conv1" % (i - 1), c, c + (d if attention else c), 3)
+            conv("2%d" % i, "K.gather.fusion[%d].conv2" % (i - 1), c, c, 3)
         else:
-            conv("f%d" % i, "K.fusion[%d]" % (i - 1), c, d if attention else c)
+            conv("f%d" % i, "K.gather.fusion[%d]" % (i - 1), c, d if attention else c)
     for i in range(stages):
-        conv("a%d" % i, "A[%d]" % i, c, cs)
+        conv("a%d" % i, "K.adapt[%d]" % i, c, cs)
     return values, paths
 
 
@@ -218,13 +223,13 @@ def ackd_case(name, net="", n=1, stages=3, constant=False, pool=1, d=None, **how
 
     still = tuple("t%d" % i for i in range(stages)) + (tuple(k for k in w if k[1] != "a") if constant else ())
     names = [", ".join("%s%d" % (who, i) for i in range(stages)) for who in "st"]
-    case(name, "ackd([%s], K([%s]), A%s)" % (names[0], names[1], ", constant = true" if constant else ""), fn,
-         consts="let K = Ack[%s]\nlet A = [conv2d[4, 1] for i in 0..%d]" % (net, stages), weights=paths, constants=still, **features, **w)
+    case(name, "K([%s], [%s])" % (names[0], names[1]), fn,
+         consts="let K = Ackd[%s]" % net, weights=paths, constants=still, **features, **w)
 
 
 ackd_case("ackd_batch1")
 ackd_case("ackd_batch4", n=4, stages=2)
-ackd_case("ackd_four_stages", stages=4, constant=True)
+ackd_case("ackd_four_stages", "constant = true", stages=4, constant=True)
 ackd_case("ackd_attention_alone", "fuse = false", stages=3, fuse=False)
 ackd_case("ackd_fusion_alone", "attend = false", stages=3, attention=False)
 ackd_case("ackd_no_residual", "residual = false", stages=2, residual=False)
