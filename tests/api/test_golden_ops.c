@@ -1,7 +1,8 @@
-/* test_golden_ops.c: operations, functions of the prelude, losses and layers of models/ against PyTorch. A family is a
- * file tests/golden/FAMILY_cases.py; each fn and net of its FAMILY.kd is a case: its result, its gradients and its
- * buffers' new values, in every way of running it (fourways.h). The evaluator (double precision) must give the file's
- * float32 numbers to 1e-5 of the largest, compiled code to 2e-4; integers exactly. How the files are made:
+/* test_golden_ops.c: operations, functions of the prelude, losses and layers of models/ against
+ * PyTorch. A family is a file tests/golden/FAMILY_cases.py; each fn and net of its FAMILY.kd is a
+ * case: its result, its gradients and its buffers' new values, in every way of running it
+ * (fourways.h). The evaluator (double precision) must give the file's float32 numbers to 1e-5 of
+ * the largest, compiled code to 2e-4; integers exactly. How the files are made:
  * tests/golden/make_ops.py.
  */
 #include <dirent.h>
@@ -34,7 +35,8 @@ static const KdWeights *golden; /* of the family of the case that runs */
 
 static KdProgram *load(KdContext *cx, const Family *y) {
     KdLangOptions o = {0};
-    return kd_lang_load(cx, kd_format(cx, "tests/golden/%s.kd", y->name), y->source, y->source_size, &o);
+    return kd_lang_load(cx, kd_format(cx, "tests/golden/%s.kd", y->name), y->source, y->source_size,
+                        &o);
 }
 
 /* ---- one case ---- */
@@ -100,7 +102,8 @@ static bool compare(const char *name, const FwResult *r, int o, const KdTensor *
                     (long long)t->count, (long long)want->count);
         return false;
     }
-    for (int64_t i = 0; i < t->count; i++) largest = fmax(largest, fabs(golden_at(want, i)));
+    for (int64_t i = 0; i < t->count; i++)
+        largest = fmax(largest, fabs(golden_at(want, i)));
     for (int64_t i = 0; i < t->count; i++) {
         double w = golden_at(want, i), e = r->eval[o][i], c = element(t, r->jit[o], i);
         bool exact = t->dtype != KD_F32;
@@ -182,7 +185,8 @@ static bool add_cases(KdContext *cx, const Family *y) {
             Case *c = calloc(1, sizeof *c);
             c->family = y;
             snprintf(c->name, sizeof c->name, "%s", d[i].name);
-            tests[n_tests++] = (struct CMUnitTest){.name = c->name, .test_func = test_case, .initial_state = c};
+            tests[n_tests++] =
+                (struct CMUnitTest){.name = c->name, .test_func = test_case, .initial_state = c};
         }
     return true;
 }
@@ -216,7 +220,8 @@ static int find_families(Family *y) {
     for (int i = 0; i < n; i++) {
         const char *file = entry[i]->d_name;
         if (golden_ends(file, end) && count < MAX_FAMILIES)
-            snprintf(y[count++].name, sizeof y->name, "%.*s", (int)(strlen(file) - strlen(end)), file);
+            snprintf(y[count++].name, sizeof y->name, "%.*s", (int)(strlen(file) - strlen(end)),
+                     file);
         free(entry[i]);
     }
     if (n >= 0) free(entry);
@@ -226,12 +231,14 @@ static int find_families(Family *y) {
 int main(void) {
     static Family family[MAX_FAMILIES];
     int n = find_families(family), failed = 0;
-    for (int i = 0; i < n; i++) failed += !read_family(&family[i]);
+    for (int i = 0; i < n; i++)
+        failed += !read_family(&family[i]);
     if (n_tests >= 80)
         failed += _cmocka_run_group_tests("golden_ops", tests, (size_t)n_tests, NULL, NULL);
     else
         failed += fprintf(stderr, "golden_ops: only %d cases could be read\n", n_tests) > 0;
-    for (int i = 0; i < n_tests; i++) free(tests[i].initial_state);
+    for (int i = 0; i < n_tests; i++)
+        free(tests[i].initial_state);
     for (int i = 0; i < n; i++) {
         kd_weights_free(family[i].values);
         free(family[i].source);

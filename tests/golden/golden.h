@@ -53,6 +53,27 @@ static inline void golden_fill_running(const char *name, uint32_t key, float *ou
     }
 }
 
+/* golden_lib.fill_vectors, one tensor. */
+static inline void golden_fill_vector(uint32_t key, float *out, int64_t n) {
+    double sum = 0;
+    golden_uniform(key, out, n);
+    for (int64_t i = 0; i < n; i++) sum += (double)out[i] * out[i];
+    for (int64_t i = 0; i < n; i++) out[i] = (float)(out[i] / sqrt(sum));
+}
+
+/* golden_lib.class_map: h x w numbers 0 .. classes - 1 of each of n images. */
+static inline void golden_class_map(uint32_t key, int64_t n, int64_t h, int64_t w, int classes, int block, int *out) {
+    int64_t rows = (h + block - 1) / block, columns = (w + block - 1) / block;
+    float *u = malloc((size_t)(n * rows * columns) * sizeof *u);
+    golden_uniform(key, u, n * rows * columns);
+    for (int64_t i = 0; i < n * h * w; i++) {
+        int64_t image = i / (h * w), y = i / w % h, x = i % w;
+        int id = (int)(((double)u[(image * rows + y / block) * columns + x / block] + 1) / 2 * classes);
+        out[i] = id < classes ? id : classes - 1;
+    }
+    free(u);
+}
+
 static inline KdWeights *golden_read(const char *name) {
     char path[1024];
     KdTrouble t;

@@ -63,12 +63,39 @@ def image(key, *shape):
     return torch.from_numpy(uniform(key, int(np.prod(shape))).reshape(shape))
 
 
+def class_map(key, n, h, w, classes, block=1):
+    """int64 [n, h, w] of 0 .. classes - 1, one number for each block x block positions."""
+    rows, columns = -(-h // block), -(-w // block)
+    u = uniform(key, n * rows * columns).astype(np.float64)
+    ids = np.minimum(((u + 1) / 2 * classes).astype(np.int64), classes - 1).reshape(n, rows, columns)
+    return torch.from_numpy(ids.repeat(block, 1).repeat(block, 2)[:, :h, :w].copy())
+
+
+def ordered(module, pairs, first):
+    """(name, tensor) of each module by itself, those whose name begins with `first` in front: a spectral norm moves the
+    weight behind the bias."""
+    for prefix, m in module.named_modules():
+        own = [(prefix + "." + n if prefix else n, t) for n, t in pairs(m)]
+        yield from [p for p in own if p[0].rsplit(".", 1)[-1].startswith(first)]
+        yield from [p for p in own if not p[0].rsplit(".", 1)[-1].startswith(first)]
+
+
+def ordered_parameters(module):
+    return list(ordered(module, lambda m: m.named_parameters(recurse=False), "weight"))
+
+
+def ordered_buffers(module):
+    """Running statistics, and u and v of spectral norms."""
+    own = lambda m: [(n, b) for n, b in m.named_buffers(recurse=False) if not n.endswith("num_batches_tracked")]
+    return list(ordered(module, own, "weight"))
+
+
 def fill(modules, key, scale=0.05):
-    """Weights of the modules, in the order of their parameters: matrices and filters get
-    uniform * scale, biases uniform * 0.1, norm scales 1 + uniform * 0.1; tensor k uses key + k."""
+    """Weights of the modules, in order: matrices and filters get uniform * scale, biases uniform * 0.1, norm scales
+    1 + uniform * 0.1; tensor k uses key + k."""
     k = 0
     for m in modules:
-        for name, p in m.named_parameters():
+        for name, p in ordered_parameters(m):
             u = torch.from_numpy(uniform(key + k, p.numel()).reshape(tuple(p.shape)))
             with torch.no_grad():
                 if p.dim() > 1:
@@ -77,6 +104,28 @@ def fill(modules, key, scale=0.05):
                     p.copy_(1 + u * 0.1)
                 else:
                     p.copy_(u * 0.1)
+            k += 1
+    return k
+
+
+def fill_running(module, key):
+    """Running statistics, in order: means uniform * 0.1, variances 1 + uniform * 0.1."""
+    k = 0
+    for name, b in ordered_buffers(module):
+        if name.endswith("running_mean") or name.endswith("running_var"):
+            u = torch.from_numpy(uniform(key + k, b.numel()))
+            b.copy_(u * 0.1 if name.endswith("mean") else 1 + u * 0.1)
+            k += 1
+    return k
+
+
+def fill_vectors(module, key):
+    """u and v of spectral norms, in order: uniform, scaled to length 1 in double precision."""
+    k = 0
+    for name, b in ordered_buffers(module):
+        if name.endswith("weight_u") or name.endswith("weight_v"):
+            u = uniform(key + k, b.numel()).astype(np.float64)
+            b.copy_(torch.from_numpy((u / np.sqrt((u * u).sum())).astype(np.float32)))
             k += 1
     return k
 
@@ -173,13 +222,3 @@ def unet(n, depth=8):
     for i in range(depth - 2, 0, -1):
         level = UnetLevel(n * mult[i - 1], n * mult[i], level)
     return UnetLevel(3, n, level, cin=3, outermost=True)
-
-
-def fill_running(module, key):
-    """Running statistics, in order: means uniform * 0.1, variances 1 + uniform * 0.1."""
-    k = 0
-    for name, b in module.named_buffers():
-        if not name.endswith("num_batches_tracked"):
-            u = torch.from_numpy(uniform(key + k, b.numel()))
-            b.copy_(u * 0.1 if name.endswith("mean") else 1 + u * 0.1)
-            k += 1
