@@ -14,7 +14,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { AHEAD = 2 };
@@ -69,18 +68,6 @@ static void catch_interrupts(void) {
 
 /* ---- what goes where ------------------------------------------------------------------------------------ */
 
-static bool ends_in_png(const char *path) {
-    size_t n = strlen(path);
-    return n > 4 && (strcmp(path + n - 4, ".png") == 0 || strcmp(path + n - 4, ".PNG") == 0);
-}
-
-/* FOLDER/STEM.png */
-static const char *result_path(KdContext *cx, const char *folder, const char *in) {
-    const char *base = strrchr(in, '/'), *name = base ? base + 1 : in, *dot = strrchr(name, '.');
-    size_t n = dot && dot > name ? (size_t)(dot - name) : strlen(name), end = strlen(folder);
-    return kd_format(cx, "%s%s%.*s.png", folder, end && folder[end - 1] == '/' ? "" : "/", (int)n, name);
-}
-
 static int by_name(const void *x, const void *y) {
     return strcmp(((const Job *)x)->in, ((const Job *)y)->in);
 }
@@ -98,7 +85,7 @@ static bool list_folder(Run *r) {
     for (struct dirent *e; (e = readdir(d));) {
         const char *path = kd_format(cx, "%s%s%s", folder, folder[end - 1] == '/' ? "" : "/", e->d_name);
         if (e->d_name[0] != '.' && kd_image_name(e->d_name) && !kdc_cli_is_folder(path)) {
-            Job j = {.in = path, .out = result_path(cx, r->a->output, path)};
+            Job j = {.in = path, .out = kdc_cli_result_path(cx, r->a->output, path)};
             kd_push(cx, &r->jobs, j);
         }
     }
@@ -142,35 +129,24 @@ static bool check_results(Run *r) {
     return true;
 }
 
-static bool make_folder(Run *r) {
-    KdTrouble t;
-    if (mkdir(r->a->output, 0777) == 0 || (errno == EEXIST && kdc_cli_is_folder(r->a->output))) {
-        return true;
-    }
-    int why = errno;
-    kd_trouble(&t, why != EEXIST && why != ENOENT && why != ENOTDIR, "cannot make the folder %s: %s", r->a->output,
-               why == EEXIST ? "it is a file" : strerror(why));
-    return kdc_cli_trouble(r->p, &t);
-}
-
 static bool list_jobs(Run *r) {
     KdContext *cx = r->p->cx;
     r->folder = kdc_cli_is_folder(r->a->in);
     if (!r->folder) {
         bool into = kdc_cli_is_folder(r->a->output) || r->a->output[strlen(r->a->output) - 1] == '/';
-        Job j = {.in = r->a->in, .out = into ? result_path(cx, r->a->output, r->a->in) : r->a->output};
-        if (!into && !ends_in_png(j.out)) {
+        Job j = {.in = r->a->in, .out = into ? kdc_cli_result_path(cx, r->a->output, r->a->in) : r->a->output};
+        if (!into && !kdc_cli_ends_in(j.out, ".png")) {
             kd_error(cx, 0, "%s: results are PNG files: the name must end in .png, or be a folder", j.out);
             return false;
         }
         kd_push(cx, &r->jobs, j);
-        return check_results(r) && (!into || make_folder(r));
+        return check_results(r) && (!into || kdc_cli_make_folder(r->p, r->a->output));
     }
     if (kdc_cli_same_file(r->a->in, r->a->output)) {
         kd_error(cx, 0, "%s is the folder with the images: results need another", r->a->output);
         return false;
     }
-    return list_folder(r) && check_results(r) && make_folder(r);
+    return list_folder(r) && check_results(r) && kdc_cli_make_folder(r->p, r->a->output);
 }
 
 /* ---- threads -------------------------------------------------------------------------------------------- */

@@ -9,6 +9,7 @@
  * again, and the faulty one is run with every value looked at, which names the first op that made it.
  */
 #define _GNU_SOURCE /* asprintf */
+#include "frontend/cli/eval.h"
 #include "frontend/cli/train.h"
 
 #include <errno.h>
@@ -38,6 +39,9 @@ typedef struct Train {
     int64_t at;                              /* the session's state is that after this step */
     double step_seconds;
     KdcStats stats;
+    KdcTrainEval *eval; /* or NULL */
+    int64_t eval_every;
+    double eval_seconds; /* of all so far */
     /* logs of the latest step, and their running means */
     int n_logs;
     const char **log;
@@ -309,6 +313,9 @@ static void plan_rows(Train *t, const Plan *m) {
                                            (double)(t->total * t->feed.batch) / (double)t->epoch_samples));
     add_pair(t, &v, &n, "code", kd_format(cx, "%d kernels, %d calls, compiled in %.2g s%s", t->stats.kernels, t->stats.calls,
                                           t->stats.seconds, t->stats.from_cache ? " (from the cache)" : ""));
+    if (t->eval) {
+        add_pair(t, &v, &n, "eval", kd_format(cx, "%s, every %" PRId64 " steps", kdc_train_eval_text(t->eval), t->eval_every));
+    }
     add_pair(t, &v, &n, "time", kd_format(cx, "%.3g s a step, %s in all", t->step_seconds, time));
     add_pair(t, &v, &n, "memory", kd_format(cx, "%s: %s activations (%s unplanned%s), %s weights and states, %s snapshot, %s images, "
                                                 "%s program and compiler",
@@ -486,6 +493,33 @@ static bool due(int64_t step, int64_t every, int64_t total) {
     return step % every == 0 || step == total;
 }
 
+/* Metrics of the state after `step`. What goes wrong with them never ends the run; a signal ends them. */
+static bool evaluate(Train *t, int64_t step) {
+    const char *const *name;
+    const double *value;
+    int n;
+    double start = kdc_now();
+    kdc_progress_end(&t->progress);
+    if (!kdc_train_eval_run(t->eval, step, &name, &value, &n)) {
+        return true;
+    }
+    double took = kdc_now() - start;
+    t->eval_seconds += took;
+    t->progress.mark += took;
+    t->progress.extra = took * (double)((t->total - step + t->eval_every - 1) / t->eval_every);
+    if (n == 0) {
+        return true;
+    }
+    if (!t->a->quiet) {
+        fprintf(stderr, "step %" PRId64 ":", step);
+        for (int i = 0; i < n; i++) {
+            fprintf(stderr, "  %s %.4g", name[i], value[i]);
+        }
+        fprintf(stderr, "  (%.2g s)\n", took);
+    }
+    return kdc_run_folder_eval(&t->out, step, epoch_of(t, step), name, value, n) && kdc_run_folder_report(&t->out, "running");
+}
+
 static bool one_step(Train *t, int64_t step) {
     if (!feed(t, step, false) || !run_step(t, step)) {
         return false;
@@ -496,13 +530,14 @@ static bool one_step(Train *t, int64_t step) {
         kdc_progress_end(&t->progress);
         return fault(t, step, not_finite(t->p->cx, t->log[bad], t->value[bad]));
     }
-    bool saves = due(step, t->save_every, t->total), keeps = due(step, RECENT, t->total);
+    bool evaluates = t->eval && due(step, t->eval_every, t->total); /* whatever happens there, the steps are saved */
+    bool saves = evaluates || due(step, t->save_every, t->total), keeps = due(step, RECENT, t->total);
     const char *spoiled = saves || keeps ? spoiled_tensor(t) : NULL;
     if (spoiled) {
         kdc_progress_end(&t->progress);
         return fault(t, step, kd_format(t->p->cx, "%s is not finite any more", spoiled));
     }
-    double took = kdc_now() - t->progress.start;
+    double took = kdc_now() - t->progress.start - t->eval_seconds;
     double rate = took > 0 ? (double)((step - t->first) * t->feed.batch) / took : 0;
     if (!kdc_run_folder_log(&t->out, step, epoch_of(t, step), rate, t->log, t->value, t->n_logs)) {
         return false;
@@ -515,12 +550,15 @@ static bool one_step(Train *t, int64_t step) {
     }
     bool show = step == 1 || due(step, t->sample_every, t->total);
     return (!show || (kdc_run_folder_samples(&t->out, t->s, step, t->a->seed) && kdc_run_folder_report(&t->out, "running"))) &&
-           (!saves || save(t, step));
+           (!saves || save(t, step)) && (!evaluates || evaluate(t, step));
 }
 
 /* true when all steps were run; *last: the latest that was. */
 static bool loop(Train *t, int64_t *last) {
     kdc_progress_begin(&t->progress, stderr, isatty(2) == 1, t->first, t->total, t->feed.batch);
+    if (t->eval && t->first && t->first % t->eval_every == 0 && !kdc_run_folder_evaluated(&t->out, t->first)) {
+        t->failed = !evaluate(t, t->first); /* the run was stopped in the middle of it */
+    }
     for (*last = t->first; *last < t->total && !interrupted; (*last)++) {
         if (!one_step(t, *last + 1)) {
             t->failed = true;
@@ -623,6 +661,11 @@ static bool start(Train *t, const KdcRunArgs *r) {
     if (t->total <= t->first) {
         return true;
     }
+    t->eval_every = t->a->eval_every ? t->a->eval_every : about((double)(t->total + 19) / 20);
+    if (!kdc_train_eval_open(&t->eval, t->p, t->s, t->a, kd_layout_name(kd_dataset_layout(t->data)), t->feed.height, t->feed.width,
+                             &interrupted)) {
+        return false;
+    }
     if (!limit_activations(t) || kdc_session_prepare(t->s, t->first + 1, t->total, &t->stats) != KDC_OK) {
         return false;
     }
@@ -671,6 +714,9 @@ static bool work(Train *t, const KdcRunArgs *r) {
     snprintf(state, sizeof state, t->failed ? "stopped at step %" PRId64 "%s%s" : done ? "finished: %" PRId64 " steps" : "interrupted after step %" PRId64,
              t->failed ? last + 1 : last, *t->reason ? ": " : "", t->reason);
     kdc_run_folder_report(&t->out, state);
+    if (!t->a->quiet && t->eval) {
+        kdc_run_folder_metrics(&t->out, stderr);
+    }
     if (!t->a->quiet) {
         fprintf(stderr, "%s; peak memory %s, waited %.2g s for images\n%s/report.html\n", state, bytes_text(t, kdc_peak_bytes()),
                 kd_loader_waited(t->loader), t->folder);
@@ -720,6 +766,7 @@ static int train(KdcArgs *a, const char *folder, const KdcRunArgs *r) {
     } else {
         kdc_failed(p);
     }
+    kdc_train_eval_close(t.eval);
     if (t.loader) {
         kd_loader_free(t.loader);
     }
@@ -750,6 +797,16 @@ static char *default_folder(const KdcArgs *a, int *code) {
     return folder;
 }
 
+static int check_eval(const KdcArgs *a) {
+    bool asked[KDC_METRICS];
+    bool any = a->metrics || a->against || a->eval_every || a->eval_data || a->eval_phase || a->eval_h || a->eval_stored ||
+               a->eval_pictures || a->ref || a->inception;
+    if (any && !a->n_evals) {
+        return kdc_usage_error(a, "which network is to be evaluated? --eval NET");
+    }
+    return kdc_eval_metrics(a, asked);
+}
+
 int kdc_cmd_train(const KdcArgs *given) {
     KdcArgs a = *given;
     KdcRunArgs stored = {0};
@@ -769,7 +826,8 @@ int kdc_cmd_train(const KdcArgs *given) {
     } else if (a.steps && a.epochs) {
         code = kdc_usage_error(&a, "--epochs %" PRId64 " and --steps %" PRId64 ": give one", a.epochs, a.steps);
     } else {
-        code = train(&a, folder, &stored);
+        code = check_eval(&a);
+        code = code ? code : train(&a, folder, &stored);
     }
     kdc_run_args_free(&a, given, &stored);
     free(folder);

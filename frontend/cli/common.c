@@ -3,8 +3,10 @@
 
 #include "passes/explain.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 
 /* ---- watching passes ------------------------------------------------------------------------------- */
@@ -200,6 +202,28 @@ const KdDecl *kdc_cli_find(const KdcProgram *p, const char *name) {
 bool kdc_cli_is_folder(const char *path) {
     struct stat st;
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+bool kdc_cli_ends_in(const char *path, const char *ending) {
+    size_t n = strlen(path), m = strlen(ending);
+    return n > m && strcasecmp(path + n - m, ending) == 0;
+}
+
+const char *kdc_cli_result_path(KdContext *cx, const char *folder, const char *in) {
+    const char *base = strrchr(in, '/'), *name = base ? base + 1 : in, *dot = strrchr(name, '.');
+    size_t n = dot && dot > name ? (size_t)(dot - name) : strlen(name), end = strlen(folder);
+    return kd_format(cx, "%s%s%.*s.png", folder, end && folder[end - 1] == '/' ? "" : "/", (int)n, name);
+}
+
+bool kdc_cli_make_folder(KdcProgram *p, const char *path) {
+    KdTrouble t;
+    if (mkdir(path, 0777) == 0 || (errno == EEXIST && kdc_cli_is_folder(path))) {
+        return true;
+    }
+    int why = errno;
+    kd_trouble(&t, why != EEXIST && why != ENOENT && why != ENOTDIR, "cannot make the folder %s: %s", path,
+               why == EEXIST ? "it is a file" : strerror(why));
+    return kdc_cli_trouble(p, &t);
 }
 
 bool kdc_cli_same_file(const char *x, const char *y) {

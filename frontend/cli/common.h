@@ -32,6 +32,9 @@ void kdc_cli_default_shape(KdcProgram *p, const KdcArgs *a, const char *name, Kd
 bool kdc_cli_check_shapes(KdcProgram *p, const KdcArgs *a, KdcTensor *const *t, int n);
 
 bool kdc_cli_is_folder(const char *path);
+bool kdc_cli_ends_in(const char *path, const char *ending); /* ".png": in any case, after something */
+const char *kdc_cli_result_path(KdContext *cx, const char *folder, const char *in); /* FOLDER/STEM.png */
+bool kdc_cli_make_folder(KdcProgram *p, const char *path); /* or it is there. false after a message in p */
 bool kdc_cli_same_file(const char *x, const char *y); /* both are there, and are one: by name or by a link */
 /* No verb writes over what it reads. true: path (NULL or "-": none) is neither a source of the program nor one of the inputs;
  * false after a message in p. To be asked before anything is compiled. */

@@ -1,6 +1,7 @@
 /* eval.h: what the files of `kdc eval` share.
  *
- * cmd_eval.c    the verb: which metrics, the loop over pictures
+ * cmd_eval.c    the verb
+ * eval_measure.c which metrics, the loop over pictures; kdc train measures with it, too
  * eval_source.c where pictures come from: two folders, or a data set through a network
  * eval_net.c    a network applied to samples, through picture.h
  * eval_fid.c    Inception's features of pictures, reference statistics
@@ -11,6 +12,8 @@
 
 #include "frontend/cli/common.h"
 #include "runtime/host/metrics.h"
+
+#include <signal.h>
 
 typedef enum KdcMetric { KDC_L1, KDC_PSNR, KDC_SSIM, KDC_FID, KDC_MIOU, KDC_METRICS } KdcMetric;
 enum { KDC_PER_IMAGE = KDC_SSIM + 1 }; /* the first so many have a value for each picture */
@@ -32,6 +35,9 @@ typedef struct KdcEvalFid KdcEvalFid;
 typedef struct KdcEval {
     const KdcArgs *a;
     KdcProgram *p;
+    KdcTensor *const *live;            /* weights are a session's tensors, wherever training has brought them (tensors.h) */
+    int n_live;
+    const volatile sig_atomic_t *stop; /* not 0: leave off; or NULL */
     KdcEvalSource *source;
     bool labels;                       /* pictures are label maps: `want` is the truth */
     bool paired;                       /* got and want belong together */
@@ -52,11 +58,24 @@ typedef struct KdcEval {
     const char *reference;             /* "stats.npz", "the data's own pictures" */
 } KdcEval;
 
+/* eval_measure.c */
+int kdc_eval_metrics(const KdcArgs *a, bool *asked);  /* reads --metrics. 0, or 2 after a message */
+/* Opens what is compared and chooses what is computed; with FID its network. false after a message in p. */
+bool kdc_eval_begin(KdcEval *e);
+/* Goes through the pictures; then again, with the weights as they are by then. false after a message in p, and *stopped (or NULL)
+ * when it was told to leave off. */
+bool kdc_eval_measure(KdcEval *e, bool *stopped);
+void kdc_eval_end(KdcEval *e);
+double kdc_eval_value(const KdcEval *e, KdcMetric m); /* of the set: a mean over pictures, or FID, or mIoU */
+
 /* eval_source.c. Each: false after a message in p. */
 bool kdc_eval_open(KdcEval *e);                                  /* fills source, labels to set */
 bool kdc_eval_next(KdcEval *e, KdcEvalPair *pair, bool *done);   /* the images are the caller's; name lives as long as e */
+bool kdc_eval_rewind(KdcEval *e);                                /* to the first picture */
 void kdc_eval_close(KdcEval *e);
 int kdc_eval_classes(const KdcEval *e);                          /* of label maps; 0: not known */
+const char *kdc_eval_phase(const KdcEval *e);                    /* of a data set: "test"; "": it has no phases */
+int64_t kdc_eval_pictures(const KdcEval *e);                     /* how many pairs there are */
 /* Images of a folder, sorted by name: paths in p's memory. false after a message; none is a mistake. */
 bool kdc_eval_list(KdcProgram *p, const char *folder, const char ***path, int *n);
 void kdc_eval_hash(uint64_t *hash, const void *data, size_t n);
@@ -65,11 +84,13 @@ void kdc_eval_hash(uint64_t *hash, const void *data, size_t n);
 /* eval_fid.c */
 bool kdc_eval_fid_open(KdcEval *e);
 bool kdc_eval_fid_add(KdcEval *e, const KdcEvalPair *pair);
+bool kdc_eval_fid_rewind(KdcEval *e); /* before a second round: forgets the pictures, keeps the reference if it stays what it is */
 bool kdc_eval_fid_finish(KdcEval *e); /* fills fid, generated, references, reference */
 void kdc_eval_fid_close(KdcEval *e);
 
 /* eval_print.c */
 const char *kdc_metric_name(KdcMetric m); /* "L1" */
+const char *kdc_metric_key(KdcMetric m);  /* "l1" */
 bool kdc_eval_print(KdcEval *e);
 
 #endif

@@ -17,7 +17,8 @@ struct KdcEvalFid {
     KdcRunnable *r;
     KdWeights *weights;
     KdMoments *made, *reference;
-    double *mean, *cov; /* of a statistics file; NULL: of `reference` */
+    double *mean, *cov; /* the reference's: of a statistics file, or of `reference` after the first round; NULL: not known yet */
+    bool given;         /* they are of a file */
 };
 
 /* ---- the network --------------------------------------------------------------------------------------- */
@@ -113,7 +114,8 @@ static bool read_statistics(KdcEval *e, KdcEvalFid *f) {
     f->mean = take_array(e, &all, "mu", 1);
     f->cov = f->mean ? take_array(e, &all, "sigma", 2) : NULL;
     kd_npz_free(&all);
-    return f->cov != NULL;
+    f->given = f->cov != NULL;
+    return f->given;
 }
 
 static bool add_folder(KdcEval *e, KdcEvalFid *f) {
@@ -157,11 +159,29 @@ bool kdc_eval_fid_add(KdcEval *e, const KdcEvalPair *pair) {
         add(e->features, e->features->made, &pair->got);
         e->generated++;
     }
-    if (pair->want.samples && !e->a->ref) {
+    if (pair->want.samples && !e->a->ref && !e->features->mean) {
         add(e->features, e->features->reference, &pair->want);
         e->references++;
     }
     return true;
+}
+
+bool kdc_eval_fid_rewind(KdcEval *e) {
+    KdcEvalFid *f = e->features;
+    KdTrouble t;
+    e->generated = 0;
+    kd_moments_free(f->made);
+    f->made = kd_moments_new(FEATURES, &t);
+    if (f->made && e->a->against && !e->a->ref && f->mean) { /* the other network may be trained, too */
+        kdc_memory_free(e->p, f->mean);
+        f->mean = f->cov = NULL;
+    }
+    if (f->made && !f->given && !f->mean && !e->a->ref) {
+        kd_moments_free(f->reference);
+        f->reference = kd_moments_new(FEATURES, &t);
+        e->references = 0;
+    }
+    return (f->made && f->reference) || kdc_cli_trouble(e->p, &t);
 }
 
 bool kdc_eval_fid_finish(KdcEval *e) {
@@ -176,6 +196,7 @@ bool kdc_eval_fid_finish(KdcEval *e) {
         ok = kd_moments_get(f->reference, f->mean, f->cov, &t);
     }
     ok = ok && kd_frechet(FEATURES, made, made + n, f->mean, f->cov, &e->fid, &t);
+    kdc_memory_free(e->p, made);
     if (!ok) {
         KdTrouble named;
         kd_trouble(&named, t.machine, "FID: %s", t.text);

@@ -5,19 +5,19 @@
 
 /* ---- weights ----------------------------------------------------------------------------------------- */
 
-/* The files that are this network's: those given as NAME=FILE; without one, those given for all, where the other network
- * of --against takes only files that hold it by name. */
-static void own_files(KdcEvalNet *n, const KdcFiles *all) {
-    const char *dotted = kd_format(n->p->cx, "%s.", n->name);
-    bool against = n->a->against && strcmp(n->a->against, n->name) == 0, any = false;
+void kdc_own_files(KdcProgram *p, const KdcFiles *all, const char *name, bool first, KdcFiles *out) {
+    const char *dotted = kd_format(p->cx, "%s.", name);
+    bool any = false;
+    out->live = all->live;
+    out->n_live = all->n_live;
     for (int i = 0; i < all->weights.n; i++) {
         any = any || strcmp(all->weights.v[i].net, dotted) == 0;
     }
     for (int i = 0; i < all->weights.n; i++) {
         KdcWeightsFile w = all->weights.v[i];
-        if (any ? strcmp(w.net, dotted) == 0 : !*w.net && (!against || kdc_weights_hold(w.w, dotted))) {
+        if (any ? strcmp(w.net, dotted) == 0 : !*w.net && (first || kdc_weights_hold(w.w, dotted))) {
             w.net = "";
-            kd_push(n->p->cx, &n->files.weights, w);
+            kd_push(p->cx, &out->weights, w);
         }
     }
 }
@@ -91,7 +91,7 @@ bool kdc_eval_net_open(KdcEvalNet *n, KdcProgram *p, const KdcArgs *a, const Kdc
                        KdLayout layout, const KdSample *x) {
     KdImage out = {0};
     *n = (KdcEvalNet){.p = p, .a = a, .name = name, .layout = layout};
-    own_files(n, files);
+    kdc_own_files(p, files, name, !a->against || strcmp(a->against, name) != 0, &n->files);
     n->net = kdc_picture_net(p, a, &n->files, name, x->image[0].height, x->image[0].width);
     if (!n->net) {
         return false;

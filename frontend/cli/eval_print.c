@@ -15,6 +15,10 @@ const char *kdc_metric_name(KdcMetric m) {
     return metrics[m].name;
 }
 
+const char *kdc_metric_key(KdcMetric m) {
+    return metrics[m].key;
+}
+
 /* Over pictures: mean, deviation (n - 1; NaN of one), the worst picture's row. */
 typedef struct Column {
     double mean, deviation;
@@ -41,6 +45,10 @@ static Column column(const KdcEval *e, KdcMetric m) {
         c.deviation = sqrt(sum / (n - 1));
     }
     return c;
+}
+
+double kdc_eval_value(const KdcEval *e, KdcMetric m) {
+    return m == KDC_FID ? e->fid : m == KDC_MIOU ? e->miou : column(e, m).mean;
 }
 
 /* ---- the table --------------------------------------------------------------------------------------- */

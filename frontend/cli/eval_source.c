@@ -25,6 +25,8 @@ struct KdcEvalSource {
     KdcEvalNet net, other; /* other: --against */
     int classes;
     int64_t at, count;
+    char got_from[4400]; /* what the latest pair's image is of, for messages */
+    char want_from[4400];
     const char *first[2]; /* names of sample 0: of an unpaired set, where one comes again its folder has been used up */
     bool over[2];
 };
@@ -272,10 +274,8 @@ static bool open_set(KdcEval *e) {
     }
     KdLayout kind = kdc_eval_net_kind(e->p, e->a->name, o.crop_h ? o.crop_h : 256, o.crop_w ? o.crop_w : 256, &classes);
     o.classes = o.classes ? o.classes : classes; /* a map with others is an error that names it */
-    int workers = e->a->workers ? (int)e->a->workers : 2;
     s->set = open_as(&o, kind, &t);
-    s->loader = s->set ? kd_loader_new(s->set, 0, workers, 2 * workers, &t) : NULL;
-    if (!s->loader) {
+    if (!s->set) {
         return kdc_cli_trouble(e->p, &t);
     }
     s->count = kd_dataset_count(s->set);
@@ -304,7 +304,8 @@ static bool open_networks(KdcEval *e) {
     KdLayout l = kd_dataset_layout(s->set);
     KdSample x = {0};
     KdTrouble t;
-    if (!kdc_files_read(e->p, e->a, &s->files)) {
+    s->files = (KdcFiles){.live = e->live, .n_live = e->n_live};
+    if (!e->n_live && !kdc_files_read(e->p, e->a, &s->files)) {
         return false;
     }
     if (!kd_dataset_sample(s->set, 0, &x, &t)) {
@@ -346,8 +347,9 @@ static bool take_sample(KdcEval *e, KdSample *x, KdcEvalPair *pair) {
     int target = kdc_eval_net_target(&s->net, x); /* -1: a sample is one image */
     bool no_input = unpaired && used_up(s, 0, x->name[0]), no_target = unpaired && used_up(s, 1, x->name[1]);
     int input = s->net.input;
-    pair->name = kd_format(e->p->cx, "%s", base_name(x->name[input]));
-    pair->got_from = kd_format(e->p->cx, "%s of %s", e->a->name, x->name[input]);
+    pair->name = base_name(x->name[input]); /* the data set's: nothing is allocated for a picture */
+    snprintf(s->got_from, sizeof s->got_from, "%s of %s", e->a->name, x->name[input]);
+    pair->got_from = s->got_from;
     if (!no_input) {
         hash_name(e, x->name[input]);
         if (!kdc_eval_net_run(&s->net, x, &pair->got)) {
@@ -355,11 +357,12 @@ static bool take_sample(KdcEval *e, KdSample *x, KdcEvalPair *pair) {
         }
     }
     if (e->a->against) {
-        pair->want_from = kd_format(e->p->cx, "%s of %s", e->a->against, x->name[input]);
+        snprintf(s->want_from, sizeof s->want_from, "%s of %s", e->a->against, x->name[input]);
+        pair->want_from = s->want_from;
         return no_input || kdc_eval_net_run(&s->other, x, &pair->want);
     }
     if (target >= 0 && !no_target) {
-        pair->want_from = kd_format(e->p->cx, "%s", x->name[target]);
+        pair->want_from = x->name[target];
         hash_name(e, x->name[target]);
         pair->want = x->image[target];
         x->image[target] = (KdImage){0}; /* the pair owns it now */
@@ -378,11 +381,28 @@ static bool next_of_set(KdcEval *e, KdcEvalPair *pair) {
     return ok;
 }
 
+static bool open_loader(KdcEval *e) {
+    KdcEvalSource *s = e->source;
+    KdTrouble t;
+    int workers = e->a->workers ? (int)e->a->workers : 2;
+    kd_loader_free(s->loader);
+    s->loader = kd_loader_new(s->set, 0, workers, 2 * workers, &t);
+    return s->loader || kdc_cli_trouble(e->p, &t);
+}
+
 /* ---- both -------------------------------------------------------------------------------------------- */
 
 bool kdc_eval_open(KdcEval *e) {
     e->source = KD_NEW(e->p->cx, KdcEvalSource);
     return e->a->pred ? open_folders(e) : open_set(e) && open_networks(e);
+}
+
+bool kdc_eval_rewind(KdcEval *e) {
+    KdcEvalSource *s = e->source;
+    s->at = 0;
+    s->over[0] = s->over[1] = false;
+    e->list = e->pixels = KDC_EVAL_HASH_START;
+    return !s->set || open_loader(e);
 }
 
 bool kdc_eval_next(KdcEval *e, KdcEvalPair *pair, bool *done) {
@@ -393,11 +413,23 @@ bool kdc_eval_next(KdcEval *e, KdcEvalPair *pair, bool *done) {
     }
     bool ok = s->set ? next_of_set(e, pair) : next_of_folders(e, pair);
     s->at++;
+    if (s->at == s->count) { /* threads with nothing to do until the next round */
+        kd_loader_free(s->loader);
+        s->loader = NULL;
+    }
     return ok;
 }
 
 int kdc_eval_classes(const KdcEval *e) {
     return e->source->classes;
+}
+
+const char *kdc_eval_phase(const KdcEval *e) {
+    return e->source->set ? kd_dataset_phase(e->source->set) : "";
+}
+
+int64_t kdc_eval_pictures(const KdcEval *e) {
+    return e->source->count;
 }
 
 void kdc_eval_close(KdcEval *e) {

@@ -55,7 +55,7 @@ static const uint8_t font[95][7] = {
     {0x00, 0x00, 0x0d, 0x12, 0x00, 0x00, 0x00},
 };
 
-enum { GAP = 2, TEXT = 11, GLYPH = 6 }; /* pixels between cells; height of the names; width of a character */
+enum { GAP = 2, TEXT = 11, GLYPH = KDC_GLYPH_WIDTH }; /* pixels between cells; height of the names */
 
 static void put_char(KdImage *x, int left, int top, char c) {
     const uint8_t *glyph = font[c >= 32 && c < 127 ? c - 32 : '?' - 32];
@@ -69,9 +69,9 @@ static void put_char(KdImage *x, int left, int top, char c) {
     }
 }
 
-static void put_name(KdImage *x, int left, int width, const char *name) {
-    for (int i = 0; name[i] && (i + 1) * GLYPH <= width; i++) {
-        put_char(x, left + i * GLYPH, 2, name[i]);
+void kdc_put_text(KdImage *x, int left, int top, int width, const char *text) {
+    for (int i = 0; text[i] && (i + 1) * GLYPH <= width; i++) {
+        put_char(x, left + i * GLYPH, top, text[i]);
     }
 }
 
@@ -106,7 +106,7 @@ bool kdc_sample_grid(const KdcShown *v, int n, int rows, KdImage *out, KdTrouble
     }
     memset(out->samples, 255, (size_t)out->width * (size_t)out->height * 3);
     for (int i = 0, left = GAP; i < n; left += v[i].width + GAP, i++) {
-        put_name(out, left, v[i].width, v[i].name);
+        kdc_put_text(out, left, 2, v[i].width, v[i].name);
         for (int r = 0; r < count && r < v[i].n; r++) {
             put_cell(out, left, TEXT + r * (height + GAP), &v[i], r);
         }

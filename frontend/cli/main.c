@@ -49,6 +49,17 @@ static const Verb verbs[KDC_VERB_COUNT] = {
                        "  plain     FOLDER/PHASE/X         or FOLDER/X: single images\n"
                        "Every file is decoded; exit code 1 when one cannot be read or holds a label outside --classes.\n",
                        kdc_cmd_data},
+    [KDC_VERB_SIMILARITY] = {"similarity", "FILE.kd:S --against T --tap NAME --weights W -i IN -o OUT [options]",
+                             "where a teacher's features resemble one patch of a student's",
+                             "A picture of four: what went in, the student's and the teacher's results, and over the picture how\n"
+                             "similar the teacher's feature at each position is to the student's at the patch that is framed.\n"
+                             "FILE.kd may be a run folder of kdc train, RUN:S: its program, its -D and its weights are meant.\n",
+                             kdc_cmd_similarity},
+    [KDC_VERB_ATTENTION] = {"attention", "FILE.kd:NET --tap NAME --weights W -i IN -o OUT [options]",
+                            "the positions of a network's features with the largest mean absolute value",
+                            "A picture of three: what went in, the mean over channels of |feature| as heat over it, and the K\n"
+                            "largest positions, which ReKo distils. FILE.kd may be a run folder of kdc train, RUN:NET.\n",
+                            kdc_cmd_attention},
     [KDC_VERB_CALL] = {"call", "FILE.kd:NAME --in IN.safetensors --out OUT.safetensors [options]",
                        "evaluate a fn, a net or steps of a session on given tensors",
                        "Inputs are taken from --in by parameter name, weights by their own names there, then from\n"

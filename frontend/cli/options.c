@@ -29,14 +29,16 @@ struct Option {
 enum {
     COMPILE = 1 << KDC_VERB_COMPILE, TRAIN = 1 << KDC_VERB_TRAIN, RUN = 1 << KDC_VERB_RUN, EVAL = 1 << KDC_VERB_EVAL,
     EXPORT = 1 << KDC_VERB_EXPORT, BENCH = 1 << KDC_VERB_BENCH, IMPORT = 1 << KDC_VERB_IMPORT, DATA = 1 << KDC_VERB_DATA,
-    CALL = 1 << KDC_VERB_CALL, ALL = (1 << KDC_VERB_COUNT) - 1,
+    CALL = 1 << KDC_VERB_CALL, SIMILARITY = 1 << KDC_VERB_SIMILARITY, ATTENTION = 1 << KDC_VERB_ATTENTION, ALL = (1 << KDC_VERB_COUNT) - 1,
     CODE = ALL & ~DATA,               /* those that compile */
     PASSES = COMPILE | CALL,          /* those that people look at the compiler with */
     FOLDERS = TRAIN | EVAL | DATA,    /* those that read data sets */
+    MAPS = SIMILARITY | ATTENTION,    /* those that draw features */
 };
 
 static TakeFn take_flag, take_text, take_list, take_whole, take_level, take_size, take_load, take_crop, take_shape,
-    take_seed, take_color, take_winograd, take_define, take_bytes, take_range, take_direction, take_more;
+    take_seed, take_color, take_winograd, take_define, take_bytes, take_range, take_direction, take_more, take_at, take_measure,
+    take_eval_size;
 
 #define FLAG(f) take_flag, offsetof(KdcArgs, f), 0, 0, 0
 #define TEXT(f) take_text, offsetof(KdcArgs, f), 0, 0, 0
@@ -55,14 +57,20 @@ static const Option options[] = {
     {0, "resume", NULL, TRAIN, "go on from the newest good checkpoint of the run folder, bit for bit", FLAG(resume)},
     {0, "epochs", "N", TRAIN, "train so many times over the data; what a schedule calls an epoch", WHOLE(epochs, 1, 1000000)},
     {0, "steps", "N", TRAIN, "train so many steps in all (with --resume, too)", WHOLE(steps, 1, 1000000000)},
+    {0, "eval", "NET[:BtoA]", TRAIN, "now and then, metrics of NET on test pictures, as kdc eval (none: not any more); may be repeated", LIST(evals)},
+    {0, "eval-every", "N", TRAIN, "steps between them (1/20 of the run)", WHOLE(eval_every, 1, 1000000000)},
+    {0, "eval-data", "FOLDER", TRAIN, "the test pictures' data set (that of --data)", TEXT(eval_data)},
+    {0, "eval-phase", "NAME", TRAIN, "which part of it (test)", TEXT(eval_phase)},
+    {0, "eval-size", "HxW|stored", TRAIN, "test pictures are resized to this (what the session takes)", OWN(take_eval_size)},
+    {0, "eval-pictures", "N", TRAIN, "use so many of them only", WHOLE(eval_pictures, 1, 1000000000)},
     {0, "save-every", "N", TRAIN, "steps between checkpoints (about a minute's worth)", WHOLE(save_every, 1, 1000000000)},
     {0, "sample-every", "N", TRAIN, "steps between sample grids (1/20 of the run)", WHOLE(sample_every, 1, 1000000000)},
     {0, "memory-limit", "SIZE", TRAIN, "of the whole run: 900M, 4G. Values are computed again to keep it (the machine's memory)", OWN(take_bytes)},
     {0, "memory-limit", "SIZE", COMPILE | BENCH | CALL, "of activations: 900M, 1.5G. Values are computed again to keep it", OWN(take_bytes)},
     {0, "workers", "N", TRAIN | EVAL | RUN | DATA, "threads that decode images ahead (2)", WHOLE(workers, 1, 64)},
 
-    {'i', "in", "PATH", RUN, "an image, or a folder of them", TEXT(in)},
-    {'o', "out", "PATH", RUN, "the image to write, or a folder (X.jpg becomes X.png there)", TEXT(output)},
+    {'i', "in", "PATH", RUN | MAPS, "an image, or a folder of them", TEXT(in)},
+    {'o', "out", "PATH", RUN | MAPS, "the image to write, or a folder (X.jpg becomes X.png there)", TEXT(output)},
     {'o', "output", "FOLDER", EXPORT, "where NET.h, NET.o, libNET.a and main.c go", TEXT(output)},
     {'o', "output", "FILE", IMPORT, "the safetensors file to write", TEXT(output)},
     {0, "map", "FILE", IMPORT, "which tensor becomes which weight: lines 'OUR.NAME = THEIR.NAME'", TEXT(map)},
@@ -75,20 +83,28 @@ static const Option options[] = {
     {0, "crop-size", "HxW", FOLDERS, "then cropped to this (what the session or network takes)", OWN(take_crop)},
     {0, "no-flip", NULL, TRAIN, "never mirror images", FLAG(no_flip)},
     {0, "serial-batches", NULL, TRAIN, "images in the order of their names", FLAG(serial)},
-    {0, "max-dataset-size", "N", FOLDERS | RUN, "use so many images only", WHOLE(limit, 1, 1000000000)},
+    {0, "max-dataset-size", "N", FOLDERS | RUN | MAPS, "use so many images only", WHOLE(limit, 1, 1000000000)},
     {0, "classes", "N", FOLDERS, "label maps: values 0..N-1", WHOLE(classes, 1, 65536)},
     {0, "ignore-label", "N", FOLDERS, "label maps: a value that does not count", WHOLE(ignore, 0, 65535)},
 
-    {0, "metrics", "LIST", EVAL, "some of l1,psnr,ssim,fid,miou (each that its inputs are given for)", TEXT(metrics)},
-    {0, "against", "NET", EVAL, "compare with this network of the file instead of with the data's own pictures", TEXT(against)},
+    {0, "metrics", "LIST", EVAL | TRAIN, "some of l1,psnr,ssim,fid,miou (each that its inputs are given for)", TEXT(metrics)},
+    {0, "against", "NET", EVAL | TRAIN, "compare with this network of the file instead of with the data's own pictures", TEXT(against)},
+    {0, "against", "NET", SIMILARITY, "the teacher (the only frozen network of the file)", TEXT(against)},
+    {0, "tap", "[NET=]NAME", SIMILARITY, "the feature, such as down[2]: of both networks, or of NET; may be repeated", LIST(taps)},
+    {0, "tap", "NAME", ATTENTION, "the feature, such as down[2]", LIST(taps)},
+    {0, "adaptor", "[NET=]A", SIMILARITY, "network A of the file maps the student's (or NET's) features to as many channels as the other's", LIST(adaptors)},
+    {0, "at", "X,Y", SIMILARITY, "the student's patch, a pixel from the left and the top (where the teacher's attention is largest)", OWN(take_at)},
+    {0, "measure", "NAME", SIMILARITY, "cosine or dot (cosine)", OWN(take_measure)},
+    {0, "k", "N", ATTENTION, "how many positions are chosen (64)", WHOLE(k, 1, 1000000000)},
+    {0, "raw", "FILE", MAPS, "also the numbers, of one picture: .npz or .safetensors", TEXT(raw)},
     {0, "pred", "FOLDER", EVAL, "pictures (or label maps) made earlier, instead of a network", TEXT(pred)},
     {0, "truth", "FOLDER", EVAL, "what --pred is compared with, by name", TEXT(truth)},
-    {0, "ref", "FILE|FOLDER", EVAL, "FID: statistics (.npz with mu and sigma), or the pictures they are of", TEXT(ref)},
-    {0, "inception", "FILE", EVAL, "FID: weights of models/nets/inception.kd", TEXT(inception)},
+    {0, "ref", "FILE|FOLDER", EVAL | TRAIN, "FID: statistics (.npz with mu and sigma), or the pictures they are of", TEXT(ref)},
+    {0, "inception", "FILE", EVAL | TRAIN, "FID: weights of models/nets/inception.kd", TEXT(inception)},
 
     {0, "weights", "[NET=]FILE", CODE & ~(COMPILE | IMPORT),
      "weights (of NET): safetensors, .pth, or a run folder; by name or by order and shape; may be repeated", LIST(weights)},
-    {0, "range", "LO..HI", RUN | EVAL | EXPORT, "what 0 and 255 are to the network (-1..1)", OWN(take_range)},
+    {0, "range", "LO..HI", RUN | EVAL | EXPORT | MAPS, "what 0 and 255 are to the network (-1..1)", OWN(take_range)},
     {0, "truncate", NULL, RUN | EVAL | EXPORT, "cut instead of round when pictures become 8-bit, as PyTorch scripts do", FLAG(truncate)},
     {0, "beside", NULL, EXPORT, "weights in a file beside the library instead of inside", FLAG(beside)},
     {0, "openmp", NULL, EXPORT, "run on all cores, through OpenMP (link with -fopenmp)", FLAG(openmp)},
@@ -269,6 +285,31 @@ static int take_direction(KdcArgs *a, const Option *o, const char *text) {
         return 0;
     }
     return kdc_usage_error(a, "--%s needs AtoB or BtoA, got '%s'", o->name, text);
+}
+
+/* X,Y */
+static int take_at(KdcArgs *a, const Option *o, const char *text) {
+    char first[32] = "";
+    const char *comma = strchr(text, ',');
+    size_t n = comma ? (size_t)(comma - text) : 0;
+    if (n > 0 && n < sizeof first) {
+        memcpy(first, text, n);
+        a->has_at = whole(first, 0, 1000000, &a->at_x) && whole(comma + 1, 0, 1000000, &a->at_y);
+    }
+    return a->has_at ? 0 : kdc_usage_error(a, "--%s needs X,Y in pixels, such as 120,88, got '%s'", o->name, text);
+}
+
+static int take_measure(KdcArgs *a, const Option *o, const char *text) {
+    a->dot = strcmp(text, "dot") == 0;
+    if (a->dot || strcmp(text, "cosine") == 0) {
+        return 0;
+    }
+    return kdc_usage_error(a, "--%s needs cosine or dot, got '%s'", o->name, text);
+}
+
+static int take_eval_size(KdcArgs *a, const Option *o, const char *text) {
+    a->eval_stored = strcmp(text, "stored") == 0;
+    return a->eval_stored ? 0 : take_hw(a, o, text, &a->eval_h, &a->eval_w);
 }
 
 /* 123, 900M, 1.5G (powers of 1024) */
@@ -537,7 +578,8 @@ int kdc_args_parse(KdcArgs *a, int argc, char **argv) {
     const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR");
     *a = (KdcArgs){.ignore = -1, .range_lo = -1, .range_hi = 1};
     a->color = isatty(2) && !(no_color && *no_color) && !(term && strcmp(term, "dumb") == 0);
-    const char ***lists[] = {&a->defines, &a->imports, &a->skips, &a->prints, &a->taps, &a->weights, &a->shapes};
+    const char ***lists[] = {&a->defines, &a->imports, &a->skips,    &a->prints, &a->taps,
+                             &a->weights, &a->shapes,  &a->adaptors, &a->evals};
     for (int i = 0; i < KD_COUNT(lists); i++) {
         *lists[i] = calloc((size_t)argc + 1, sizeof **lists[i]);
         if (!*lists[i]) {
@@ -570,4 +612,6 @@ void kdc_args_free(KdcArgs *a) {
     free(a->taps);
     free(a->weights);
     free(a->shapes);
+    free(a->adaptors);
+    free(a->evals);
 }

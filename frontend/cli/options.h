@@ -12,24 +12,24 @@
 
 typedef enum KdcVerbId {
     KDC_VERB_COMPILE, KDC_VERB_TRAIN, KDC_VERB_RUN, KDC_VERB_EVAL, KDC_VERB_EXPORT, KDC_VERB_BENCH, KDC_VERB_IMPORT,
-    KDC_VERB_DATA, KDC_VERB_CALL, KDC_VERB_COUNT,
+    KDC_VERB_DATA, KDC_VERB_SIMILARITY, KDC_VERB_ATTENTION, KDC_VERB_CALL, KDC_VERB_COUNT,
 } KdcVerbId;
 
 typedef struct KdcArgs {
     KdcVerbId verb;
     bool help, version, list_ops;
     const char *file, *name; /* FILE.kd[:NAME]; NULL if not given */
-    const char **defines, **imports, **skips, **prints, **taps, **weights, **shapes;
-    int n_defines, n_imports, n_skips, n_prints, n_taps, n_weights, n_shapes;
+    const char **defines, **imports, **skips, **prints, **taps, **weights, **shapes, **adaptors, **evals;
+    int n_defines, n_imports, n_skips, n_prints, n_taps, n_weights, n_shapes, n_adaptors, n_evals;
     const char *other; /* import: the checkpoint; data: the folder */
     const char *output, *emit, *in, *out, *triple, *cpu, *data, *phase, *preprocess, *map, *pred, *truth, *ref,
-        *inception, *metrics, *layout, *against, *schedule;
+        *inception, *metrics, *layout, *against, *schedule, *raw, *eval_data, *eval_phase;
     bool print_all, time_passes, json, grad, train, no_cache, quiet, no_flip, serial, b_to_a, profile, openmp, truncate,
-        beside, resume, has_seed, explain;
+        beside, resume, has_seed, explain, dot, has_at, eval_stored;
     const char *winograd; /* "4x4", "2x2", "off", or NULL: 4x4 */
     int verbose, opt; /* opt: level plus 1, 0: not given */
     int64_t batch, height, width, steps, epochs, threads, load_h, load_w, crop_h, crop_w, limit, workers, save_every,
-        sample_every, memory_limit, classes, ignore, runs;
+        sample_every, memory_limit, classes, ignore, runs, at_x, at_y, k, eval_every, eval_h, eval_w, eval_pictures;
     /* 0: not given. memory_limit: bytes. ignore: -1 when not given */
     double range_lo, range_hi; /* of a network's images; -1, 1 */
     uint64_t seed;
@@ -57,6 +57,8 @@ int kdc_cmd_export(const KdcArgs *a);
 int kdc_cmd_bench(const KdcArgs *a);
 int kdc_cmd_import(const KdcArgs *a);
 int kdc_cmd_data(const KdcArgs *a);
+int kdc_cmd_similarity(const KdcArgs *a);
+int kdc_cmd_attention(const KdcArgs *a);
 int kdc_cmd_call(const KdcArgs *a);
 
 #endif

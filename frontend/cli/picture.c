@@ -14,10 +14,10 @@ typedef enum Takes { TAKES_RGB, TAKES_GRAY, TAKES_STORED, TAKES_ONE_HOT, TAKES_L
 typedef struct Size {
     KdcProgram *q; /* NULL: free */
     KdcRunnable *r;
-    KdcTensor *in, *out;
+    KdcTensor *in, *out, *feature; /* feature: NULL without a tap */
     int height, width;               /* of the picture */
     int padded_height, padded_width; /* of what the network is given */
-    int scale;
+    int scale; /* 0: what comes out is no picture */
     int64_t bytes, used; /* used: number of the run */
 } Size;
 
@@ -25,7 +25,8 @@ struct KdcPictureNet {
     KdcProgram *p;
     const KdcArgs *a;
     const KdcFiles *files;
-    const char *name;
+    const char *name, *tap; /* tap: or NULL */
+    bool loose;             /* what it gives need be no picture */
     Takes takes;
     bool give; /* the number of channels is the caller's to say: 3 */
     bool said; /* what is wrong with a size: once is enough */
@@ -94,14 +95,22 @@ static Fit find_input(const char *name, const KdFunc *f, KdValue *input, Takes *
     return FIT_NEVER;
 }
 
-static Fit look(const char *name, const KdFunc *f, int height, int width, Takes *takes, int *scale) {
+/* How many times as large as the picture the output is; 0: no whole number of times, or no picture. */
+static int scale_of(const KdType *out, int height, int width) {
+    int64_t s = out->rank == 4 && out->dtype == KD_F32 ? out->dim[2] / height : 0;
+    bool whole = s >= 1 && out->dim[0] == 1 && out->dim[2] == s * height && out->dim[3] == s * width && s <= 64;
+    return whole ? (int)s : 0;
+}
+
+static Fit look(const KdcPictureNet *n, const KdFunc *f, int height, int width, Takes *takes, int *scale) {
+    const char *name = n->name;
     KdValue input = KD_NONE;
     Fit fit = find_input(name, f, &input, takes);
     if (fit != FIT_YES) {
         return fit;
     }
     const KdType *in = kd_vtype(f, input), *out = kd_vtype(f, f->outputs.v[0].value);
-    if (strcmp(f->outputs.v[0].name, "out") != 0 || out->rank != 4 || out->dtype != KD_F32 || out->dim[1] > 65536) {
+    if (!n->loose && (strcmp(f->outputs.v[0].name, "out") != 0 || out->rank != 4 || out->dtype != KD_F32 || out->dim[1] > 65536)) {
         kd_error(f->cx, 0, "%s gives no picture: expected one output, [1, channels, h, w]", name);
         return FIT_NEVER;
     }
@@ -109,15 +118,13 @@ static Fit look(const char *name, const KdFunc *f, int height, int width, Takes 
         kd_error(f->cx, 0, "%s takes %s only, not %d x %d pixels (height, width)", name, input_text(f, input), height, width);
         return FIT_NOT_NOW;
     }
-    int64_t s = out->dim[2] / height;
-    *scale = (int)s;
-    bool whole = s >= 1 && out->dim[0] == 1 && out->dim[2] == s * height && out->dim[3] == s * width && s <= 64;
-    if (!whole) {
+    *scale = out->rank == 4 && out->dim[1] > 65536 ? 0 : scale_of(out, height, width);
+    if (!*scale && !n->loose) {
         kd_error(f->cx, 0, "%s makes [%lld, %lld, %lld, %lld] of a picture of %d x %d (height, width): no whole number of "
                  "times as large", name, (long long)out->dim[0], (long long)out->dim[1], (long long)out->dim[2],
                  (long long)out->dim[3], height, width);
     }
-    return whole ? FIT_YES : FIT_NOT_NOW;
+    return *scale || n->loose ? FIT_YES : FIT_NOT_NOW;
 }
 
 /* ---- one size ---------------------------------------------------------------------------------------- */
@@ -146,14 +153,14 @@ static KdcProgram *open_at(KdcProgram *p, int height, int width) {
 /* Elaborates at height x width. The program stays open: t->q. */
 static void attempt(const KdcPictureNet *n, int height, int width, bool give, Try *t) {
     KdcShape x = {.name = "x", .dtype = KDC_F32, .rank = 4, .dim = {1, 3, height, width}};
-    KdcShapes s = {.given = &x, .n_given = give};
+    KdcShapes s = {.given = &x, .n_given = give, .taps = &n->tap, .n_taps = n->tap != NULL};
     volatile Fit fit = FIT_NOT_NOW;
     KdNetOptions o;
     KdLanding l;
     *t = (Try){.q = open_at(n->p, height, width), .height = height, .width = width};
     if (kdc_status(t->q) == KDC_OK && KD_TRY(t->q->cx, l)) {
         if (kdc_net_options(t->q, &s, &o) && kdc_unit_net(t->q, n->name, &o, &t->unit)) {
-            fit = look(n->name, t->unit.func, height, width, &t->takes, &t->scale);
+            fit = look(n, t->unit.func, height, width, &t->takes, &t->scale);
             t->known = fit != FIT_NEVER;
         }
         kd_landing_pop(t->q->cx);
@@ -257,6 +264,10 @@ static bool fill_weights(KdcPictureNet *n) {
     if (n->filled == n->weights.n) {
         return true;
     }
+    if (n->files->n_live) {
+        kd_error(n->p->cx, 0, "%s needs weight %s, which the session does not have", n->name, n->weights.v[n->filled]->name);
+        return false;
+    }
     a.name = n->name;
     if (!own_files(n, &files)) {
         return false;
@@ -307,6 +318,7 @@ static bool compile(KdcPictureNet *n, Try *t, Size *s) {
     *s = (Size){.padded_height = t->height, .padded_width = t->width, .scale = t->scale, .bytes = bytes};
     s->r = kdc_runnable_new(t->q, &t->unit, shared, n, NULL);
     s->out = kdc_find_output(s->r, "out");
+    s->feature = n->tap ? kdc_find_output(s->r, n->tap) : NULL;
     for (int i = 0; i < kdc_input_count(s->r); i++) {
         KdcTensor *x = kdc_input(s->r, i);
         if (x->role == KDC_DATA && own_scalar(x->name, x->rank)) {
@@ -448,6 +460,9 @@ static int largest(const float *x, int64_t plane, int64_t channels) {
 
 /* The part of the output that belongs to the picture. */
 static bool take_output(const KdcPictureNet *n, const Size *s, KdImage *out, KdTrouble *t) {
+    if (!s->scale) {
+        return true;
+    }
     const float *y = s->out->data;
     int64_t channels = s->out->dim[1], row = s->out->dim[3], plane = s->out->dim[2] * row;
     bool labels = channels != 1 && channels != 3;
@@ -497,6 +512,10 @@ const KdcTensor *kdc_picture_output(const KdcPictureNet *n) {
     return n->last ? n->last->out : NULL;
 }
 
+const KdcTensor *kdc_picture_feature(const KdcPictureNet *n) {
+    return n->last ? n->last->feature : NULL;
+}
+
 static bool is_net(KdcProgram *p, const char *name) {
     const KdDecl *d = kdc_cli_find(p, name);
     if (!d || d->kind != KD_DECL_SESSION) {
@@ -530,11 +549,93 @@ static bool look_at(KdcPictureNet *n, int height, int width) {
     return failed_size(n, t.q);
 }
 
-KdcPictureNet *kdc_picture_net(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, const char *name, int height,
-                               int width) {
+/* The session's own memory: what it trains is seen at once. */
+static void use_live(KdcPictureNet *n) {
+    size_t length = strlen(n->name);
+    for (int i = 0; i < n->files->n_live; i++) {
+        const KdcTensor *x = n->files->live[i];
+        if (x->role == KDC_DATA || x->role == KDC_STATE || strncmp(x->name, n->name, length) != 0 || x->name[length] != '.') {
+            continue;
+        }
+        KdcTensor *t = KD_NEW(n->p->cx, KdcTensor);
+        *t = *x;
+        t->name += length + 1;
+        kd_push(n->p->cx, &n->weights, t);
+    }
+    n->filled = n->weights.n;
+}
+
+static KdcPictureNet *new_net(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, const char *name) {
     KdcPictureNet *n = KD_NEW(p->cx, KdcPictureNet);
     *n = (KdcPictureNet){.p = p, .a = a, .files = f, .name = kd_intern_z(p->cx, name)};
+    use_live(n);
+    return n;
+}
+
+KdcPictureNet *kdc_picture_net(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, const char *name, int height,
+                               int width) {
+    KdcPictureNet *n = new_net(p, a, f, name);
     return is_net(p, name) && look_at(n, height, width) ? n : NULL;
+}
+
+/* Is the tap one map of features? What is wrong with it is said in f's context. */
+static bool feature_fits(const KdcPictureNet *n, const KdFunc *f) {
+    const char *list = kd_format(f->cx, "%s.", n->tap);
+    int count = 0;
+    for (int i = 0; i < f->outputs.n; i++) {
+        const KdOutput *o = &f->outputs.v[i];
+        const KdType *t = kd_vtype(f, o->value);
+        count += strncmp(o->name, list, strlen(list)) == 0;
+        if (strcmp(o->name, n->tap) == 0) {
+            if (t->rank == 4 && t->dim[0] == 1 && t->dtype == KD_F32) {
+                return true;
+            }
+            kd_error(f->cx, 0, "the tap %s of %s is %s: expected features [1, channels, height, width]", n->tap, n->name,
+                     kd_type_text(f->cx, t));
+            return false;
+        }
+    }
+    kd_error(f->cx, 0, "the tap %s of %s is a list of %d: name one of %s[0] to %s[%d]", n->tap, n->name, count, n->tap, n->tap,
+             count - 1);
+    return false;
+}
+
+/* Elaborates once with the tap at a size that works without it: what is wrong then is the tap. */
+static bool take_tap(KdcPictureNet *n, const char *tap, int height, int width) {
+    Try far, t = find_size(n, height, width, true, n->give, false, &far);
+    volatile bool ok = t.fit != FIT_YES; /* of another picture it may be told */
+    KdLanding l;
+    kdc_close(t.q);
+    n->tap = kd_intern_z(n->p->cx, tap);
+    if (ok) {
+        return true;
+    }
+    attempt(n, t.height, t.width, n->give, &t);
+    if (t.fit == FIT_YES && KD_TRY(t.q->cx, l)) {
+        ok = feature_fits(n, t.unit.func);
+        kd_landing_pop(t.q->cx);
+    }
+    if (!ok) {
+        return failed_size(n, t.q);
+    }
+    kdc_close(t.q);
+    return true;
+}
+
+KdcPictureNet *kdc_feature_net(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, const char *name, const char *tap, int height,
+                               int width) {
+    KdcPictureNet *n = new_net(p, a, f, name);
+    if (!is_net(p, name)) {
+        return NULL;
+    }
+    bool fits = false;
+    for (int give = 0; give < 2 && !fits; give++) {
+        Try far, t = find_size(n, height, width, true, give, false, &far);
+        fits = t.fit == FIT_YES || far.height;
+        kdc_close(t.q);
+    }
+    n->loose = !fits;
+    return look_at(n, height, width) && take_tap(n, tap, height, width) ? n : NULL;
 }
 
 void kdc_picture_free(KdcPictureNet *n) {

@@ -85,7 +85,7 @@ void kdc_progress_step(KdcProgress *p, int64_t epoch, int64_t step, const char *
             add(line, sizeof line, part);
         }
     }
-    kdc_duration(rate > 0 ? (double)(p->total - step) / rate : 0, left, sizeof left);
+    kdc_duration(rate > 0 ? (double)(p->total - step) / rate + p->extra : 0, left, sizeof left);
     snprintf(part, sizeof part, "  %.3g images/s  %s left  %lld MiB", rate * (double)p->images_per_step, left,
              (long long)(kdc_resident_bytes() >> 20));
     add(line, sizeof line, part);

@@ -23,7 +23,7 @@ static const char style[] =
     ".curves{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:12px}"
     ".card h3{font-size:14px;margin:0 0 2px}.card p{margin:0 0 4px;color:var(--soft);font-size:13px;font-variant-numeric:tabular-nums}"
     "svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:11px}.grid{stroke:var(--line);stroke-width:1}"
-    ".raw{stroke:var(--raw);stroke-width:1;fill:none}.smooth{stroke:var(--curve);stroke-width:2;fill:none;stroke-linejoin:round}.raw,.smooth{stroke-linecap:round}"
+    ".raw{stroke:var(--raw);stroke-width:1;fill:none}.smooth{stroke:var(--curve);stroke-width:2;fill:none;stroke-linejoin:round}.dot{fill:var(--curve)}.best{fill:none;stroke:var(--ink);stroke-width:1.5}.raw,.smooth{stroke-linecap:round}"
     "figure{margin:0 0 14px}figcaption{color:var(--soft);font-size:13px;margin:0 0 4px}img{max-width:100%;height:auto;border-radius:6px;"
     "display:block}.latest img{min-width:min(100%,640px)}.earlier{display:grid;gap:14px 12px;margin-top:14px;"
     "grid-template-columns:repeat(auto-fill,minmax(min(100%,240px),1fr))}.earlier figure{margin:0}.earlier img{width:100%}"
@@ -249,6 +249,58 @@ static void curves(Page *p, const KdLogData *d) {
     raw(p, "</div>");
 }
 
+/* ---- metrics ---------------------------------------------------------------------------------------- */
+
+/* A line through all evaluations, a dot each, and a ring around the best one, which is another thing than the last. */
+static void metric_curve(Page *p, const KdLogData *d, int k, const KdLogMetric *m) {
+    const double *v = d->eval_value + (size_t)k * (size_t)d->n_evals;
+    Axes a = {0, (double)d->eval_step[d->n_evals - 1], INFINITY, -INFINITY};
+    for (int i = 0; i < d->n_evals; i++) {
+        a.y0 = isfinite(v[i]) && v[i] < a.y0 ? v[i] : a.y0;
+        a.y1 = isfinite(v[i]) && v[i] > a.y1 ? v[i] : a.y1;
+    }
+    double pad = a.y1 > a.y0 ? 0.08 * (a.y1 - a.y0) : fabs(a.y1) * 0.1 + 1e-6;
+    a.y0 -= pad;
+    a.y1 += pad;
+    ticks(p, &a);
+    raw(p, "<path class=\"smooth\" d=\"");
+    for (int i = 0, n = 0; i < d->n_evals; i++) {
+        if (isfinite(v[i])) {
+            print(p, "%c%.1f %.1f", n++ ? 'L' : 'M', at_x(&a, (double)d->eval_step[i]), at_y(&a, v[i]));
+        }
+    }
+    raw(p, "\"/>");
+    for (int i = 0; i < d->n_evals && d->n_evals <= 60; i++) {
+        if (isfinite(v[i])) {
+            print(p, "<circle class=\"dot\" cx=\"%.1f\" cy=\"%.1f\" r=\"2.5\"/>", at_x(&a, (double)d->eval_step[i]), at_y(&a, v[i]));
+        }
+    }
+    print(p, "<circle class=\"best\" cx=\"%.1f\" cy=\"%.1f\" r=\"5\"/>", at_x(&a, (double)m->best_step), at_y(&a, m->best));
+}
+
+static void metrics(Page *p, const KdLogData *d) {
+    if (d->n_evals == 0) {
+        return;
+    }
+    raw(p, "<h2>Metrics on test pictures by step</h2><div class=\"curves\">");
+    for (int k = 0; k < d->n_metrics; k++) {
+        KdLogMetric m;
+        if (!kd_log_metric(d, k, &m)) {
+            continue;
+        }
+        raw(p, "<div class=\"card\"><h3>");
+        escaped(p, d->metric[k]);
+        print(p, "</h3><p>last %.4g, best %.4g (%s, step %" PRId64 "), mean of the last %d %.4g</p>", m.last, m.best,
+              m.more_is_better ? "highest" : "lowest", m.best_step, m.of, m.mean);
+        print(p, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"", W, H);
+        escaped(p, d->metric[k]);
+        raw(p, " by step\">");
+        metric_curve(p, d, k, &m);
+        raw(p, "</svg></div>");
+    }
+    raw(p, "</div>");
+}
+
 /* ---- samples ---------------------------------------------------------------------------------------- */
 
 static int newest_first(const void *a, const void *b) {
@@ -425,6 +477,7 @@ bool kdc_report_write(const KdcReport *r, KdTrouble *t) {
     escaped(&p, r->state);
     raw(&p, "</p>");
     tiles(&p, &d);
+    metrics(&p, &d);
     curves(&p, &d);
     samples(&p, r->folder);
     if (r->n_nets) {

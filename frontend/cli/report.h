@@ -21,6 +21,10 @@ typedef struct KdcShown { /* one column: a tensor that `show` names */
 /* Columns side by side with their names above them, a row for each image of the batch; at most `rows` rows. */
 bool kdc_sample_grid(const KdcShown *v, int n, int rows, KdImage *out, KdTrouble *t);
 
+/* Text in the font of the names, cut at `width` pixels; (left, top) is its upper left corner. On RGB8. */
+enum { KDC_GLYPH_WIDTH = 6, KDC_GLYPH_HEIGHT = 7 };
+void kdc_put_text(KdImage *x, int left, int top, int width, const char *text);
+
 /* ---- progress --------------------------------------------------------------------------------------- */
 
 typedef struct KdcProgress {
@@ -29,6 +33,7 @@ typedef struct KdcProgress {
     double seconds, last;
     int64_t first, total, images_per_step; /* steps: this run begins after `first`, ends at `total` */
     double start;
+    double extra;              /* seconds that will go into something else than steps: evaluations */
     double mark, step_seconds; /* when the latest step ended; what recent ones took; 0: none yet */
 } KdcProgress;
 void kdc_progress_begin(KdcProgress *p, FILE *out, bool terminal, int64_t first, int64_t total, int64_t images_per_step);

@@ -23,18 +23,24 @@ typedef struct Field {
     FieldKind kind;
     size_t at;
     int64_t none; /* what a whole number is when it was not given */
+    bool free;    /* may be another when the run goes on: it is no part of what a step does */
 } Field;
 
-#define AT(kind, field, none) {#field, kind, offsetof(KdcArgs, field), none}
+#define AT(kind, field, none) {#field, kind, offsetof(KdcArgs, field), none, false}
+#define FREE(kind, field) {#field, kind, offsetof(KdcArgs, field), 0, true}
 static const Field fields[] = {
-    AT(TEXT, file, 0),        AT(TEXT, name, 0),     AT(TEXT, data, 0),         AT(TEXT, phase, 0),   AT(TEXT, layout, 0),
+    FREE(TEXT, file),         AT(TEXT, name, 0),     AT(TEXT, data, 0),         AT(TEXT, phase, 0),   AT(TEXT, layout, 0),
     AT(TEXT, preprocess, 0),  AT(FLAG, b_to_a, 0),   AT(FLAG, no_flip, 0),      AT(FLAG, serial, 0),  AT(WHOLE, load_h, 0),
     AT(WHOLE, load_w, 0),     AT(WHOLE, crop_h, 0),  AT(WHOLE, crop_w, 0),      AT(WHOLE, limit, 0),  AT(WHOLE, classes, 0),
-    AT(WHOLE, ignore, -1),    AT(WHOLE, steps, 0),   AT(WHOLE, epochs, 0),      AT(WHOLE, batch, 0),  AT(WHOLE, height, 0),
-    AT(WHOLE, width, 0),      AT(WHOLE, save_every, 0), AT(WHOLE, sample_every, 0),
+    AT(WHOLE, ignore, -1),    FREE(WHOLE, steps),    FREE(WHOLE, epochs),       AT(WHOLE, batch, 0),  AT(WHOLE, height, 0),
+    AT(WHOLE, width, 0),      FREE(WHOLE, save_every), FREE(WHOLE, sample_every),
     AT(TEXT, schedule, 0),    AT(TEXT, winograd, 0), /* they decide the last bits */
+    FREE(WHOLE, eval_every),  FREE(TEXT, eval_data), FREE(TEXT, eval_phase),    FREE(WHOLE, eval_h),  FREE(WHOLE, eval_w),
+    FREE(FLAG, eval_stored),  FREE(WHOLE, eval_pictures), FREE(TEXT, metrics),  FREE(TEXT, against),  FREE(TEXT, ref),
+    FREE(TEXT, inception),
 };
 #undef AT
+#undef FREE
 
 static json_t *field_json(const KdcArgs *a, const Field *f) {
     const char *at = (const char *)a + f->at;
@@ -72,6 +78,7 @@ bool kdc_run_args_write(KdcProgram *p, const char *folder, const KdcArgs *a, con
     snprintf(word, sizeof word, "%08" PRIx32, r->hash);
     json_object_set_new(args, "defines", strings(a->defines, a->n_defines));
     json_object_set_new(args, "weights", strings(a->weights, a->n_weights));
+    json_object_set_new(args, "evals", strings(a->evals, a->n_evals));
     json_object_set_new(args, "seed", json_integer((json_int_t)a->seed));
     json_object_set_new(root, "kdc", json_string(KDC_VERSION));
     json_object_set_new(root, "program", json_string(word));
@@ -107,6 +114,9 @@ const char *kdc_run_args_text(KdcProgram *p, const KdcArgs *a) {
     for (int i = 0; i < a->n_weights; i++) {
         kd_str_printf(&s, ", weights %s", a->weights[i]);
     }
+    for (int i = 0; i < a->n_evals; i++) {
+        kd_str_printf(&s, ", eval %s", a->evals[i]);
+    }
     return s.s ? s.s : "";
 }
 
@@ -115,13 +125,10 @@ static void changed(KdcRunArgs *r, const char *name) {
     snprintf(r->changed + n, sizeof r->changed - n, "%s%s", n ? ", " : "", name);
 }
 
-/* Takes a stored value where none was given; notes one that was given differently (how long and how often it is saved is no
- * part of what a step does). */
+/* Takes a stored value where none was given; notes one that was given differently. */
 static void take_field(KdcArgs *a, const Field *f, const json_t *v, KdcRunArgs *r) {
     char *at = (char *)a + f->at;
     const char *text;
-    bool free_to_change = strcmp(f->name, "file") == 0 || strcmp(f->name, "steps") == 0 || strcmp(f->name, "epochs") == 0 ||
-                          strcmp(f->name, "save_every") == 0 || strcmp(f->name, "sample_every") == 0;
     bool other = false;
     switch (f->kind) {
     case TEXT:
@@ -138,7 +145,7 @@ static void take_field(KdcArgs *a, const Field *f, const json_t *v, KdcRunArgs *
         *(bool *)at = *(bool *)at || json_is_true(v);
         break;
     }
-    if (other && !free_to_change) {
+    if (other && !f->free) {
         changed(r, f->name);
     }
 }
@@ -220,6 +227,8 @@ bool kdc_run_args_read(const char *folder, KdcArgs *a, KdcRunArgs *r, KdTrouble 
     }
     const char **weights = a->n_weights ? NULL : stored_list(json_object_get(args, "weights"), &a->n_weights);
     a->weights = weights ? weights : a->weights;
+    const char **evals = a->n_evals ? NULL : stored_list(json_object_get(args, "evals"), &a->n_evals);
+    a->evals = evals ? evals : a->evals;
     return merge_defines(a, json_object_get(args, "defines")) || kd_trouble(t, true, "out of memory");
 }
 
@@ -229,6 +238,9 @@ void kdc_run_args_free(KdcArgs *a, const KdcArgs *given, KdcRunArgs *r) {
     }
     if (a->weights != given->weights) {
         free(a->weights);
+    }
+    if (a->evals != given->evals) {
+        free(a->evals);
     }
     json_decref(r->owner);
 }
@@ -300,6 +312,47 @@ bool kdc_run_folder_log(KdcRunFolder *f, int64_t step, int64_t epoch, double rat
         ok = isnan(value[i]) || kd_events_scalar(f->events, now, step, tag, value[i], &t); /* NaN: its block did not run */
     }
     return ok || kdc_cli_trouble(f->p, &t);
+}
+
+bool kdc_run_folder_eval(KdcRunFolder *f, int64_t step, int64_t epoch, const char *const *name, const double *value, int n) {
+    KdTrouble t;
+    double now = unix_time();
+    bool ok = kd_log_eval(f->log, now, step, epoch, name, value, n, &t);
+    for (int i = 0; i < n && ok; i++) {
+        char tag[256];
+        snprintf(tag, sizeof tag, "eval/%s", name[i]);
+        ok = !isfinite(value[i]) || kd_events_scalar(f->events, now, step, tag, value[i], &t);
+    }
+    return ok || kdc_cli_trouble(f->p, &t);
+}
+
+bool kdc_run_folder_evaluated(const KdcRunFolder *f, int64_t step) {
+    KdLogData d;
+    KdTrouble ignored;
+    bool found = false;
+    if (kd_log_read(kd_format(f->p->cx, "%s/log.jsonl", f->path), &d, &ignored)) {
+        for (int i = 0; i < d.n_evals; i++) {
+            found = found || d.eval_step[i] == step;
+        }
+        kd_log_data_free(&d);
+    }
+    return found;
+}
+
+void kdc_run_folder_metrics(const KdcRunFolder *f, FILE *out) {
+    KdLogData d;
+    KdTrouble ignored;
+    KdLogMetric m;
+    if (!kd_log_read(kd_format(f->p->cx, "%s/log.jsonl", f->path), &d, &ignored)) {
+        return;
+    }
+    for (int i = 0; i < d.n_metrics; i++) {
+        if (kd_log_metric(&d, i, &m)) {
+            fprintf(out, "%s: last %.4g (step %" PRId64 "), best %.4g (step %" PRId64 "), mean of the last %d %.4g\n", d.metric[i], m.last,
+                    m.last_step, m.best, m.best_step, m.of, m.mean);
+        }
+    }
+    kd_log_data_free(&d);
 }
 
 static bool write_grid(KdcRunFolder *f, const KdImage *grid, int64_t step, uint64_t seed, KdTrouble *t) {

@@ -170,11 +170,12 @@ static bool has_tap(KdElab *E, KdVal result, const char *path) {
             size_t m = strcspn(s, "[");
             if (m == n && strncmp(s, path, n) == 0) return true;
             kd_push(E->cx, &names, kd_intern(E->cx, s, m));
-            if (!k) kd_str_printf(&list, "%s%s", list.n ? ", " : "", s);
+            bool again = k && i && strcmp(s, result.applied->inner.v[i - 1].name) == 0;
+            if ((!k || !result.applied->taps.n) && !again) kd_str_printf(&list, "%s%s", list.n ? ", " : "", s);
         }
     }
-    kd_error(E->cx, 0, "there is no tap '%s'%s%s", path, list.n ? "; the taps are " : ": the result has none",
-             list.n ? list.s : "");
+    const char *which = !list.n ? ": the result has none" : result.applied->taps.n ? "; the taps are " : "; the networks inside are ";
+    kd_error(E->cx, 0, *path ? "there is no tap '%s'%s%s" : "%sno tap is named%s%s", path, which, list.n ? list.s : "");
     kd_elab_near(E, path, names.v, names.n);
     return false;
 }
@@ -183,13 +184,18 @@ static void add_taps(KdElab *E, KdVal result, const KdNetOptions *o) {
     kd_bind(E, kd_intern_z(E->cx, "result"), result);
     for (int i = 0; i < o->n_taps; i++) {
         if (!has_tap(E, result, o->taps[i])) continue;
-        const char *label = "--tap",
+        const char *label = kd_format(E->cx, "--tap %s", o->taps[i]),
                    *text = kd_intern_z(E->cx, kd_format(E->cx, "result.%s", o->taps[i]));
         kd_source_add(E->cx, label, text, strlen(text));
         KdExpr *e = kd_parse_expression(E->cx, label, text, strlen(text));
         if (!e) continue;
         int errors = kd_error_count(E->cx);
+        const KdSourceModule *module = E->frame->module;
+        KdSourceModule here = *module; /* what is wrong in it is shown there */
+        here.file = label;
+        E->frame->module = &here;
         KdVal v = kd_eval_expr(E, e);
+        E->frame->module = module;
         if (v.kind == KD_VAL_POISON && kd_error_count(E->cx) == errors)
             kd_error(E->cx, 0, "cannot read the tap '%s'", o->taps[i]);
         add_output(E, o->taps[i], v);
