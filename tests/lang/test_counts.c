@@ -1,5 +1,5 @@
-/* test_counts.c: parameters and multiply-accumulates of the reference networks: every row of methods.md A.5.1 to A.5.3 and A.5.5 to
- * the last digit printed there, the PatchGAN and GauGAN rows of A.5.6, and the closed forms. */
+/* test_counts.c: parameters and multiply-accumulates of the reference networks: every row of methods.md A.5.1 to A.5.5 to the
+ * last digit printed there, the PatchGAN, GauGAN and Pix2PixHD rows of A.5.6, VGG, and the closed forms. */
 #include "tests/lang/lang_test.h"
 
 typedef struct Row {
@@ -64,6 +64,23 @@ static const Row rows[] = {
     {"SpadeGen[ngf = 32, mobile = true, hidden = 64]", 256, 36, 0, 3, 17.960, 35.440, 35.440, 35.440, 512},
     {"SpadeGen[ngf = 16, mobile = true, hidden = 32]", 256, 36, 0, 3, 4.635, 11.755, 11.755, 11.755, 512},
     {"SpadeDisc[]", 256, 39, 0, 4, 5.6014, 10.47, 10.47, 10.47, 512, 2},
+    {"ResnetGen[ngf = 64, n_down = 3]", 256, 3, 0, 4, 45.5933, 48.344, 51.967, 62.839},
+    {"ResnetGen[ngf = 48, n_down = 3]", 256, 3, 0, 4, 25.6518, 27.424, 29.463, 35.578},
+    {"ResnetGen[ngf = 32, n_down = 3]", 256, 3, 0, 4, 11.4057, 12.394, 13.300, 16.018},
+    {"ResnetGen[ngf = 24, n_down = 3]", 256, 3, 0, 4, 6.4185, 7.087, 7.597, 9.126},
+    {"ResnetGen[ngf = 16, n_down = 3]", 256, 3, 0, 4, 2.8551, 3.253, 3.479, 4.159},
+    {"ResnetGen[ngf = 12, n_down = 3]", 256, 3, 0, 4, 1.6074, 1.887, 2.015, 2.397},
+    {"ResnetGen[ngf = 64, n_down = 4]", 256, 3, 0, 3, 182.443, 49.552, 54.383, 68.879},
+    {"ResnetGen[ngf = 48, n_down = 4]", 256, 3, 0, 3, 102.632, 28.104, 30.822, 38.976},
+    {"ResnetGen[ngf = 32, n_down = 4]", 256, 3, 0, 3, 45.621, 12.696, 13.904, 17.528},
+    {"ResnetGen[ngf = 16, n_down = 4]", 256, 3, 0, 3, 11.410, 3.328, 3.630, 4.536},
+    {"ResnetGen[n_down = 4, in_channels = 36]", 256, 36, 0, 3, 182.547, -1, -1, 151.322, 512},
+    {"ResnetGen[n_down = 4, in_channels = 36]", 512, 36, 0, 3, 182.547, -1, -1, 605.29, 1024, 2},
+    {"LocalEnhancer[base = ResnetGen[n_down = 4, in_channels = 36, out_channels = 0], in_channels = 36]", 1024, 36, 0, 3, 182.857, 699.6, 747.9,
+     892.9, 2048, 1},
+    {"MultiscaleGan[]", 256, 39, 0, 4, 5.6032, 10.47, 10.47, 10.47, 512, 2},
+    {"Vgg[16, [\"relu5_3\"]]", 224, 3, 14714688, 0, 0, 15.347, 15.347, 15.347},
+    {"Vgg[19, [\"relu5_4\"]]", 224, 3, 20024384, 0, 0, 19.508, 19.508, 19.508},
 };
 
 static void same_digits(double got, double want, int digits, const char *what) {
@@ -76,7 +93,7 @@ static void same_digits(double got, double want, int digits, const char *what) {
 
 static KdFunc *net_of(KdContext *cx, const char *net, int channels, int height, int width, bool frozen) {
     const char *text = kd_format(cx, "import \"nets/resnet.kd\"\nimport \"nets/mobile_resnet.kd\"\nimport \"nets/cat.kd\"\nimport \"nets/unet.kd\"\nimport \"nets/patchgan.kd\"\n"
-                                     "import \"nets/style.kd\"\nimport \"nets/spade.kd\"\nlet G = %s%s\n"
+                                     "import \"nets/style.kd\"\nimport \"nets/spade.kd\"\nimport \"nets/pix2pixhd.kd\"\nimport \"nets/vgg.kd\"\nlet G = %s%s\n"
                                      "net Main(x: [1, %d, %d, %d]) { return flat(G(x)) }\n"
                                      "fn flat(v) {\nif kind(v) != \"list\" { return [v] }\nlet all = []\n"
                                      "for one in v { all = all + flat(one) }\nreturn all\n}\n",
@@ -107,6 +124,8 @@ static void test_closed_forms(void **state) { /* of A.5, exactly */
     static const struct { const char *net; int64_t p2, p1, p0; double a2, a1, in2, in1, out2, out1; } forms[] = {
         {"ResnetGen[ngf = %d]", 2772, 376, 3, 11206656, 19267584, 589824, 0, 2359296, 0},
         {"MobileResnetGen[ngf = %d]", 468, 1096, 3, 1769472, 21921792, 589824, 0, 2359296, 0},
+        {"ResnetGen[ngf = %d, n_down = 3]", 11124, 460, 3, 11501568, 19267584, 884736, 0, 3538944, 0},
+        {"ResnetGen[ngf = %d, n_down = 4]", 44532, 628, 3, 11796480, 19267584, 1179648, 0, 4718592, 0},
         {"Unet[ngf = %d]", 13280, 298, 3, 480256, 786432, 959488, 1572864, 3837952, 6291456},
     };
     for (int i = 0; i < KD_COUNT(forms); i++)
