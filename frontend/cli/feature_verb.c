@@ -150,6 +150,26 @@ static bool all_pictures(KdcFeatureVerb *v, const Jobs *jobs) {
     return !failed;
 }
 
+/* A file that is given to a network which has no part in this is a mistake. */
+static bool check_weights(const KdcFeatureVerb *v) {
+    for (int i = 0; i < v->files.weights.n; i++) {
+        const KdcWeightsFile *w = &v->files.weights.v[i];
+        size_t n = strcspn(w->net, ".");
+        bool known = !*w->net;
+        for (int k = 0; k < v->n_nets && !known; k++) {
+            const char *names[] = {v->net[k].name, v->net[k].adaptor};
+            for (int j = 0; j < 2; j++) {
+                known = known || (names[j] && strlen(names[j]) == n && strncmp(names[j], w->net, n) == 0);
+            }
+        }
+        if (!known) {
+            kd_error(v->p->cx, 0, "--weights %.*s=%s: no network at work is called %.*s", (int)n, w->net, w->file, (int)n, w->net);
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool work(KdcFeatureVerb *v) {
     Jobs jobs = {0};
     KdImageInfo info = {0};
@@ -168,7 +188,7 @@ static bool work(KdcFeatureVerb *v) {
         return kdc_cli_trouble(v->p, &t);
     }
     return v->open(v, v->a.height ? (int)v->a.height : info.height, v->a.width ? (int)v->a.width : info.width) &&
-           all_pictures(v, &jobs);
+           check_weights(v) && all_pictures(v, &jobs);
 }
 
 /* ---- the verb -------------------------------------------------------------------------------------------- */
