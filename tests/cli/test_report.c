@@ -307,6 +307,34 @@ static void page_of_a_run(void **state) {
     free(text);
 }
 
+/* Metrics have panels of their own: all points, a ring around the best one. */
+static void page_of_metrics(void **state) {
+    (void)state;
+    size_t n;
+    char path[64];
+    KdTrouble t;
+    const char *const names[] = {"S.l1", "<b>.psnr", "never"};
+    write_log(4);
+    snprintf(path, sizeof path, "%s/log.jsonl", folder);
+    KdLog *l = kd_log_open(path, 4, &t);
+    assert_non_null(l);
+    for (int i = 1; i <= 3; i++) {
+        const double v[] = {i == 2 ? 1 : 5 + i, 20 + i, NAN};
+        assert_true(kd_log_eval(l, 1700000000, i, 1, names, v, 3, &t));
+        char *text = page(&bare, &n); /* one value already makes a panel */
+        assert_int_equal(count(text, "<circle class=\"best\""), 2);
+        assert_int_equal(count(text, "<circle class=\"dot\""), 2 * i);
+        free(text);
+    }
+    kd_log_close(l);
+    char *text = page(&bare, &n);
+    assert_non_null(strstr(text, "last 8, best 1 (lowest, step 2), mean of the last 3 5"));
+    assert_non_null(strstr(text, "last 23, best 23 (highest, step 3), mean of the last 3 22"));
+    assert_non_null(strstr(text, "<h3>&lt;b&gt;.psnr</h3>"));
+    assert_null(strstr(text, "never"));
+    free(text);
+}
+
 static void page_without_much(void **state) {
     (void)state;
     size_t n;
@@ -353,6 +381,7 @@ int main(void) {
         cmocka_unit_test(progress_in_a_file),
         cmocka_unit_test(progress_live),
         cmocka_unit_test_setup_teardown(page_of_a_run, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(page_of_metrics, set_up, tear_down),
         cmocka_unit_test_setup_teardown(page_without_much, set_up, tear_down),
         cmocka_unit_test_setup_teardown(page_stays_small, set_up, tear_down),
     };

@@ -128,6 +128,48 @@ static void strange_lines_are_passed_over(void **state) {
     kd_log_data_free(&d);
 }
 
+/* Evaluations have lines of their own, beside those of steps; what a metric came to keeps last, best and mean apart. */
+static void evaluations(void **state) {
+    const Place *p = *state;
+    KdTrouble t;
+    KdLogData d;
+    KdLogMetric m;
+    const char *const names[] = {"S.l1", "S.psnr", "S.never"};
+    const double l1[] = {9, 4, 6, 5, 7, 8, 6.5};
+    write_steps(p, 0, 1, 3);
+    KdLog *l = kd_log_open(p->path, 3, &t);
+    assert_non_null(l);
+    for (int i = 0; i < 7; i++) {
+        const double v[] = {l1[i], i == 6 ? INFINITY : 20 + l1[i], NAN};
+        assert_true(kd_log_eval(l, 1700000000 + i, 10 * (i + 1), 2, names, v, 3, &t));
+    }
+    kd_log_close(l);
+    assert_true(kd_log_read(p->path, &d, &t));
+    assert_int_equal(d.n_steps, 3);
+    assert_int_equal(d.n_names, 2);
+    assert_int_equal(d.n_evals, 7);
+    assert_int_equal(d.n_metrics, 3);
+    assert_int_equal(d.eval_step[6], 70);
+    assert_true(d.eval_value[1] == 4 && d.eval_value[7 + 1] == 24 && isnan(d.eval_value[7 + 6]));
+    assert_true(kd_log_metric(&d, 0, &m));
+    assert_true(!m.more_is_better && m.best == 4 && m.best_step == 20 && m.last == 6.5 && m.last_step == 70);
+    assert_true(m.of == 5 && m.mean == (6 + 5 + 7 + 8 + 6.5) / 5);
+    assert_true(kd_log_metric(&d, 1, &m));
+    assert_true(m.more_is_better && m.best == 29 && m.best_step == 10 && m.last == 28 && m.last_step == 60);
+    assert_false(kd_log_metric(&d, 2, &m));
+    kd_log_data_free(&d);
+    kd_log_close(kd_log_open(p->path, 30, &t)); /* a run that goes on after step 30 */
+    assert_true(kd_log_read(p->path, &d, &t));
+    assert_int_equal(d.n_evals, 3);
+    kd_log_data_free(&d);
+    unlink(p->path);
+    l = kd_log_open(p->path, 0, &t);
+    const double v[] = {1.0 / 3, INFINITY};
+    assert_true(kd_log_eval(l, 1700000000.5, 7, 2, names, v, 2, &t));
+    kd_log_close(l);
+    expect_text(p->path, "{\"ts\":1700000000.500,\"step\":7,\"epoch\":2,\"eval\":{\"S.l1\":0.333333333,\"S.psnr\":null}}\n");
+}
+
 /* Cutting back and going on gives the bytes of a run that was never stopped. */
 static void cut_back(void **state) {
     const Place *p = *state;
@@ -381,6 +423,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(lines_are_json, set_up, tear_down),
         cmocka_unit_test_setup_teardown(reads_back, set_up, tear_down),
         cmocka_unit_test_setup_teardown(strange_lines_are_passed_over, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(evaluations, set_up, tear_down),
         cmocka_unit_test_setup_teardown(cut_back, set_up, tear_down),
         cmocka_unit_test_setup_teardown(events_decode, set_up, tear_down),
         cmocka_unit_test_setup_teardown(events_go_on, set_up, tear_down),
