@@ -1,5 +1,6 @@
-"""GAN Compression on one direction of a CycleGAN (methods C.7: both gradients before either update) and CAT on pairs (methods C.9: D, then
-the student against the updated D; batch norms; kernel alignment of a batch)."""
+"""Distillation on top of Pix2Pix (methods A.2.2, C.4; the U-Net's usual taps); GAN Compression on one direction of a CycleGAN (methods
+C.7: both gradients before either update); CAT on pairs (methods C.9: D, then the student against the updated D; batch norms;
+kernel alignment of a batch)."""
 
 
 def reflect(x, p):
@@ -117,9 +118,44 @@ def cat(t):
         t.log(d_loss=d_loss, adv=adv, rec=rec, kd=kd)
 
 
+def fitnets(t):
+    """A U-Net's taps: what levels 2 and 4 send down, behind LeakyReLU, and what goes into the up convolutions of levels 4 and 2."""
+    T, = t.nets(frozen=True, T=unet(t.teacher_ngf, t.depth))
+    widths = [2, 8, 16, 4]
+    S, D, K = t.nets(S=unet(t.ngf, t.depth), D=PatchGan(t.ndf, 6, "batch"),
+                     K=nn.ModuleList([nn.Conv2d(w * t.ngf, w * t.teacher_ngf, 1) for w in widths]))
+    ups = {}
+    for net in (S, T):
+        levels = [net]
+        while levels[-1].sub is not None:
+            levels.append(levels[-1].sub)
+        for l in (2, 4):
+            levels[l - 1].up.register_forward_pre_hook(lambda m, x, at=(net, l): ups.__setitem__(at, contiguous_gradient(x[0])))
+
+    def features(net, x):
+        down = []
+        image = net(x, down)
+        return image, [contiguous_gradient(down[1]), contiguous_gradient(down[3]), ups[net, 4], ups[net, 2]]
+
+    opt_s, opt_d = adam(parameters([S, K])), adam(parameters([D]))
+    for x, y in t.steps():
+        with torch.no_grad():
+            soft, target = features(T, x)
+        fake, taps = features(S, x)
+        d_loss = 0.5 * (bce(D(torch.cat([x, fake.detach()], 1)), False) + bce(D(torch.cat([x, y], 1)), True))
+        update(opt_d, d_loss)
+        adv, rec = bce(D(torch.cat([x, fake], 1)), True), 100 * l1(fake, y)
+        kd = sum(F.mse_loss(a(f), g) for a, f, g in zip(K, taps, target))
+        update(opt_s, adv + rec + kd)
+        t.log(d_loss=d_loss, adv=adv, rec=rec, kd=kd)
+
+
 SMALL = dict(size=32, ngf=4, teacher_ngf=6, ndf=8, n_blocks=3)
 
 training("cyclegan_gan_compression", gan_compression, recipe="models/recipes/cyclegan_gan_compression.kd", session="cyclegan_gan_compression",
          steps=3, defines=dict(SMALL, lambda_distill=0.5), extra=dict(lambda_=10), inputs=dict(x=Image(1, 3, 32, 32), y=Image(1, 3, 32, 32)))
 training("pix2pix_cat", cat, recipe="models/recipes/pix2pix_cat.kd", session="pix2pix_cat", steps=3, defines=dict(SMALL, batch=4),
          inputs=dict(x=Image(4, 3, 32, 32), y=Image(4, 3, 32, 32)))
+training("distill_pix2pix", fitnets, recipe="models/recipes/distill_pix2pix.kd", session="distill_pix2pix", steps=3,
+         defines=dict(size=64, depth=5, ngf=4, teacher_ngf=6, ndf=8, batch=2, dropout=0.0, method="fitnets"),
+         inputs=dict(x=Image(2, 3, 64, 64), y=Image(2, 3, 64, 64)))
