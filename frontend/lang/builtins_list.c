@@ -118,13 +118,21 @@ static KdVal pair(KdElab *E, KdVal a, KdVal b) {
     return p;
 }
 
+/* Of two to four lists. */
 static KdVal do_zip(KdCall *c) {
-    if (!want_list(c, 0) || !want_list(c, 1)) return kd_poison();
-    const KdListVal *a = c->v[0].list, *b = c->v[1].list;
-    if (a->n != b->n) return kd_arg_error(c, 1, "the lists have %d and %d elements", a->n, b->n);
-    KdVal l = kd_list(c->E, a->n);
-    for (int i = 0; i < a->n; i++)
-        kd_items(l)[i] = pair(c->E, a->v[i], b->v[i]);
+    int lists = 2;
+    while (lists < 4 && c->v[lists].kind != KD_VAL_NONE) lists++;
+    for (int k = 0; k < lists; k++) {
+        if (!want_list(c, k)) return kd_poison();
+        if (c->v[k].list->n != c->v[0].list->n)
+            return kd_arg_error(c, k, "the lists have %d and %d elements", c->v[0].list->n, c->v[k].list->n);
+    }
+    KdVal l = kd_list(c->E, c->v[0].list->n);
+    for (int i = 0; i < l.list->n; i++) {
+        kd_items(l)[i] = kd_list(c->E, lists);
+        for (int k = 0; k < lists; k++)
+            kd_items(kd_items(l)[i])[k] = c->v[k].list->v[i];
+    }
     return l;
 }
 
@@ -147,7 +155,7 @@ const KdBuiltin kd_builtins_list[] = {
     {"check", "condition, message", do_check, -1},
     {"hint", "condition, message", do_hint, -1},
     {"reversed", "xs", do_reversed, -1},
-    {"zip", "xs, ys", do_zip, -1},
+    {"zip", "xs, ys, zs?, vs?", do_zip, -1},
     {"enumerate", "xs", do_enumerate, -1},
     {NULL, NULL, NULL, -1},
 };

@@ -23,6 +23,7 @@ static const Case cases[] = {
     {"slices_of_lists", FN("let xs = range(10)\nreturn xs[2:8:3] + xs[-2:] + xs[:1] + [len(xs[5:3])]"), 6, {2, 5, 8, 9, 0, 0}},
     {"ranges", FN("return [x * x for x in 2..5] + range(3, 0, -1) + [len(5..2)]"), 7, {4, 9, 16, 3, 2, 1, 0}},
     {"nested_each", FN("let rows = [[i * 10 + j for j in 0..2] for i in 0..2]\nreturn rows[1] + rows[0]"), 4, {10, 11, 0, 1}},
+    {"zip_of_three", FN("let a = zip([1, 2], [3, 4], [5, 6])\nreturn a[1] + [len(a)]"), 4, {2, 4, 6, 2}},
     {"zip_enumerate_reversed", FN("let a = zip([1, 2], [3, 4])\nlet e = enumerate([7])\nreturn a[1] + e[0] + reversed([5, 6])"), 6,
      {2, 4, 0, 7, 6, 5}},
     {"take_apart", FN("let a, b = [4, 5]\nreturn [b, a]"), 2, {5, 4}},
