@@ -61,7 +61,7 @@ static void derive(Depthwise *d, int64_t bands) {
         (double)(c->y.classes * d->lines) * (line * wide * (c->x.step > 1 ? 1.6 : 1) + 8);
     double fmas = taps * (m->fma ? 0.5 : 1), loads = 0.8 * (double)d->places / d->rows;
     /* Rows that are left over are computed one by one, and load everything for themselves. */
-    loads += 0.8 * taps * (double)(c->y.grid % d->rows) / (double)c->y.grid;
+    loads += 0.8 * taps * (double)(c->bands.size % d->rows) / (double)c->bands.size;
     double vector = (fmas > loads ? fmas + 0.3 * loads : loads + 0.3 * fmas) + 3;
     double work = (double)c->bands.size * (double)c->rows_out *
                   ((double)sch_ceil(c->x.grid, m->lanes) * vector + 10);
@@ -134,7 +134,7 @@ static void all_rows(KdLower *l, const Depthwise *d, int picture, KlValue image,
     KlValue out[3] = {image, channel, sch_add(b, first, y.i)};
     some_rows(l, d, d->rows, picture, y.i, taps, out);
     sch_loop_end(b, &y);
-    if (d->c.y.grid % d->rows == 0) return;
+    if (d->c.bands.size % d->rows == 0 && d->c.y.grid % d->rows == 0) return; /* the last band may be shorter */
     y = sch_loop(b, whole, rows, 1);
     out[2] = sch_add(b, first, y.i);
     some_rows(l, d, 1, picture, y.i, taps, out);
