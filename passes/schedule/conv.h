@@ -37,6 +37,7 @@ typedef struct SchConv {
     SchMachine machine;
     bool transposed;
     int64_t batch, groups, rows_out, depth; /* output and input channels of a group */
+    int64_t keep;                           /* bytes of packed weights that may stay from run to run */
     SchDim y, x;
     /* the plan */
     SchTile tile;

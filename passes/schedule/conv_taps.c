@@ -60,9 +60,6 @@ static void derive(Taps *t) {
     double scratch = 4 * (double)(t->row_tiles * mr * t->column_tiles * width);
     double item = work * sch_crowding(m, scratch) + adds + out + 100;
     t->cycles = item * sch_dealt((double)(t->c.groups * t->blocks.count)) + 4000;
-    /* Measured side by side: where weights come from memory, this takes about what it expects, and
-     * conv_phases a third more. */
-    if (all > m->l2) t->cycles *= 0.75;
 }
 
 static bool plan(const KdLower *l, const KdGroup *g, Taps *best) {

@@ -1,4 +1,4 @@
-/* winograd.c: 3x3 and 4x4 convolutions of stride 1, forward and backward-data, by Winograd's minimal
+/* winograd.c: 3x3 and 4x4 convolutions of stride 1 and 2, forward and backward-data, by Winograd's minimal
  * filtering F(2x2, 3x3), F(4x4, 3x3) and F(2x2, 4x4) (Lavin and Gray 2016, "Fast Algorithms for
  * Convolutional Neural Networks"): 2.25, 4 and 2.56 times fewer multiplications.
  *
@@ -13,11 +13,13 @@
  *   3. each output channel is transformed back along y, then x, its lines are put together in a row
  *      buffer and go through the epilogue.
  * A transposed convolution of stride 1 is a convolution with the kernel turned by 180 degrees, its
- * channels swapped, and padding taps - 1 - pad.
+ * channels swapped, and padding taps - 1 - pad. With stride 2 the transforms are those of the parities
+ * (winograd_transform.c), and tiles lie `step` apart in the input: all else is the same.
  *
  * Rounding, over the models' shapes, as shares of the output's root mean square: the root mean
  * square error is below 5e-6 (m = 4, or 4 taps) and 1.5e-6 (m = 2, 3 taps), the largest of hundreds
- * of outputs below 1e-4 and 1e-5 (tests/codegen/test_winograd.c; a direct sum in float: about 3e-7 and 2e-6).
+ * of outputs below 1e-4 and 1e-5 (tests/codegen/test_winograd.c; a direct sum in float: about 3e-7 and 2e-6). With
+ * stride 2 they are a direct sum's.
  * KdPassOptions.winograd is the largest m that may be used.
  */
 #include "passes/schedule/winograd.h"
@@ -27,10 +29,12 @@ enum { CHUNK = 8 };
 typedef struct Wino {
     KdValue node;
     SchMachine machine;
-    bool transposed;
+    bool strided;
+    bool transposed, turned;                /* weights are [in, out, ...]; and to be turned by 180 degrees */
     SchWinograd t;                          /* outputs and inputs of a tile */
     int64_t batch, groups, rows_out, depth; /* channels of a group */
-    int64_t in[2], out[2], pad[2], tiles_y, tiles_x;
+    int64_t keep;                           /* bytes of transformed weights that may stay from run to run */
+    int64_t in[2], out[2], origin[2], tiles_y, tiles_x;
     /* the plan */
     SchTile tile;
     SchCut blocks; /* row tiles of mr output channels, cut into blocks */
@@ -128,9 +132,7 @@ static void build_weights(KdLower *l, const Wino *w) {
         KlValue taps = sch_addc(b, sch_mulc(b, k.i, all * rows), r), g[SCH_WINOGRAD_TAPS], t[SCH_WINOGRAD_MOST];
         KlFor x = sch_loop_n(b, size);
         for (int y = 0; y < size; y++) {
-            /* the kernel as it is, or turned by 180 degrees */
-            KlValue tap = sch_addc(b, sch_mulc(b, x.i, w->transposed ? -1 : 1),
-                                   w->transposed ? all - 1 - y * size : y * size);
+            KlValue tap = sch_addc(b, sch_mulc(b, x.i, w->turned ? -1 : 1), w->turned ? all - 1 - y * size : y * size);
             g[y] = kl_load(b, turned, sch_madc(b, tap, rows, taps), lanes);
         }
         sch_winograd_weights(b, &w->t, g, t);
@@ -161,12 +163,12 @@ static void build_weights(KdLower *l, const Wino *w) {
 
 /* ---- 1: the picture ---------------------------------------------------------------------- */
 
-/* Lines of one input channel, transformed along x: [line mod m][n][line / m][tile]. So what a tile
+/* Lines of one input channel, transformed along x: [line mod step][n][line / step][tile]. So what a tile
  * needs of the same line lies tiles_x further for the tile below, and the tiles of a band can be
  * taken one after the other, whatever the width. The last vector of a line may be partly empty: the
  * next line of the same kind overwrites the rest. */
 static int64_t line_plane(const Wino *w) {
-    int64_t rows = w->bands.size + (w->t.n - 1) / w->t.m;
+    int64_t rows = w->bands.size + (w->t.inputs - 1) / w->t.step;
     return sch_ceil(rows * w->tiles_x + w->across, w->tile.lanes) * w->tile.lanes;
 }
 
@@ -178,15 +180,15 @@ static void fill_lines(KdLower *l, const Wino *w, const Buffers *u, const Item *
                    .operand = 0,
                    .width = w->in[1],
                    .border = sch_border(l, w->node, 0, 3)};
-    KlFor r = sch_loop(b, kl_i64(b, 0), sch_addc(b, sch_mulc(b, it->length, w->t.m), w->t.taps - 1), 1);
-    KlValue y = sch_madc(b, it->band, w->bands.size * w->t.m, r.i), row = r.i;
-    y = sch_addc(b, y, -w->pad[0]);
-    KlValue kind = sch_split(b, &row, w->t.m), to = sch_madc(b, kind, w->t.n * plane, sch_mulc(b, row, w->tiles_x));
+    KlFor r = sch_loop(b, kl_i64(b, 0), sch_addc(b, sch_mulc(b, it->length, w->t.step), w->t.inputs - w->t.step), 1);
+    KlValue y = sch_madc(b, it->band, w->bands.size * w->t.step, r.i), row = r.i;
+    y = sch_addc(b, y, w->origin[0]);
+    KlValue kind = sch_split(b, &row, w->t.step), to = sch_madc(b, kind, w->t.n * plane, sch_mulc(b, row, w->tiles_x));
     KlValue place[3] = {it->image, channel, y};
     SchWinogradLine line = {.source = &s,
                             .place = place,
                             .height = w->in[0],
-                            .origin = -w->pad[1],
+                            .origin = w->origin[1],
                             .across = w->across,
                             .buffer = u->line};
     sch_winograd_line(l, &w->t, &line, u->lines, to, plane);
@@ -219,8 +221,8 @@ static void fill_input(KdLower *l, const Wino *w, const Buffers *u, const Item *
     KlValue from = sch_madc(b, j.i, plane, v.i);
     KlValue to = sch_add(b, sch_madc(b, c.i, w->pitch, sch_mulc(b, j.i, w->input)), v.i);
     KlValue d[SCH_WINOGRAD_MOST] = {0}, t[SCH_WINOGRAD_MOST] = {0};
-    for (int i = 0; i < n; i++)
-        d[i] = kl_load(b, u->lines, sch_addc(b, from, i % w->t.m * n * plane + i / w->t.m * w->tiles_x), lanes);
+    for (int i = 0; i < w->t.inputs; i++)
+        d[i] = kl_load(b, u->lines, sch_addc(b, from, i % w->t.step * n * plane + i / w->t.step * w->tiles_x), lanes);
     sch_winograd_input(b, &w->t, d, t);
     for (int i = 0; i < n; i++)
         kl_store(b, u->input, sch_addc(b, to, i * n * w->input), t[i]);
@@ -351,16 +353,20 @@ static bool geometry(Wino *w, const KdLower *l, KdValue root) {
                 .machine = sch_machine(l),
                 .transposed = node->op == KD_OP_CONV_TRANSPOSE2D,
                 .batch = x->dim[0],
+                .keep = l->o->keep,
                 .groups = groups,
                 .rows_out = y->dim[1] / groups,
                 .depth = x->dim[1] / groups};
     if (y->count == 0 || x->count == 0 || x->dtype != KD_F32 || w->machine.lanes < 4) return false;
     for (int d = 0; d < 2; d++) {
-        if (k->dim[2 + d] != k->dim[2] || stride.v[d] != 1 || dilation.v[d] != 1) return false;
+        if (k->dim[2 + d] != k->dim[2] || stride.v[d] != stride.v[0] || stride.v[d] > 2 || dilation.v[d] != 1) return false;
         w->in[d] = x->dim[2 + d], w->out[d] = y->dim[2 + d];
-        w->pad[d] = w->transposed ? k->dim[2] - 1 - pad.v[d] : pad.v[d];
+        w->origin[d] = w->transposed ? pad.v[d] - (k->dim[2] - 1) : -pad.v[d];
+        if (stride.v[0] == 2 && !sch_winograd_strided(&w->t, &w->machine, k->dim[2], w->transposed, pad.v[d], &w->origin[d])) return false;
     }
-    return true;
+    w->strided = stride.v[0] == 2;
+    w->turned = w->transposed && !w->strided;
+    return !w->strided || !w->transposed || (pad.v[0] - pad.v[1]) % 2 == 0; /* else the two dimensions' transforms differ */
 }
 
 /* Everything that follows from m, tile, blocks.size and bands.size; then the cycles. */
@@ -394,7 +400,8 @@ static void derive(Wino *w) {
     /* The weights of a matrix pass once for each column tile: from the second cache, but for the first time. */
     work += 0.5 * moved / 7 + weights * (double)(columns - 1) / 20;
     double dense = (double)sch_ceil(w->bands.size * w->tiles_x, lanes); /* vectors of tiles of a band */
-    double fill = depth * ((m * band + n - m) * (vectors * (14 + 5 * n) + (double)w->in[1] * 4 / (double)lanes + 30) +
+    double step_in = w->t.step, inputs = w->t.inputs;
+    double fill = depth * ((step_in * band + inputs - step_in) * (vectors * (14 + 5 * n) + (double)w->in[1] * 4 / (double)lanes + 30) +
                            dense * n * 2.5 * n);
     double row = m * ((double)w->out[1] * 6 / (double)lanes + 10);
     double out = rows * (dense * n * 2.5 * n + band * (vectors * m * 3 * n + row));
@@ -404,8 +411,10 @@ static void derive(Wino *w) {
     /* The last band is shorter. */
     double dealt = items * (double)w->tiles_y / (double)(w->bands.count * w->bands.size) + idle;
     w->cycles = dealt * (work + fill + out + 100) + 4000;
-    double count = (double)(w->groups * w->rows_out * w->depth);
-    w->cycles += count * ((60 + 2.2 * matrices) / (double)t->mr + matrices * 4 / 12) + 4000;
+    /* The weights, unless they stay from run to run; written by the line, which the line has to be fetched for. */
+    double count = (double)(w->groups * w->rows_out * w->depth), bytes = 4 * (double)weights_count(w);
+    if (bytes > (double)w->keep)
+        w->cycles += count * (2.5 * (60 + 2.2 * matrices) / (double)t->mr + 4 * matrices * (bytes > 0.5 * k->l2 ? 0.6 : 0.25)) + 4000;
 }
 
 static void try_blocks(Wino *best, Wino *w) {
@@ -430,9 +439,8 @@ static bool plan(Wino *w, const KdLower *l, KdValue root) {
     best.cycles = -1;
     int64_t taps = sch_operand_type(l, root, 1)->dim[2];
     for (int m = 2; m <= l->o->winograd && m <= 4; m += 2) {
-        if (!sch_winograd_exists(m, taps)) continue;
-        trial.t = (SchWinograd){m, m + (int)taps - 1, (int)taps, trial.machine.fma, trial.machine.lanes};
-        trial.tiles_y = sch_ceil(w->out[0], m), trial.tiles_x = sch_ceil(w->out[1], m);
+        if (w->strided ? m != 2 : !sch_winograd(&trial.t, &w->machine, m, taps)) continue;
+        trial.tiles_y = sch_ceil(w->out[0], trial.t.m), trial.tiles_x = sch_ceil(w->out[1], trial.t.m);
         for (int mr = 1; mr <= 14 && mr <= w->rows_out; mr++)
             for (int nv = 1; nv <= 4; nv++) {
                 if (!sch_tile_fits(&w->machine, mr, nv) || mr * nv < w->machine.registers / 3) continue;
@@ -463,9 +471,9 @@ void build_winograd(KdLower *l, const KdGroup *g) {
     kd_lower_begin(l, what, w->batch * w->groups * w->bands.count * w->blocks.count);
     KlBuilder *b = &l->b;
     int64_t lanes = w->tile.lanes, all = (int64_t)w->t.n * w->t.n;
-    int64_t lines = w->t.m * w->t.n * line_plane(w), half = w->t.m * w->t.n * w->pitch;
+    int64_t lines = w->t.step * w->t.n * line_plane(w), half = w->t.m * w->t.n * w->pitch;
     Buffers u = {.weights = kd_lower_temp(l, 0, KL_F32, weights_count(w), KL_IN)};
-    u.line = kl_buf(l->k, "line", KL_F32, w->across * w->t.m + lanes, KL_SCRATCH);
+    u.line = kl_buf(l->k, "line", KL_F32, w->across * w->t.step + lanes, KL_SCRATCH);
     u.lines = kl_buf(l->k, "lines", KL_F32, lines, KL_SCRATCH);
     u.half = kl_buf(l->k, "half", KL_F32, half + w->across, KL_SCRATCH);
     u.row = kl_buf(l->k, "row", KL_F32, w->t.m * w->across * w->t.m, KL_SCRATCH);
@@ -493,7 +501,7 @@ void build_winograd(KdLower *l, const KdGroup *g) {
 void explain_winograd(KdStr *s, const KdLower *l, const KdGroup *g) {
     Wino w;
     if (!plan(&w, l, g->root)) return;
-    kd_str_printf(s, "F(%dx%d), ", w.t.m, w.t.m);
+    kd_str_printf(s, w.strided ? "F(2x2) by parity, " : "F(%dx%d), ", w.t.m, w.t.m);
     sch_explain_tile(s, &w.tile);
     sch_explain_cut(s, &w.blocks, "blocks", w.tile.mr, "channels");
     sch_explain_cut(s, &w.bands, "bands", w.t.m, "rows");

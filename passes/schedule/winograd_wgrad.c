@@ -301,11 +301,10 @@ static bool plan(Wgrad *w, const KdLower *l, KdValue root) {
     }
     best.cycles = -1;
     int64_t taps = kd_vtype(l->fu->f, root)->dim[2];
-    for (int m = 2; m <= l->o->winograd && m <= 4 && sch_winograd_exists(m, taps); m += 2)
+    for (int m = 2; m <= l->o->winograd && m <= 4 && sch_winograd(&trial.t, &w->machine, m, taps); m += 2)
         for (int mr = 1; mr <= 14 && mr <= w->outputs; mr++)
             for (int nv = 1; nv <= 4; nv++) {
                 if (!sch_tile_fits(&w->machine, mr, nv) || mr * nv < w->machine.registers / 3) continue;
-                trial.t = (SchWinograd){m, m + (int)taps - 1, (int)taps, w->machine.fma, w->machine.lanes};
                 trial.tile = (SchTile){mr, nv, w->machine.lanes, w->machine.fma};
                 int64_t tiles = sch_ceil(w->outputs, mr);
                 for (int64_t blocks = 1; blocks <= tiles && blocks <= 8; blocks = sch_next_count(blocks)) {

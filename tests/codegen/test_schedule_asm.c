@@ -44,6 +44,8 @@ static const Shape shapes[] = {
     {KD_OP_CONV2D, 64, 64, 64, 3, 1, "conv_winograd"},
     {KD_OP_CONV2D, 256, 512, 32, 4, 1, "conv_winograd"},
     {KD_OP_CONV_TRANSPOSE2D, 256, 256, 64, 3, 1, "conv_winograd_back"},
+    {KD_OP_CONV2D, 64, 128, 64, 4, 2, "conv_winograd"},
+    {KD_OP_CONV_TRANSPOSE2D, 128, 64, 64, 4, 2, "conv_winograd_back"},
     {KD_OP_CONV_TRANSPOSE2D, 256, 256, 64, 3, 1, "conv_phases"},
     {KD_OP_CONV_TRANSPOSE2D, 128, 64, 64, 4, 2, "conv_phases"},
     {KD_OP_CONV_TRANSPOSE2D, 512, 512, 4, 4, 2, "conv_taps"},
