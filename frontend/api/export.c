@@ -1,6 +1,7 @@
 /* export.c: see export.h.
  *
- * The network goes through the passes for the target, and the JIT computes the golden output: with code for that same target
+ * What the network makes of its weights alone by sums or products, a spectral norm's quotient, is computed once, here, and is a
+ * weight of what is exported (passes/hoist.h). The network goes through the passes for the target, and the JIT computes the golden output: with code for that same target
  * where this machine can run it (every bit then counts in the self-test), else with its own (a few values count, to a
  * tolerance). codegen/artefact.c links the kernels with runtime/export/artefact.c and with constants that are made
  * here: the table of externs, the weights, the arena's layout, the golden values. The text of the header and the sample
@@ -8,6 +9,7 @@
  */
 #include "frontend/api/export_private.h"
 
+#include "passes/hoist.h"
 #include "runtime/export/files.h"
 
 #include <errno.h>
@@ -40,35 +42,83 @@ static bool runs_here(const KdcProgram *p) {
            (!t->machine.fma || host->machine.fma);
 }
 
+static bool jit(KdcProgram *p, KdcUnit *u, const KdTarget *t) {
+    KdCodegenOptions code = kdc_codegen_options(p);
+    u->jit = kd_jit_new(p->cx, u->result.loops, t, &code, &u->jit_stats);
+    if (u->jit) {
+        kd_push(p->cx, &p->jits, u->jit);
+    }
+    return u->jit != NULL;
+}
+
+/* A tensor that e->folding has is e->r's, too: a result of folding as a weight, or a weight that both use. */
+static KdcTensor *shared(void *user, const KdFunc *f, KdValue input) {
+    KdcExport *e = user;
+    const char *name = kd_attr_str(f, kd_node(f, input), "name");
+    KdcTensor *made = e->folding ? kdc_find_output(e->folding, name) : NULL;
+    if (!made) {
+        return e->folding ? kdc_find(e->folding, name) : NULL;
+    }
+    KdcTensor *t = KD_NEW(e->p->cx, KdcTensor);
+    *t = *made;
+    t->role = kd_input_role(f, input) == KD_FROZEN ? KDC_FROZEN : KDC_WEIGHT;
+    return t;
+}
+
+/* Elaborates; *before, if not NULL: becomes what is computed from weights first, func NULL if that is nothing. */
+static bool elaborate(KdcExport *e, const KdNetOptions *o, KdcUnit *u, KdcUnit *before) {
+    KdFunc *early, *late;
+    if (!kdc_unit_net(e->p, e->name, o, u)) {
+        return false;
+    }
+    e->whole = u->func;
+    if (kd_hoist(u->func, &early, &late)) {
+        u->func = late;
+        if (before) {
+            *before = (KdcUnit){.name = u->name, .func = early};
+        }
+    }
+    return true;
+}
+
 KdcExport *kdc_export_new(KdcProgram *p, const char *name, const KdcShapes *s) {
     KdcExport *e = KD_NEW(p->cx, KdcExport);
     KdNetOptions o;
+    KdcUnit before = {0};
     *e = (KdcExport){.p = p, .name = name, .exact = runs_here(p)};
-    if (!kdc_net_options(p, s, &o) || !kdc_unit_net(p, name, &o, &e->unit)) {
+    if (!kdc_net_options(p, s, &o) || !elaborate(e, &o, &e->unit, &before)) {
         return NULL;
     }
     kdc_unit_passes(p, &e->unit, &p->target);
     e->golden = e->unit;
     KdTarget t = e->exact ? p->target : p->host;
     if (!e->exact) {
-        if (!kdc_unit_net(p, name, &o, &e->golden)) {
+        if (!elaborate(e, &o, &e->golden, NULL)) {
             return NULL;
         }
         kdc_unit_passes(p, &e->golden, &t);
     }
+    if (before.func) {
+        kdc_unit_passes(p, &before, &t);
+    }
     t.triple = p->host.triple;
-    KdCodegenOptions code = kdc_codegen_options(p);
-    e->golden.jit = kd_jit_new(p->cx, e->golden.result.loops, &t, &code, &e->golden.jit_stats);
-    if (!e->golden.jit) {
+    if (!jit(p, &e->golden, &t) || (before.func && !jit(p, &before, &t))) {
         return NULL;
     }
-    kd_push(p->cx, &p->jits, e->golden.jit);
-    e->r = kdc_runnable_new(p, &e->golden, NULL, NULL, NULL);
+    e->folding = before.func ? kdc_runnable_new(p, &before, NULL, NULL, NULL) : NULL;
+    e->r = kdc_runnable_new(p, &e->golden, shared, e, NULL);
     return e;
 }
 
-KdcRunnable *kdc_export_runnable(KdcExport *e) {
-    return e->r;
+KdcTensor **kdc_export_inputs(KdcExport *e, int *n) {
+    KdcTensor **all = KD_NEW_ARRAY(e->p->cx, KdcTensor *, e->whole->inputs.n + 1);
+    *n = 0;
+    for (int i = 0; i < e->whole->inputs.n; i++) {
+        const char *name = kd_attr_str(e->whole, kd_node(e->whole, e->whole->inputs.v[i]), "name");
+        KdcTensor *t = e->folding ? kdc_find(e->folding, name) : NULL;
+        all[(*n)++] = t ? t : kdc_find(e->r, name);
+    }
+    return all;
 }
 
 /* ---- the descriptor -------------------------------------------------------------------------------------- */
@@ -352,6 +402,9 @@ bool kdc_export_write(KdcExport *e, const KdcExportOptions *o, KdcExportReport *
     e->id = kdc_export_identifier(e->p->cx, e->name);
     if (!describe_externs(e)) {
         return false;
+    }
+    if (e->folding) {
+        kdc_run(e->folding);
     }
     gather_weights(e);
     if (!describe_net(e, o) || !golden(e) || !generate(e, o, &object)) {

@@ -1,7 +1,7 @@
 /* export.h: a network with its weights as a library in C that needs neither kdc nor LLVM (docs/export.md).
  *
  *     KdcExport *e = kdc_export_new(p, "S", &shapes);
- *     ... fill the weights of kdc_export_runnable(e) ...
+ *     ... fill the weights of kdc_export_inputs(e, &n) ...
  *     kdc_export_write(e, &options, &report);
  */
 #ifndef KDC_EXPORT_H
@@ -41,8 +41,8 @@ int kdc_export_paths(KdcProgram *p, const char *name, const KdcExportOptions *o,
 /* Elaborates and compiles for p's target, and for this machine what computes the golden output. NULL after diagnostics;
  * raises. Memory is p's. */
 KdcExport *kdc_export_new(KdcProgram *p, const char *name, const KdcShapes *s);
-/* What the golden output is computed with; its weights become the artefact's. */
-KdcRunnable *kdc_export_runnable(KdcExport *e);
+/* The network's inputs, in its order: the weights are what the artefact's are made of. */
+KdcTensor **kdc_export_inputs(KdcExport *e, int *n);
 /* Runs the golden input, generates, writes. Each file is written whole or not at all. false after a diagnostic; raises. */
 bool kdc_export_write(KdcExport *e, const KdcExportOptions *o, KdcExportReport *r);
 

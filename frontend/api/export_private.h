@@ -11,6 +11,8 @@ struct KdcExport {
     const char *name, *id; /* the network's; as a C identifier */
     KdcUnit unit, golden;  /* for the target; what computes the golden output */
     KdcRunnable *r;        /* of golden */
+    KdFunc *whole;         /* as elaborated, with all its weights */
+    KdcRunnable *folding;  /* makes weights of golden from weights of whole; NULL: they are the same */
     bool exact;            /* golden is for the target, too */
     int n_externs, n_data_in, n_out;
     KdxExtern *extern_of;

@@ -80,12 +80,9 @@ static void print_report(KdcProgram *p, const KdcArgs *a, const KdcExportReport 
 
 /* ---- the verb -------------------------------------------------------------------------------------------------- */
 
-static bool fill(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, KdcRunnable *r) {
-    int n = kdc_input_count(r);
-    KdcTensor **all = KD_NEW_ARRAY(p->cx, KdcTensor *, n + 1);
-    for (int i = 0; i < n; i++) {
-        all[i] = kdc_input(r, i);
-    }
+static bool fill(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, KdcExport *e) {
+    int n;
+    KdcTensor **all = kdc_export_inputs(e, &n);
     return kdc_cli_check_shapes(p, a, all, n) && kdc_fill_weights(p, a, f, true, all, n);
 }
 
@@ -118,7 +115,7 @@ static bool work(KdcProgram *p, const KdcArgs *a, KdcFiles *f) {
         }
         return false;
     }
-    if (!fill(p, a, f, kdc_export_runnable(e)) || !kdc_export_write(e, &o, &r)) {
+    if (!fill(p, a, f, e) || !kdc_export_write(e, &o, &r)) {
         return false;
     }
     if (!a->quiet) {

@@ -334,6 +334,46 @@ static void test_several(void **state) {
     must("! grep -q rgb8 out/T.h && cd out && cc -std=c99 -Wall -Wextra -Werror main.c libT.a -o s && ./s");
 }
 
+/* Spectral norms are folded: the quotient is the weight, u and v are gone, and the results are the JIT's to the bit. */
+static void test_folded(void **state) {
+    (void)state;
+    static const char kd[] = "net Sn[](x: [n, 3, h, w]) {\n"
+                             "    let a = conv2d[4, 3, padding = 1, spectral = true]\n"
+                             "    let b = conv2d[3, 1, bias = false, spectral = true]\n"
+                             "    return b(relu(a(x)))\n"
+                             "}\n"
+                             "let N = Sn[]\n";
+    static const char use[] =
+        "#include \"N.h\"\n#include <stdio.h>\n#include <string.h>\n"
+        "static float x[N_INPUT_COUNT], y[N_OUTPUT_COUNT], want[N_OUTPUT_COUNT];\n"
+        "int main(void) {\n"
+        "    N_net n;\n"
+        "    FILE *f = fopen(\"nx.bin\", \"rb\"), *g = fopen(\"ny.bin\", \"rb\");\n"
+        "    if (!f || !g || fread(x, sizeof x, 1, f) != 1 || fread(want, sizeof want, 1, g) != 1) return 1;\n"
+        "    if (N_init(&n, 0) || N_selftest(&n)) return 2;\n"
+        "    N_run(&n, x, y);\n"
+        "    return memcmp(y, want, sizeof y) ? 3 : 0;\n"
+        "}\n";
+    save("n.kd", kd, sizeof kd - 1);
+    save("u.c", use, sizeof use - 1);
+    KdcOptions o = {.height = H, .width = W, .threads = 1, .cache = ""};
+    KdcProgram *p = kdc_open("n.kd", NULL, 0, &o);
+    KdcRunnable *r = net(p, "N", "n.safetensors");
+    KdcTensor *x = kdc_find(r, "x"), *y = kdc_find_output(r, "out");
+    for (int64_t i = 0; i < x->count; i++) {
+        ((float *)x->data)[i] = (float)((i * 7919) % 2001 - 1000) / 1000;
+    }
+    assert_int_equal(kdc_run(r), KDC_OK);
+    save("nx.bin", x->data, sizeof(float) * (size_t)x->count);
+    save("ny.bin", y->data, sizeof(float) * (size_t)y->count);
+    kdc_close(p);
+    must("rm -rf out && $KDC export n.kd:N --weights n.safetensors --size 24x20 -o out");
+    log_has("parameters 124, 576 bytes"); /* 108 + 4 and 12 of them, each tensor on a multiple of 64 bytes */
+    must("$CC u.c out/libN.a -o u && ./u");
+    must("rm -rf out && $KDC export n.kd:N --weights n.safetensors --size 24x20 -o out --target aarch64-linux-gnu");
+    log_has("parameters 124, 576 bytes");
+}
+
 static void refused(const char *args, int code, const char *sentence) {
     char line[512];
     snprintf(line, sizeof line, "$KDC export %s", args);
@@ -389,6 +429,7 @@ int main(void) {
         cmocka_unit_test(test_sample),   cmocka_unit_test(test_like_run),  cmocka_unit_test(test_levels),
         cmocka_unit_test(test_valgrind), cmocka_unit_test(test_aarch64), cmocka_unit_test(test_openmp),
         cmocka_unit_test(test_several),  cmocka_unit_test(test_refusals), cmocka_unit_test(test_channels),
+        cmocka_unit_test(test_folded),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
