@@ -593,7 +593,7 @@ int main(int argc, char **argv) {
                                                NULL, NULL, &run[i]};
         }
     }
-    if (count < 2) {
+    if (count == 0) {
         fprintf(stderr, "golden_training: no run found\n");
         return 1;
     }
