@@ -1,4 +1,5 @@
-/* cmd_eval.c: kdc eval: how near a network's pictures (or those of a folder) are to what they should be. See eval_measure.c. */
+/* cmd_eval.c: kdc eval: how near a network's pictures (or those of a folder) are to what they should be. See
+ * eval_measure.c. */
 #include "frontend/cli/eval.h"
 
 static int check_usage(const KdcArgs *a) {

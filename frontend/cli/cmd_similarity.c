@@ -1,5 +1,6 @@
-/* cmd_similarity.c: kdc similarity: how like one patch of a student's features each position of a teacher's is (S001, Fig. 5; methods
- * C.13). Features are compared as ReKo's loss does: products of vectors of unit length (cosine), or of the vectors as they are. */
+/* cmd_similarity.c: kdc similarity: how like one patch of a student's features each position of a teacher's is (S001,
+ * Fig. 5; methods C.13). Features are compared as ReKo's loss does: products of vectors of unit length (cosine), or of
+ * the vectors as they are. */
 #include "frontend/cli/feature.h"
 
 #include <inttypes.h>
@@ -31,8 +32,8 @@ static const char *teacher_of(KdcFeatureVerb *v) {
     if (count == 1) {
         return found;
     }
-    kd_error(v->p->cx, 0, "%s has %s frozen network: which is the teacher? --against NET, one of %s", v->a.file, count ? "more than one" : "no",
-             all.n ? all.s : "(there is none)");
+    kd_error(v->p->cx, 0, "%s has %s frozen network: which is the teacher? --against NET, one of %s", v->a.file,
+             count ? "more than one" : "no", all.n ? all.s : "(there is none)");
     return NULL;
 }
 
@@ -62,10 +63,10 @@ static bool open_nets(KdcFeatureVerb *v, int height, int width) {
         return false;
     }
     v->n_nets = 2;
-    return kdc_feature_open(&v->net[STUDENT], v->p, a, &v->files, a->name, tap[STUDENT] ? tap[STUDENT] : "", adaptor[STUDENT], true,
-                            height, width) &&
-           kdc_feature_open(&v->net[TEACHER], v->p, a, &v->files, teacher, tap[TEACHER] ? tap[TEACHER] : "", adaptor[TEACHER], false,
-                            height, width);
+    return kdc_feature_open(&v->net[STUDENT], v->p, a, &v->files, a->name, tap[STUDENT] ? tap[STUDENT] : "",
+                            adaptor[STUDENT], true, height, width) &&
+           kdc_feature_open(&v->net[TEACHER], v->p, a, &v->files, teacher, tap[TEACHER] ? tap[TEACHER] : "",
+                            adaptor[TEACHER], false, height, width);
 }
 
 /* ---- the map --------------------------------------------------------------------------------------------- */
@@ -73,14 +74,15 @@ static bool open_nets(KdcFeatureVerb *v, int height, int width) {
 typedef struct Similar {
     KdcFeature f[2];
     KdImage made[2];
-    KdcMap map;         /* over the teacher's positions */
+    KdcMap map; /* over the teacher's positions */
     double *v;
-    int at, own, best;  /* the student's position; the teacher's at the same place, and its most similar one */
-    int rank;           /* of `own`, from 1 */
-    int64_t x, y;       /* the pixel */
+    int at, own, best; /* the student's position; the teacher's at the same place, and its most similar one */
+    int rank;          /* of `own`, from 1 */
+    int64_t x, y;      /* the pixel */
 } Similar;
 
-/* Product of the student's vector at i and the teacher's at k; of unit length as ReKo's code makes them: v / (|v| + 1e-7). */
+/* Product of the student's vector at i and the teacher's at k; of unit length as ReKo's code makes them: v / (|v| +
+ * 1e-7). */
 static double product(const Similar *s, int i, int k, bool dot) {
     const KdcFeature *a = &s->f[STUDENT], *b = &s->f[TEACHER];
     int64_t n = (int64_t)a->map.height * a->map.width, m = (int64_t)b->map.height * b->map.width;
@@ -100,8 +102,9 @@ static bool find_patch(const KdcFeatureVerb *v, Similar *s, const KdImage *x, Kd
     s->x = v->a.at_x;
     s->y = v->a.at_y;
     if (v->a.has_at && (s->x >= x->width || s->y >= x->height)) {
-        return kd_trouble(t, false, "--at %" PRId64 ",%" PRId64 " is outside: the picture has x from 0 to %d and y from 0 to %d", s->x, s->y,
-                          x->width - 1, x->height - 1);
+        return kd_trouble(t, false,
+                          "--at %" PRId64 ",%" PRId64 " is outside: the picture has x from 0 to %d and y from 0 to %d",
+                          s->x, s->y, x->width - 1, x->height - 1);
     }
     if (!v->a.has_at) {
         int most = 0;
@@ -123,9 +126,12 @@ static bool compare(const KdcFeatureVerb *v, Similar *s, KdTrouble *t) {
     int n = f->map.height * f->map.width;
     if (s->f[STUDENT].channels != f->channels) {
         const KdcFeatureNet *a = &v->net[STUDENT], *b = &v->net[TEACHER];
-        return kd_trouble(t, false, "%s of %s%s%s has %d channels, %s of %s%s%s %d: --adaptor A names the network of the file that maps "
-                          "the student's to the teacher's", a->tap, a->name, a->adaptor ? " behind " : "", a->adaptor ? a->adaptor : "",
-                          s->f[STUDENT].channels, b->tap, b->name, b->adaptor ? " behind " : "", b->adaptor ? b->adaptor : "", f->channels);
+        return kd_trouble(
+            t, false,
+            "%s of %s%s%s has %d channels, %s of %s%s%s %d: --adaptor A names the network of the file that maps "
+            "the student's to the teacher's",
+            a->tap, a->name, a->adaptor ? " behind " : "", a->adaptor ? a->adaptor : "", s->f[STUDENT].channels, b->tap,
+            b->name, b->adaptor ? " behind " : "", b->adaptor ? b->adaptor : "", f->channels);
     }
     s->v = malloc(sizeof *s->v * (size_t)n);
     if (!s->v) {
@@ -164,7 +170,8 @@ static bool draw_panels(const KdcFeatureVerb *v, Similar *s, const KdImage *rgb,
     double lo, hi;
     KdImage input = {0}, over = {0}, bar = {0};
     kdc_map_range(&s->map, &lo, &hi);
-    bool ok = copy(rgb, &input, t) && kdc_heat_over(rgb, &s->map, lo, hi, &over, t) && kdc_heat_bar(rgb->height, lo, hi, false, &bar, t);
+    bool ok = copy(rgb, &input, t) && kdc_heat_over(rgb, &s->map, lo, hi, &over, t) &&
+              kdc_heat_bar(rgb->height, lo, hi, false, &bar, t);
     if (ok) {
         kdc_heat_frame(&input, &s->f[STUDENT].map, s->at, 1, white);
         kdc_heat_frame(&over, &s->map, s->own, 1, white);
@@ -177,11 +184,13 @@ static bool draw_panels(const KdcFeatureVerb *v, Similar *s, const KdImage *rgb,
             }
         }
     }
-    const KdcPanel panels[] = {{"input", input},
-                               {v->net[STUDENT].name, s->made[STUDENT]},
-                               {v->net[TEACHER].name, s->made[TEACHER]},
-                               {kd_format(cx, "%s of %s to %s", v->a.dot ? "dot" : "cosine", v->net[TEACHER].name, v->net[STUDENT].name), over},
-                               {"", bar}};
+    const KdcPanel panels[] = {
+        {"input", input},
+        {v->net[STUDENT].name, s->made[STUDENT]},
+        {v->net[TEACHER].name, s->made[TEACHER]},
+        {kd_format(cx, "%s of %s to %s", v->a.dot ? "dot" : "cosine", v->net[TEACHER].name, v->net[STUDENT].name),
+         over},
+        {"", bar}};
     ok = ok && kdc_heat_panels(panels, KD_COUNT(panels), out, t);
     kd_image_free(&input);
     kd_image_free(&over);
@@ -197,10 +206,12 @@ static void say(const KdcFeatureVerb *v, const Similar *s) {
         sum += s->v[i];
     }
     if (!v->a.quiet) {
-        printf("%s: %s of %s.%s to %s.%s at %" PRId64 ",%" PRId64 ": the same place %.4f (number %d of %d), the most similar %.4f at %.0f,%.0f, "
-               "mean %.4f\n", v->in, v->a.dot ? "dot product" : "cosine", v->net[TEACHER].name, v->net[TEACHER].tap, v->net[STUDENT].name,
-               v->net[STUDENT].tap, s->x, s->y, s->v[s->own], s->rank, n, s->v[s->best], (s->best % m->width + 0.5) * m->cell_w - 0.5,
-               (s->best / m->width + 0.5) * m->cell_h - 0.5, sum / n);
+        printf("%s: %s of %s.%s to %s.%s at %" PRId64 ",%" PRId64
+               ": the same place %.4f (number %d of %d), the most similar %.4f at %.0f,%.0f, "
+               "mean %.4f\n",
+               v->in, v->a.dot ? "dot product" : "cosine", v->net[TEACHER].name, v->net[TEACHER].tap,
+               v->net[STUDENT].name, v->net[STUDENT].tap, s->x, s->y, s->v[s->own], s->rank, n, s->v[s->best],
+               (s->best % m->width + 0.5) * m->cell_w - 0.5, (s->best / m->width + 0.5) * m->cell_h - 0.5, sum / n);
     }
 }
 
@@ -208,19 +219,20 @@ static bool raw(const KdcFeatureVerb *v, const Similar *s, KdTrouble *t) {
     const KdcMap *m = &s->map, *student = &s->f[STUDENT].map;
     double at[2] = {s->at / student->width, s->at % student->width}, own[2] = {s->own / m->width, s->own % m->width};
     double best[2] = {s->best / m->width, s->best % m->width};
-    const KdArray x[] = {{"similarity", 2, {m->height, m->width}, (int64_t)m->height * m->width, s->v},
-                         {"attention", 2, {m->height, m->width}, (int64_t)m->height * m->width, s->f[TEACHER].attention},
-                         {"patch", 1, {2}, 2, at},
-                         {"same_place", 1, {2}, 2, own},
-                         {"most_similar", 1, {2}, 2, best}};
+    const KdArray x[] = {
+        {"similarity", 2, {m->height, m->width}, (int64_t)m->height * m->width, s->v},
+        {"attention", 2, {m->height, m->width}, (int64_t)m->height * m->width, s->f[TEACHER].attention},
+        {"patch", 1, {2}, 2, at},
+        {"same_place", 1, {2}, 2, own},
+        {"most_similar", 1, {2}, 2, best}};
     return kdc_feature_raw(v, x, KD_COUNT(x), t);
 }
 
 static bool draw(KdcFeatureVerb *v, const KdImage *x, const KdImage *rgb, KdImage *out, KdTrouble *t) {
     Similar s = {0};
     bool ok = kdc_feature_run(&v->net[STUDENT], x, &s.made[STUDENT], &s.f[STUDENT], t) &&
-              kdc_feature_run(&v->net[TEACHER], x, &s.made[TEACHER], &s.f[TEACHER], t) && find_patch(v, &s, x, t) && compare(v, &s, t) &&
-              draw_panels(v, &s, rgb, out, t) && raw(v, &s, t);
+              kdc_feature_run(&v->net[TEACHER], x, &s.made[TEACHER], &s.f[TEACHER], t) && find_patch(v, &s, x, t) &&
+              compare(v, &s, t) && draw_panels(v, &s, rgb, out, t) && raw(v, &s, t);
     if (ok) {
         say(v, &s);
     }

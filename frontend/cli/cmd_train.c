@@ -314,7 +314,8 @@ static void plan_rows(Train *t, const Plan *m) {
     add_pair(t, &v, &n, "code", kd_format(cx, "%d kernels, %d calls, compiled in %.2g s%s", t->stats.kernels, t->stats.calls,
                                           t->stats.seconds, t->stats.from_cache ? " (from the cache)" : ""));
     if (t->eval) {
-        add_pair(t, &v, &n, "eval", kd_format(cx, "%s, every %" PRId64 " steps", kdc_train_eval_text(t->eval), t->eval_every));
+        add_pair(t, &v, &n, "eval",
+                 kd_format(cx, "%s, every %" PRId64 " steps", kdc_train_eval_text(t->eval), t->eval_every));
     }
     add_pair(t, &v, &n, "time", kd_format(cx, "%.3g s a step, %s in all", t->step_seconds, time));
     add_pair(t, &v, &n, "memory", kd_format(cx, "%s: %s activations (%s unplanned%s), %s weights and states, %s snapshot, %s images, "
@@ -517,7 +518,8 @@ static bool evaluate(Train *t, int64_t step) {
         }
         fprintf(stderr, "  (%.2g s)\n", took);
     }
-    return kdc_run_folder_eval(&t->out, step, epoch_of(t, step), name, value, n) && kdc_run_folder_report(&t->out, "running");
+    return kdc_run_folder_eval(&t->out, step, epoch_of(t, step), name, value, n) &&
+           kdc_run_folder_report(&t->out, "running");
 }
 
 static bool one_step(Train *t, int64_t step) {
@@ -662,8 +664,8 @@ static bool start(Train *t, const KdcRunArgs *r) {
         return true;
     }
     t->eval_every = t->a->eval_every ? t->a->eval_every : about((double)(t->total + 19) / 20);
-    if (!kdc_train_eval_open(&t->eval, t->p, t->s, t->a, kd_layout_name(kd_dataset_layout(t->data)), t->feed.height, t->feed.width,
-                             &interrupted)) {
+    if (!kdc_train_eval_open(&t->eval, t->p, t->s, t->a, kd_layout_name(kd_dataset_layout(t->data)), t->feed.height,
+                             t->feed.width, &interrupted)) {
         return false;
     }
     if (!limit_activations(t) || kdc_session_prepare(t->s, t->first + 1, t->total, &t->stats) != KDC_OK) {
@@ -799,8 +801,8 @@ static char *default_folder(const KdcArgs *a, int *code) {
 
 static int check_eval(const KdcArgs *a) {
     bool asked[KDC_METRICS];
-    bool any = a->metrics || a->against || a->eval_every || a->eval_data || a->eval_phase || a->eval_h || a->eval_stored ||
-               a->eval_pictures || a->ref || a->inception;
+    bool any = a->metrics || a->against || a->eval_every || a->eval_data || a->eval_phase || a->eval_h ||
+               a->eval_stored || a->eval_pictures || a->ref || a->inception;
     if (any && !a->n_evals) {
         return kdc_usage_error(a, "which network is to be evaluated? --eval NET");
     }

@@ -35,7 +35,7 @@ typedef struct KdcEvalFid KdcEvalFid;
 typedef struct KdcEval {
     const KdcArgs *a;
     KdcProgram *p;
-    KdcTensor *const *live;            /* weights are a session's tensors, wherever training has brought them (tensors.h) */
+    KdcTensor *const *live; /* weights are a session's tensors, wherever training has brought them (tensors.h) */
     int n_live;
     const volatile sig_atomic_t *stop; /* not 0: leave off; or NULL */
     KdcEvalSource *source;
@@ -62,8 +62,8 @@ typedef struct KdcEval {
 int kdc_eval_metrics(const KdcArgs *a, bool *asked);  /* reads --metrics. 0, or 2 after a message */
 /* Opens what is compared and chooses what is computed; with FID its network. false after a message in p. */
 bool kdc_eval_begin(KdcEval *e);
-/* Goes through the pictures; then again, with the weights as they are by then. false after a message in p, and *stopped (or NULL)
- * when it was told to leave off. */
+/* Goes through the pictures; then again, with the weights as they are by then. false after a message in p, and *stopped
+ * (or NULL) when it was told to leave off. */
 bool kdc_eval_measure(KdcEval *e, bool *stopped);
 void kdc_eval_end(KdcEval *e);
 double kdc_eval_value(const KdcEval *e, KdcMetric m); /* of the set: a mean over pictures, or FID, or mIoU */
@@ -84,7 +84,7 @@ void kdc_eval_hash(uint64_t *hash, const void *data, size_t n);
 /* eval_fid.c */
 bool kdc_eval_fid_open(KdcEval *e);
 bool kdc_eval_fid_add(KdcEval *e, const KdcEvalPair *pair);
-bool kdc_eval_fid_rewind(KdcEval *e); /* before a second round: forgets the pictures, keeps the reference if it stays what it is */
+bool kdc_eval_fid_rewind(KdcEval *e); /* before another round: forgets pictures, keeps a reference that stays the same */
 bool kdc_eval_fid_finish(KdcEval *e); /* fills fid, generated, references, reference */
 void kdc_eval_fid_close(KdcEval *e);
 

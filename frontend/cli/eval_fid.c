@@ -17,7 +17,8 @@ struct KdcEvalFid {
     KdcRunnable *r;
     KdWeights *weights;
     KdMoments *made, *reference;
-    double *mean, *cov; /* the reference's: of a statistics file, or of `reference` after the first round; NULL: not known yet */
+    double *mean,
+        *cov; /* the reference's: of a statistics file, or of `reference` after the first round; NULL: not known yet */
     bool given;         /* they are of a file */
 };
 

@@ -1,8 +1,9 @@
-/* eval_measure.c: which metrics there are and the loop over pictures, of `kdc eval` and of the evaluations of `kdc train`.
+/* eval_measure.c: which metrics there are and the loop over pictures, of `kdc eval` and of the evaluations of `kdc
+ * train`.
  *
- * Pictures come one after the other from eval_source.c, as a pair to be compared; nothing but numbers is kept. Which metrics
- * there are follows from what was given: each that cannot be computed says what it lacks, and --metrics makes that an
- * error. Every result carries what it was measured on.
+ * Pictures come one after the other from eval_source.c, as a pair to be compared; nothing but numbers is kept. Which
+ * metrics there are follows from what was given: each that cannot be computed says what it lacks, and --metrics makes
+ * that an error. Every result carries what it was measured on.
  */
 #include "frontend/cli/eval.h"
 
@@ -41,8 +42,9 @@ static bool choose(KdcEval *e) {
                           : !e->targets && !e->a->ref ? "--ref FILE|FOLDER is not given, nor pictures to compare with"
                                                       : NULL;
     e->missing[KDC_MIOU] = !e->labels && e->a->pred ? "--classes N is not given: these are pictures, not label maps"
-                           : !e->labels ? "the network gives pictures, not class logits, or the data set has no label maps"
-                                        : NULL;
+                           : !e->labels
+                               ? "the network gives pictures, not class logits, or the data set has no label maps"
+                               : NULL;
     bool ok = true, any = false;
     for (int m = 0; m < KDC_METRICS; m++) {
         e->compute[m] = !e->missing[m] && (e->asked[m] || !e->a->metrics);
@@ -165,7 +167,8 @@ static bool again(KdcEval *e) {
     e->rows.n = 0;
     e->count = 0;
     if (e->labels) {
-        memset(e->confusion.count, 0, sizeof *e->confusion.count * (size_t)e->confusion.classes * (size_t)e->confusion.classes);
+        memset(e->confusion.count, 0,
+               sizeof *e->confusion.count * (size_t)e->confusion.classes * (size_t)e->confusion.classes);
     }
     return kdc_eval_rewind(e) && (!e->compute[KDC_FID] || kdc_eval_fid_rewind(e));
 }

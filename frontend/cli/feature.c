@@ -1,9 +1,9 @@
 /* feature.c: see feature.h.
  *
  * An adaptor is any network of the file that maps features to features. It is applied by a function written behind the
- * program's own text, with the feature's shape as its annotation, so that it does not matter what its parameter is called:
- * first to rows [1, positions, channels], which a network of linear layers takes (ReKo's projection), and, if it
- * refuses those, to [1, channels, height, width].
+ * program's own text, with the feature's shape as its annotation, so that it does not matter what its parameter is
+ * called: first to rows [1, positions, channels], which a network of linear layers takes (ReKo's projection), and, if
+ * it refuses those, to [1, channels, height, width].
  */
 #include "frontend/cli/feature.h"
 
@@ -19,8 +19,8 @@ void kdc_feature_free(KdcFeature *f) {
     *f = (KdcFeature){0};
 }
 
-bool kdc_feature_open(KdcFeatureNet *n, KdcProgram *p, const KdcArgs *a, const KdcFiles *all, const char *name, const char *tap,
-                      const char *adaptor, bool first, int height, int width) {
+bool kdc_feature_open(KdcFeatureNet *n, KdcProgram *p, const KdcArgs *a, const KdcFiles *all, const char *name,
+                      const char *tap, const char *adaptor, bool first, int height, int width) {
     *n = (KdcFeatureNet){.p = p, .a = a, .name = name, .tap = tap, .adaptor = adaptor};
     kdc_own_files(p, all, name, first, &n->files);
     if (adaptor) {
@@ -81,8 +81,8 @@ static bool elaborate(const KdcFeatureNet *n, KdcProgram *q, KdcUnit *u) {
     bool same = n->rows ? t->rank == 3 && t->dim[0] == 1 && t->dim[1] == n->dim[1] * n->dim[2]
                         : t->rank == 4 && t->dim[0] == 1 && t->dim[2] == n->dim[1] && t->dim[3] == n->dim[2];
     if (!same || t->dtype != KD_F32) {
-        kd_error(q->cx, 0, "%s makes %s of %lld channels at %lld x %lld positions: expected as many positions", n->adaptor,
-                 kd_type_text(q->cx, t), (long long)n->dim[0], (long long)n->dim[1], (long long)n->dim[2]);
+        kd_error(q->cx, 0, "%s makes %s of %lld channels at %lld x %lld positions: expected as many positions",
+                 n->adaptor, kd_type_text(q->cx, t), (long long)n->dim[0], (long long)n->dim[1], (long long)n->dim[2]);
     }
     return same && t->dtype == KD_F32;
 }
@@ -123,7 +123,8 @@ static bool try_adaptor(KdcFeatureNet *n, bool *fits) {
     if (n->q) {
         kdc_close(n->q);
     }
-    n->q = wrap(n, n->rows ? kd_format(cx, "[1, %lld, %lld]", h * w, c) : kd_format(cx, "[1, %lld, %lld, %lld]", c, h, w));
+    n->q =
+        wrap(n, n->rows ? kd_format(cx, "[1, %lld, %lld]", h * w, c) : kd_format(cx, "[1, %lld, %lld, %lld]", c, h, w));
     if (n->q && kdc_status(n->q) == KDC_OK && KD_TRY(n->q->cx, l)) {
         elaborated = elaborate(n, n->q, &u);
         ok = elaborated && compile(n, n->q, &u);
@@ -154,7 +155,8 @@ static bool open_adaptor(KdcFeatureNet *n, const KdcTensor *x) {
 }
 
 /* [c, h, w] or rows [h w, c] of the tensor to planes. */
-static void copy_planes(float *to, const float *from, int64_t channels, int64_t positions, bool to_rows, bool from_rows) {
+static void copy_planes(float *to, const float *from, int64_t channels, int64_t positions, bool to_rows,
+                        bool from_rows) {
     for (int64_t c = 0; c < channels; c++) {
         for (int64_t i = 0; i < positions; i++) {
             to[to_rows ? i * channels + c : c * positions + i] = from[from_rows ? i * channels + c : c * positions + i];
@@ -162,7 +164,8 @@ static void copy_planes(float *to, const float *from, int64_t channels, int64_t 
     }
 }
 
-/* What the network's tap becomes behind the adaptor: planes, *channels of them, the caller's. NULL after a message in p. */
+/* What the network's tap becomes behind the adaptor: planes, *channels of them, the caller's. NULL after a message in
+ * p. */
 static float *adapted(KdcFeatureNet *n, const KdcTensor *x, int64_t *channels) {
     int64_t positions = x->dim[2] * x->dim[3];
     if (n->adaptor && (!n->r || memcmp(n->dim, x->dim + 1, sizeof n->dim) != 0) && !open_adaptor(n, x)) {

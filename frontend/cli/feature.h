@@ -1,4 +1,4 @@
-/* feature.h: what the verbs that draw features share: a network's feature of a picture, where pictures come from and go to.
+/* feature.h: what the verbs that draw features share: a network's feature of a picture, what comes from and goes where.
  *
  * heat.c          colours and panels
  * feature.c       a tap of a network, through an adaptor where widths differ
@@ -34,13 +34,13 @@ typedef struct KdcFeatureNet {
     bool rows;
 } KdcFeatureNet;
 
-/* Looks at the network with pictures of height x width. first: files without NET= are its own (eval_net.h). false after a
- * message; free in any case. */
-bool kdc_feature_open(KdcFeatureNet *n, KdcProgram *p, const KdcArgs *a, const KdcFiles *all, const char *name, const char *tap,
-                      const char *adaptor, bool first, int height, int width);
+/* Looks at the network with pictures of height x width. first: files without NET= are its own (eval_net.h). false after
+ * a message; free in any case. */
+bool kdc_feature_open(KdcFeatureNet *n, KdcProgram *p, const KdcArgs *a, const KdcFiles *all, const char *name,
+                      const char *tap, const char *adaptor, bool first, int height, int width);
 void kdc_feature_close(KdcFeatureNet *n);
-/* out: what the network gives, for looking at: RGB8; no samples where that is no picture. As kdc_picture_run, and f is the
- * caller's. */
+/* out: what the network gives, for looking at: RGB8; no samples where that is no picture. As kdc_picture_run, and f is
+ * the caller's. */
 bool kdc_feature_run(KdcFeatureNet *n, const KdImage *in, KdImage *out, KdcFeature *f, KdTrouble *t);
 
 /* ---- feature_verb.c ----------------------------------------------------------------------------------- */

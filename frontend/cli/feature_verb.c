@@ -1,5 +1,5 @@
-/* feature_verb.c: see feature.h. What kdc similarity and kdc attention share: a run folder stands for its program, its -D and its
- * weights; -i is a picture or a folder; results are written whole or not at all. */
+/* feature_verb.c: see feature.h. What kdc similarity and kdc attention share: a run folder stands for its program, its
+ * -D and its weights; -i is a picture or a folder; results are written whole or not at all. */
 #include "frontend/cli/feature.h"
 
 #include "frontend/cli/eval.h"
@@ -47,7 +47,8 @@ static bool check_raw(KdcFeatureVerb *v, const Jobs *jobs) {
 static bool list_jobs(KdcFeatureVerb *v, Jobs *jobs) {
     KdContext *cx = v->p->cx;
     const KdcArgs *a = &v->a;
-    bool folder = kdc_cli_is_folder(a->in), into = folder || kdc_cli_is_folder(a->output) || a->output[strlen(a->output) - 1] == '/';
+    bool folder = kdc_cli_is_folder(a->in),
+         into = folder || kdc_cli_is_folder(a->output) || a->output[strlen(a->output) - 1] == '/';
     if (folder) {
         if (!kdc_eval_list(v->p, a->in, &jobs->in, &jobs->n)) {
             return false;
@@ -141,7 +142,8 @@ static bool all_pictures(KdcFeatureVerb *v, const Jobs *jobs) {
             kd_trouble(&full, t.machine, "%s%s%s", named ? "" : v->in, named ? "" : ": ", t.text);
             return kdc_cli_trouble(v->p, &full);
         }
-        fprintf(stderr, "kdc: error: %s%s%s\n", strstr(t.text, v->in) ? "" : v->in, strstr(t.text, v->in) ? "" : ": ", t.text);
+        fprintf(stderr, "kdc: error: %s%s%s\n", strstr(t.text, v->in) ? "" : v->in, strstr(t.text, v->in) ? "" : ": ",
+                t.text);
         failed++;
     }
     if (failed) {
@@ -163,7 +165,8 @@ static bool check_weights(const KdcFeatureVerb *v) {
             }
         }
         if (!known) {
-            kd_error(v->p->cx, 0, "--weights %.*s=%s: no network at work is called %.*s", (int)n, w->net, w->file, (int)n, w->net);
+            kd_error(v->p->cx, 0, "--weights %.*s=%s: no network at work is called %.*s", (int)n, w->net, w->file,
+                     (int)n, w->net);
             return false;
         }
     }
@@ -216,8 +219,8 @@ static int open_run(KdcArgs *a, const KdcArgs *given, KdcArgs *stored, KdcRunArg
     stored->file = NULL;
     *weights = calloc((size_t)given->n_weights + 2, sizeof **weights);
     if (!*weights || !kdc_run_args_read(given->file, stored, r, &t) || !stored->file) {
-        fprintf(stderr, "kdc: error: %s is no run folder of kdc train%s%s\n", given->file, *weights && stored->file ? "" : ": ",
-                *weights ? t.text : "out of memory");
+        fprintf(stderr, "kdc: error: %s is no run folder of kdc train%s%s\n", given->file,
+                *weights && stored->file ? "" : ": ", *weights ? t.text : "out of memory");
         return *weights && !t.machine ? 1 : 3;
     }
     a->file = stored->file;

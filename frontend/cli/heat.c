@@ -24,9 +24,11 @@ void kdc_map_range(const KdcMap *m, double *lo, double *hi) {
     }
 }
 
-/* Between colours whose lightness rises evenly, so that order can be seen in print and by people who do not see red and green. */
+/* Between colours whose lightness rises evenly, so that order can be seen in print and by people who do not see red and
+ * green. */
 void kdc_heat_colour(double v, uint8_t rgb[3]) {
-    static const uint8_t stop[6][3] = {{40, 10, 90}, {40, 75, 140}, {25, 125, 140}, {50, 175, 115}, {160, 215, 60}, {255, 235, 60}};
+    static const uint8_t stop[6][3] = {{40, 10, 90},   {40, 75, 140},  {25, 125, 140},
+                                       {50, 175, 115}, {160, 215, 60}, {255, 235, 60}};
     double at = (v > 0 ? v < 1 ? v : 1 : 0) * 5;
     int i = at >= 5 ? 4 : (int)at;
     for (int c = 0; c < 3; c++) {
@@ -120,7 +122,8 @@ void kdc_heat_frame(KdImage *rgb, const KdcMap *m, int position, double scale, c
     int row = position / m->width, column = position % m->width;
     double h = m->cell_h * scale, w = m->cell_w * scale, y = (row + 0.5) * h, x = (column + 0.5) * w;
     double half_h = h > LEAST ? h / 2 : LEAST / 2.0, half_w = w > LEAST ? w / 2 : LEAST / 2.0;
-    int left = (int)floor(x - half_w), right = (int)ceil(x + half_w) - 1, top = (int)floor(y - half_h), bottom = (int)ceil(y + half_h) - 1;
+    int left = (int)floor(x - half_w), right = (int)ceil(x + half_w) - 1, top = (int)floor(y - half_h),
+        bottom = (int)ceil(y + half_h) - 1;
     box(rgb, left - 2, top - 2, right + 2, bottom + 2, dark); /* outside: what is framed stays to be seen */
     box(rgb, left - 1, top - 1, right + 1, bottom + 1, colour);
 }

@@ -110,7 +110,8 @@ static Fit look(const KdcPictureNet *n, const KdFunc *f, int height, int width, 
         return fit;
     }
     const KdType *in = kd_vtype(f, input), *out = kd_vtype(f, f->outputs.v[0].value);
-    if (!n->loose && (strcmp(f->outputs.v[0].name, "out") != 0 || out->rank != 4 || out->dtype != KD_F32 || out->dim[1] > 65536)) {
+    if (!n->loose &&
+        (strcmp(f->outputs.v[0].name, "out") != 0 || out->rank != 4 || out->dtype != KD_F32 || out->dim[1] > 65536)) {
         kd_error(f->cx, 0, "%s gives no picture: expected one output, [1, channels, h, w]", name);
         return FIT_NEVER;
     }
@@ -265,7 +266,8 @@ static bool fill_weights(KdcPictureNet *n) {
         return true;
     }
     if (n->files->n_live) {
-        kd_error(n->p->cx, 0, "%s needs weight %s, which the session does not have", n->name, n->weights.v[n->filled]->name);
+        kd_error(n->p->cx, 0, "%s needs weight %s, which the session does not have", n->name,
+                 n->weights.v[n->filled]->name);
         return false;
     }
     a.name = n->name;
@@ -554,7 +556,8 @@ static void use_live(KdcPictureNet *n) {
     size_t length = strlen(n->name);
     for (int i = 0; i < n->files->n_live; i++) {
         const KdcTensor *x = n->files->live[i];
-        if (x->role == KDC_DATA || x->role == KDC_STATE || strncmp(x->name, n->name, length) != 0 || x->name[length] != '.') {
+        if (x->role == KDC_DATA || x->role == KDC_STATE || strncmp(x->name, n->name, length) != 0 ||
+            x->name[length] != '.') {
             continue;
         }
         KdcTensor *t = KD_NEW(n->p->cx, KdcTensor);
@@ -590,13 +593,13 @@ static bool feature_fits(const KdcPictureNet *n, const KdFunc *f) {
             if (t->rank == 4 && t->dim[0] == 1 && t->dtype == KD_F32) {
                 return true;
             }
-            kd_error(f->cx, 0, "the tap %s of %s is %s: expected features [1, channels, height, width]", n->tap, n->name,
-                     kd_type_text(f->cx, t));
+            kd_error(f->cx, 0, "the tap %s of %s is %s: expected features [1, channels, height, width]", n->tap,
+                     n->name, kd_type_text(f->cx, t));
             return false;
         }
     }
-    kd_error(f->cx, 0, "the tap %s of %s is a list of %d: name one of %s[0] to %s[%d]", n->tap, n->name, count, n->tap, n->tap,
-             count - 1);
+    kd_error(f->cx, 0, "the tap %s of %s is a list of %d: name one of %s[0] to %s[%d]", n->tap, n->name, count, n->tap,
+             n->tap, count - 1);
     return false;
 }
 
@@ -622,8 +625,8 @@ static bool take_tap(KdcPictureNet *n, const char *tap, int height, int width) {
     return true;
 }
 
-KdcPictureNet *kdc_feature_net(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, const char *name, const char *tap, int height,
-                               int width) {
+KdcPictureNet *kdc_feature_net(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, const char *name, const char *tap,
+                               int height, int width) {
     KdcPictureNet *n = new_net(p, a, f, name);
     if (!is_net(p, name)) {
         return NULL;

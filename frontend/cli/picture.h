@@ -23,10 +23,10 @@ typedef struct KdcPictureNet KdcPictureNet;
 /* Looks at what network `name` of p takes, with pictures of height x width (0: not known yet). f may be freed after the
  * first run. NULL after messages in p. Free before p is closed. */
 KdcPictureNet *kdc_picture_net(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, const char *name, int height, int width);
-/* The same, for what it has inside: `tap` names a feature as --tap does ("down[2]"), f32 [1, c, h, w]; what the network gives
- * need then be no picture. NULL also where there is no such tap. */
-KdcPictureNet *kdc_feature_net(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, const char *name, const char *tap, int height,
-                               int width);
+/* The same, for what it has inside: `tap` names a feature as --tap does ("down[2]"), f32 [1, c, h, w]; what the network
+ * gives need then be no picture. NULL also where there is no such tap. */
+KdcPictureNet *kdc_feature_net(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, const char *name, const char *tap,
+                               int height, int width);
 void kdc_picture_free(KdcPictureNet *n); /* NULL is fine */
 
 /* How a picture for it must be read. */
@@ -38,9 +38,9 @@ typedef struct KdcPictureRun { /* of one run */
     int height, width;         /* as the network saw it: padded */
 } KdcPictureRun;
 
-/* in: as kdc_picture_want says. out: gray or RGB with 8 bits, or a label map (of a feature net that gives none: no samples);
- * kd_image_free. false: with messages in p, nothing will work any more; without, it is this picture that does not, and *t
- * says why. */
+/* in: as kdc_picture_want says. out: gray or RGB with 8 bits, or a label map (of a feature net that gives none: no
+ * samples); kd_image_free. false: with messages in p, nothing will work any more; without, it is this picture that does
+ * not, and *t says why. */
 bool kdc_picture_run(KdcPictureNet *n, const KdImage *in, KdImage *out, KdcPictureRun *r, KdTrouble *t);
 
 /* The network's own output of the last run, f32 [1, c, h, w], before cutting. NULL: there was none. */

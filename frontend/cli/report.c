@@ -23,7 +23,8 @@ static const char style[] =
     ".curves{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:12px}"
     ".card h3{font-size:14px;margin:0 0 2px}.card p{margin:0 0 4px;color:var(--soft);font-size:13px;font-variant-numeric:tabular-nums}"
     "svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:11px}.grid{stroke:var(--line);stroke-width:1}"
-    ".raw{stroke:var(--raw);stroke-width:1;fill:none}.smooth{stroke:var(--curve);stroke-width:2;fill:none;stroke-linejoin:round}.dot{fill:var(--curve)}.best{fill:none;stroke:var(--ink);stroke-width:1.5}.raw,.smooth{stroke-linecap:round}"
+    ".raw{stroke:var(--raw);stroke-width:1;fill:none}.smooth{stroke:var(--curve);stroke-width:2;fill:none;stroke-linejoin:round}"
+    ".dot{fill:var(--curve)}.best{fill:none;stroke:var(--ink);stroke-width:1.5}.raw,.smooth{stroke-linecap:round}"
     "figure{margin:0 0 14px}figcaption{color:var(--soft);font-size:13px;margin:0 0 4px}img{max-width:100%;height:auto;border-radius:6px;"
     "display:block}.latest img{min-width:min(100%,640px)}.earlier{display:grid;gap:14px 12px;margin-top:14px;"
     "grid-template-columns:repeat(auto-fill,minmax(min(100%,240px),1fr))}.earlier figure{margin:0}.earlier img{width:100%}"
@@ -272,10 +273,12 @@ static void metric_curve(Page *p, const KdLogData *d, int k, const KdLogMetric *
     raw(p, "\"/>");
     for (int i = 0; i < d->n_evals && d->n_evals <= 60; i++) {
         if (isfinite(v[i])) {
-            print(p, "<circle class=\"dot\" cx=\"%.1f\" cy=\"%.1f\" r=\"2.5\"/>", at_x(&a, (double)d->eval_step[i]), at_y(&a, v[i]));
+            print(p, "<circle class=\"dot\" cx=\"%.1f\" cy=\"%.1f\" r=\"2.5\"/>", at_x(&a, (double)d->eval_step[i]),
+                  at_y(&a, v[i]));
         }
     }
-    print(p, "<circle class=\"best\" cx=\"%.1f\" cy=\"%.1f\" r=\"5\"/>", at_x(&a, (double)m->best_step), at_y(&a, m->best));
+    print(p, "<circle class=\"best\" cx=\"%.1f\" cy=\"%.1f\" r=\"5\"/>", at_x(&a, (double)m->best_step),
+          at_y(&a, m->best));
 }
 
 static void metrics(Page *p, const KdLogData *d) {

@@ -14,7 +14,8 @@ typedef struct KdcWeightsFile {
 typedef struct KdcFiles { /* what the command line names */
     KdWeights *in; /* or NULL */
     KD_VEC(KdcWeightsFile) weights;
-    KdcTensor *const *live; /* instead of files: a session's tensors, "NET.PATH", which a network uses where they are; or NULL */
+    KdcTensor *const
+        *live; /* instead of files: a session's tensors, "NET.PATH", which a network uses where they are; or NULL */
     int n_live;
 } KdcFiles;
 

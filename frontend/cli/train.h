@@ -52,17 +52,18 @@ void kdc_feed_sample(const KdcFeed *f, const KdSample *s, int64_t i);
 
 /* ---- train_eval.c ----------------------------------------------------------------------------------- */
 
-/* Metrics of networks of the session on test pictures, with the weights as they stand. It only reads them, in programs of its own,
- * so that a run is the same with it and without, and what goes wrong in it stays in it. */
+/* Metrics of networks of the session on test pictures, with the weights as they stand. It only reads them, in programs
+ * of its own, so that a run is the same with it and without, and what goes wrong in it stays in it. */
 typedef struct KdcTrainEval KdcTrainEval;
 
-/* What --eval asks for, layout being the training data's and height x width the session's; NULL in *out when it asks for nothing. Everything is opened and tried,
- * so that a mistake is found before training begins: false after a message in p. */
-bool kdc_train_eval_open(KdcTrainEval **out, KdcProgram *p, KdcSession *s, const KdcArgs *a, const char *layout, int height, int width,
-                         const volatile sig_atomic_t *stop);
+/* What --eval asks for, layout being the training data's and height x width the session's; NULL in *out when it asks
+ * for nothing. Everything is opened and tried, so that a mistake is found before training begins: false after a message
+ * in p. */
+bool kdc_train_eval_open(KdcTrainEval **out, KdcProgram *p, KdcSession *s, const KdcArgs *a, const char *layout,
+                         int height, int width, const volatile sig_atomic_t *stop);
 const char *kdc_train_eval_text(const KdcTrainEval *e); /* "S (L1, PSNR) on 10 pictures of photos (plain, test)" */
-/* Measures: names as "S.psnr" and their values, n of them; those of networks with which something was wrong, which is said on
- * stderr, are left out. false: `stop` became true. */
+/* Measures: names as "S.psnr" and their values, n of them; those of networks with which something was wrong, which is
+ * said on stderr, are left out. false: `stop` became true. */
 bool kdc_train_eval_run(KdcTrainEval *e, int64_t step, const char *const **name, const double **value, int *n);
 void kdc_train_eval_close(KdcTrainEval *e); /* NULL is fine */
 
@@ -97,9 +98,10 @@ bool kdc_run_folder_open(KdcRunFolder *f, int64_t keep);
 bool kdc_run_folder_log(KdcRunFolder *f, int64_t step, int64_t epoch, double rate, const char *const *name, const double *value,
                         int n);
 /* What an evaluation measured. */
-bool kdc_run_folder_eval(KdcRunFolder *f, int64_t step, int64_t epoch, const char *const *name, const double *value, int n);
+bool kdc_run_folder_eval(KdcRunFolder *f, int64_t step, int64_t epoch, const char *const *name, const double *value,
+                         int n);
 bool kdc_run_folder_evaluated(const KdcRunFolder *f, int64_t step); /* does the log have an evaluation of that step? */
-void kdc_run_folder_metrics(const KdcRunFolder *f, FILE *out);      /* a line a metric: last, best, mean of the last few */
+void kdc_run_folder_metrics(const KdcRunFolder *f, FILE *out); /* a line a metric: last, best, mean of the last few */
 bool kdc_run_folder_samples(KdcRunFolder *f, KdcSession *s, int64_t step, uint64_t seed);
 bool kdc_run_folder_report(KdcRunFolder *f, const char *state);
 void kdc_run_folder_close(KdcRunFolder *f);

@@ -1,8 +1,9 @@
-/* train_eval.c: metrics on test pictures while a session trains (methods C.12): networks of the session, measured as kdc eval does.
+/* train_eval.c: metrics on test pictures while a session trains (methods C.12): networks of the session, measured as
+ * kdc eval does.
  *
- * A network is compiled in a program of its own and works on the session's tensors where they are; it only reads them. Each
- * network of --eval has its own program, so that a failure (a file that went away, a full disk under the cache) ends there:
- * it is said, and the program is opened again the next time.
+ * A network is compiled in a program of its own and works on the session's tensors where they are; it only reads them.
+ * Each network of --eval has its own program, so that a failure (a file that went away, a full disk under the cache)
+ * ends there: it is said, and the program is opened again the next time.
  */
 #include "frontend/cli/eval.h"
 #include "frontend/cli/train.h"
@@ -33,7 +34,8 @@ struct KdcTrainEval {
 /* ---- what is asked for --------------------------------------------------------------------------------- */
 
 /* NET or NET:BtoA. */
-static bool take_net(KdcTrainEval *e, One *o, const KdcArgs *a, const char *text, const char *layout, int height, int width) {
+static bool take_net(KdcTrainEval *e, One *o, const KdcArgs *a, const char *text, const char *layout, int height,
+                     int width) {
     const char *colon = strchr(text, ':');
     o->net = kd_intern(e->p->cx, text, colon ? (size_t)(colon - text) : strlen(text));
     o->a = *a;
@@ -84,7 +86,8 @@ static bool in_session(const KdcTrainEval *e, const char *option, const char *ne
             last = t->name;
         }
     }
-    kd_error(e->p->cx, 0, "%s %s: the session has no network of that name; it has %s", option, net, all.n ? all.s : "none");
+    kd_error(e->p->cx, 0, "%s %s: the session has no network of that name; it has %s", option, net,
+             all.n ? all.s : "none");
     return false;
 }
 
@@ -160,8 +163,8 @@ static bool try_one(KdcTrainEval *e, One *o, KdStr *text) {
     return true;
 }
 
-bool kdc_train_eval_open(KdcTrainEval **out, KdcProgram *p, KdcSession *s, const KdcArgs *a, const char *layout, int height, int width,
-                         const volatile sig_atomic_t *stop) {
+bool kdc_train_eval_open(KdcTrainEval **out, KdcProgram *p, KdcSession *s, const KdcArgs *a, const char *layout,
+                         int height, int width, const volatile sig_atomic_t *stop) {
     *out = NULL;
     if (a->n_evals == 0 || (a->n_evals == 1 && strcmp(a->evals[0], "none") == 0)) {
         return true;
@@ -170,8 +173,8 @@ bool kdc_train_eval_open(KdcTrainEval **out, KdcProgram *p, KdcSession *s, const
     *e = (KdcTrainEval){.p = p, .stop = stop, .n_live = kdc_session_count(s), .n = a->n_evals};
     e->live = KD_NEW_ARRAY(p->cx, KdcTensor *, e->n_live + 1);
     e->one = KD_NEW_ARRAY(p->cx, One, e->n);
-    e->name = KD_NEW_ARRAY(p->cx, const char *, e->n * KDC_METRICS);
-    e->value = KD_NEW_ARRAY(p->cx, double, e->n * KDC_METRICS);
+    e->name = KD_NEW_ARRAY(p->cx, const char *, e->n *KDC_METRICS);
+    e->value = KD_NEW_ARRAY(p->cx, double, e->n *KDC_METRICS);
     for (int i = 0; i < e->n_live; i++) {
         e->live[i] = kdc_session_tensor(s, i);
     }
@@ -183,7 +186,9 @@ bool kdc_train_eval_open(KdcTrainEval **out, KdcProgram *p, KdcSession *s, const
             return false;
         }
         if (!a->eval_data && !*kdc_eval_phase(&o->e)) {
-            kd_error(p->cx, 0, "--eval: %s has no test pictures apart from those that are trained on: --eval-data FOLDER says which to use",
+            kd_error(p->cx, 0,
+                     "--eval: %s has no test pictures apart from those that are trained on: --eval-data FOLDER says "
+                     "which to use",
                      a->data);
             return false;
         }
@@ -215,7 +220,9 @@ bool kdc_train_eval_run(KdcTrainEval *e, int64_t step, const char *const **name,
         if (stopped) {
             return false;
         }
-        fprintf(stderr, "kdc: warning: %s could not be evaluated after step %" PRId64 "; the run goes on. What was wrong:\n", o->net, step);
+        fprintf(stderr,
+                "kdc: warning: %s could not be evaluated after step %" PRId64 "; the run goes on. What was wrong:\n",
+                o->net, step);
         print_messages(o);
         close_one(o);
     }

@@ -29,15 +29,16 @@ typedef struct Field {
 #define AT(kind, field, none) {#field, kind, offsetof(KdcArgs, field), none, false}
 #define FREE(kind, field) {#field, kind, offsetof(KdcArgs, field), 0, true}
 static const Field fields[] = {
-    FREE(TEXT, file),         AT(TEXT, name, 0),     AT(TEXT, data, 0),         AT(TEXT, phase, 0),   AT(TEXT, layout, 0),
-    AT(TEXT, preprocess, 0),  AT(FLAG, b_to_a, 0),   AT(FLAG, no_flip, 0),      AT(FLAG, serial, 0),  AT(WHOLE, load_h, 0),
-    AT(WHOLE, load_w, 0),     AT(WHOLE, crop_h, 0),  AT(WHOLE, crop_w, 0),      AT(WHOLE, limit, 0),  AT(WHOLE, classes, 0),
-    AT(WHOLE, ignore, -1),    FREE(WHOLE, steps),    FREE(WHOLE, epochs),       AT(WHOLE, batch, 0),  AT(WHOLE, height, 0),
-    AT(WHOLE, width, 0),      FREE(WHOLE, save_every), FREE(WHOLE, sample_every),
-    AT(TEXT, schedule, 0),    AT(TEXT, winograd, 0), /* they decide the last bits */
-    FREE(WHOLE, eval_every),  FREE(TEXT, eval_data), FREE(TEXT, eval_phase),    FREE(WHOLE, eval_h),  FREE(WHOLE, eval_w),
-    FREE(FLAG, eval_stored),  FREE(WHOLE, eval_pictures), FREE(TEXT, metrics),  FREE(TEXT, against),  FREE(TEXT, ref),
-    FREE(TEXT, inception),
+    FREE(TEXT, file),        AT(TEXT, name, 0),       AT(TEXT, data, 0),          AT(TEXT, phase, 0),
+    AT(TEXT, layout, 0),     AT(TEXT, preprocess, 0), AT(FLAG, b_to_a, 0),        AT(FLAG, no_flip, 0),
+    AT(FLAG, serial, 0),     AT(WHOLE, load_h, 0),    AT(WHOLE, load_w, 0),       AT(WHOLE, crop_h, 0),
+    AT(WHOLE, crop_w, 0),    AT(WHOLE, limit, 0),     AT(WHOLE, classes, 0),      AT(WHOLE, ignore, -1),
+    FREE(WHOLE, steps),      FREE(WHOLE, epochs),     AT(WHOLE, batch, 0),        AT(WHOLE, height, 0),
+    AT(WHOLE, width, 0),     FREE(WHOLE, save_every), FREE(WHOLE, sample_every),  AT(TEXT, schedule, 0),
+    AT(TEXT, winograd, 0), /* they decide the last bits */
+    FREE(WHOLE, eval_every), FREE(TEXT, eval_data),   FREE(TEXT, eval_phase),     FREE(WHOLE, eval_h),
+    FREE(WHOLE, eval_w),     FREE(FLAG, eval_stored), FREE(WHOLE, eval_pictures), FREE(TEXT, metrics),
+    FREE(TEXT, against),     FREE(TEXT, ref),         FREE(TEXT, inception),
 };
 #undef AT
 #undef FREE
@@ -314,7 +315,8 @@ bool kdc_run_folder_log(KdcRunFolder *f, int64_t step, int64_t epoch, double rat
     return ok || kdc_cli_trouble(f->p, &t);
 }
 
-bool kdc_run_folder_eval(KdcRunFolder *f, int64_t step, int64_t epoch, const char *const *name, const double *value, int n) {
+bool kdc_run_folder_eval(KdcRunFolder *f, int64_t step, int64_t epoch, const char *const *name, const double *value,
+                         int n) {
     KdTrouble t;
     double now = unix_time();
     bool ok = kd_log_eval(f->log, now, step, epoch, name, value, n, &t);
@@ -348,8 +350,8 @@ void kdc_run_folder_metrics(const KdcRunFolder *f, FILE *out) {
     }
     for (int i = 0; i < d.n_metrics; i++) {
         if (kd_log_metric(&d, i, &m)) {
-            fprintf(out, "%s: last %.4g (step %" PRId64 "), best %.4g (step %" PRId64 "), mean of the last %d %.4g\n", d.metric[i], m.last,
-                    m.last_step, m.best, m.best_step, m.of, m.mean);
+            fprintf(out, "%s: last %.4g (step %" PRId64 "), best %.4g (step %" PRId64 "), mean of the last %d %.4g\n",
+                    d.metric[i], m.last, m.last_step, m.best, m.best_step, m.of, m.mean);
         }
     }
     kd_log_data_free(&d);

@@ -174,7 +174,9 @@ static bool has_tap(KdElab *E, KdVal result, const char *path) {
             if ((!k || !result.applied->taps.n) && !again) kd_str_printf(&list, "%s%s", list.n ? ", " : "", s);
         }
     }
-    const char *which = !list.n ? ": the result has none" : result.applied->taps.n ? "; the taps are " : "; the networks inside are ";
+    const char *which = !list.n                  ? ": the result has none"
+                        : result.applied->taps.n ? "; the taps are "
+                                                 : "; the networks inside are ";
     kd_error(E->cx, 0, *path ? "there is no tap '%s'%s%s" : "%sno tap is named%s%s", path, which, list.n ? list.s : "");
     kd_elab_near(E, path, names.v, names.n);
     return false;

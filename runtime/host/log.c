@@ -153,8 +153,8 @@ bool kd_log_step(KdLog *l, double unix_time, int64_t step, int64_t epoch, double
     return write_line(l, &line, name, value, n, t);
 }
 
-bool kd_log_eval(KdLog *l, double unix_time, int64_t step, int64_t epoch, const char *const *name, const double *value, int n,
-                 KdTrouble *t) {
+bool kd_log_eval(KdLog *l, double unix_time, int64_t step, int64_t epoch, const char *const *name, const double *value,
+                 int n, KdTrouble *t) {
     Line line = {0};
     begin_line(&line, unix_time, step, epoch);
     put(&line, ",\"eval\":", 8);
@@ -226,7 +226,8 @@ static void collect_row(json_t *values, char **list, int n_names, double *out, i
 
 /* Two passes: the names, then the numbers. Lines that are none of ours are left out. */
 static bool collect(json_t *const *line, int n, KdLogData *d) {
-    if (!collect_names(line, n, "loss", &d->name, &d->n_names) || !collect_names(line, n, "eval", &d->metric, &d->n_metrics)) {
+    if (!collect_names(line, n, "loss", &d->name, &d->n_names) ||
+        !collect_names(line, n, "eval", &d->metric, &d->n_metrics)) {
         return false;
     }
     for (int i = 0; i < n; i++) {

@@ -15,9 +15,10 @@ typedef struct KdLog KdLog;
 KdLog *kd_log_open(const char *path, int64_t keep, KdTrouble *t);
 bool kd_log_step(KdLog *l, double unix_time, int64_t step, int64_t epoch, double images_per_s, const char *const *name,
                  const double *value, int n, KdTrouble *t);
-/* What an evaluation after a step measured, a line of its own: {"ts":..., "step":12, "epoch":1, "eval":{"S.psnr":23.1}}. */
-bool kd_log_eval(KdLog *l, double unix_time, int64_t step, int64_t epoch, const char *const *name, const double *value, int n,
-                 KdTrouble *t);
+/* What an evaluation after a step measured, a line of its own: {"ts":..., "step":12, "epoch":1,
+ * "eval":{"S.psnr":23.1}}. */
+bool kd_log_eval(KdLog *l, double unix_time, int64_t step, int64_t epoch, const char *const *name, const double *value,
+                 int n, KdTrouble *t);
 void kd_log_close(KdLog *l);
 
 /* Reads it back, for the report. Values are NaN where a step has none of that name. */
@@ -35,8 +36,8 @@ typedef struct KdLogData {
 bool kd_log_read(const char *path, KdLogData *out, KdTrouble *t);
 void kd_log_data_free(KdLogData *d);
 
-/* What a metric came to: the last value, the best, which is another thing, and the mean of the last few. false: it was never a
- * finite number. Larger is better of psnr, ssim and miou, whatever stands before the last dot of the name. */
+/* What a metric came to: the last value, the best, which is another thing, and the mean of the last few. false: it was
+ * never a finite number. Larger is better of psnr, ssim and miou, whatever stands before the last dot of the name. */
 typedef struct KdLogMetric {
     double last, best, mean;
     int64_t last_step, best_step;

@@ -1,7 +1,8 @@
 /* test_features.c: kdc similarity and kdc attention: what is drawn, to the pixel, and the numbers behind it.
  *
- * Networks whose features are the picture itself, or a known linear map of it, make maps that this file works out by itself; one
- * case runs the shipped teacher on a shipped photograph and compares with what kdc call gives for the same tap.
+ * Networks whose features are the picture itself, or a known linear map of it, make maps that this file works out by
+ * itself; one case runs the shipped teacher on a shipped photograph and compares with what kdc call gives for the same
+ * tap.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,54 +26,53 @@
 
 extern char **environ;
 
-static const char nets_kd[] =
-    "param width = 2\n"
-    "net Id[](x: [n, 3, h, w]) {\n"
-    "    tap same = x\n"
-    "    tap half = avg_pool2d(x, 2)\n"
-    "    tap list = [x, x]\n"
-    "    tap flat = mean(x, 1)\n"
-    "    tap bad = log(x - 2)\n"
-    "    return x * 1.0\n"
-    "}\n"
-    "net Mix[out = 3](x: [n, 3, h, w]) {\n"
-    "    let conv = conv2d[out, 1, bias = false]\n"
-    "    tap mixed = conv(x)\n"
-    "    return x * 0.5\n"
-    "}\n"
-    "net Pool[](x: [n, 3, h, w]) {\n"
-    "    let y = avg_pool2d(x, 2)\n"
-    "    tap half = y\n"
-    "    return upsample_nearest(y)\n"
-    "}\n"
-    "net Code[](x: [n, 3, h, w]) {\n"
-    "    let conv = conv2d[4, 4, stride = 4]\n"
-    "    let y = conv(x)\n"
-    "    tap code = y\n"
-    "    return mean(y, 3)\n"
-    "}\n"
-    "net Rows[](rows) {\n"
-    "    let first = linear[2, bias = false]\n"
-    "    return first(rows)\n"
-    "}\n"
-    "net Bare[](x: [n, 3, h, w]) {\n"
-    "    let conv = conv2d[3, 1]\n"
-    "    return conv(x)\n"
-    "}\n"
-    "let I = Id[]\n"
-    "let T = frozen Mix[]\n"
-    "let S = Mix[out = width]\n"
-    "let A = conv2d[3, 1, bias = false]\n"
-    "let P = Rows[]\n"
-    "session fit(x: [1, 3, 8, 8]) {\n"
-    "    let s = S(x)\n"
-    "    let loss = mean(square(A(s.mixed) - T(x).mixed)) + mean(square(s))\n"
-    "    minimize loss over S, A with adam(0.01)\n"
-    "    log loss\n"
-    "}\n";
+static const char nets_kd[] = "param width = 2\n"
+                              "net Id[](x: [n, 3, h, w]) {\n"
+                              "    tap same = x\n"
+                              "    tap half = avg_pool2d(x, 2)\n"
+                              "    tap list = [x, x]\n"
+                              "    tap flat = mean(x, 1)\n"
+                              "    tap bad = log(x - 2)\n"
+                              "    return x * 1.0\n"
+                              "}\n"
+                              "net Mix[out = 3](x: [n, 3, h, w]) {\n"
+                              "    let conv = conv2d[out, 1, bias = false]\n"
+                              "    tap mixed = conv(x)\n"
+                              "    return x * 0.5\n"
+                              "}\n"
+                              "net Pool[](x: [n, 3, h, w]) {\n"
+                              "    let y = avg_pool2d(x, 2)\n"
+                              "    tap half = y\n"
+                              "    return upsample_nearest(y)\n"
+                              "}\n"
+                              "net Code[](x: [n, 3, h, w]) {\n"
+                              "    let conv = conv2d[4, 4, stride = 4]\n"
+                              "    let y = conv(x)\n"
+                              "    tap code = y\n"
+                              "    return mean(y, 3)\n"
+                              "}\n"
+                              "net Rows[](rows) {\n"
+                              "    let first = linear[2, bias = false]\n"
+                              "    return first(rows)\n"
+                              "}\n"
+                              "net Bare[](x: [n, 3, h, w]) {\n"
+                              "    let conv = conv2d[3, 1]\n"
+                              "    return conv(x)\n"
+                              "}\n"
+                              "let I = Id[]\n"
+                              "let T = frozen Mix[]\n"
+                              "let S = Mix[out = width]\n"
+                              "let A = conv2d[3, 1, bias = false]\n"
+                              "let P = Rows[]\n"
+                              "session fit(x: [1, 3, 8, 8]) {\n"
+                              "    let s = S(x)\n"
+                              "    let loss = mean(square(A(s.mixed) - T(x).mixed)) + mean(square(s))\n"
+                              "    minimize loss over S, A with adam(0.01)\n"
+                              "    log loss\n"
+                              "}\n";
 
-static const float mix[9] = {1, 2, 0, 0, 1, 0, 0.5f, 0, -1}, two[6] = {1, 0, 1, 0, -1, 1}, widen[6] = {1, 0, 0, 1, 1, 1},
-                   rows[6] = {1, 0, 0, 0, 1, -2};
+static const float mix[9] = {1, 2, 0, 0, 1, 0, 0.5f, 0, -1}, two[6] = {1, 0, 1, 0, -1, 1},
+                   widen[6] = {1, 0, 0, 1, 1, 1}, rows[6] = {1, 0, 0, 0, 1, -2};
 
 /* ---- running ---------------------------------------------------------------------------------------- */
 
@@ -100,7 +100,7 @@ static char *read_text(const Setup *s, const char *name) {
 }
 
 static int run(const Setup *s, const char *line) {
-    char copy[1024], *argv[64] = {(char *)(uintptr_t)"kdc"};
+    char copy[1024], *argv[64] = {(char *)(uintptr_t) "kdc"};
     int argc = 1, status;
     snprintf(copy, sizeof copy, "%s", line);
     for (char *w = strtok(copy, " "); w; w = strtok(NULL, " ")) {
@@ -203,7 +203,8 @@ static void near(double got, double want) {
     }
 }
 
-static void save_weights(const Setup *s, const char *file, const char *name, int rank, int64_t out, int64_t in, const float *w) {
+static void save_weights(const Setup *s, const char *file, const char *name, int rank, int64_t out, int64_t in,
+                         const float *w) {
     const int64_t dim[4] = {out, in, 1, 1};
     KdTensorOut t = {name, KD_STORED_F32, rank, dim, w};
     KdTrouble trouble;
@@ -284,7 +285,8 @@ static void test_attention(void **state) {
     const Setup *s = ready(state);
     enum { W = 30, H = 24, K = 10 };
     KdImage x = saved_noise(s, "x.png", W, H);
-    expect(s, "attention nets.kd:I --tap same -i x.png -o att.png --k 10 --raw att.npz", 0, "stdout", "10 of 24 x 30 positions of I.same");
+    expect(s, "attention nets.kd:I --tap same -i x.png -o att.png --k 10 --raw att.npz", 0, "stdout",
+           "10 of 24 x 30 positions of I.same");
     KdArrays a = arrays(s, "att.npz");
     const KdArray *map = array(&a, "attention", H, W), *at = array(&a, "positions", K, 2);
     for (int i = 0; i < H * W; i++) {
@@ -317,10 +319,12 @@ static void test_attention(void **state) {
         const uint8_t *p = pixel(&x, i % W, i / W);
         int g = luma(p), dim = g / 2;
         expect_pixel(&y, GAP + i % W, TOP + i / W, p[0], p[1], p[2]);
-        expect_pixel(&y, marked + i % W, TOP + i / W, chosen[i] ? p[0] : dim, chosen[i] ? p[1] : dim, chosen[i] ? p[2] : dim);
+        expect_pixel(&y, marked + i % W, TOP + i / W, chosen[i] ? p[0] : dim, chosen[i] ? p[1] : dim,
+                     chosen[i] ? p[2] : dim);
         if (chosen[i] || i == last) { /* the scale's two ends */
             const int end[2][3] = {{40, 10, 90}, {255, 235, 60}}, *c = end[chosen[i]];
-            expect_pixel(&y, heat + i % W, TOP + i / W, (2 * g + 3 * c[0] + 2) / 5, (2 * g + 3 * c[1] + 2) / 5, (2 * g + 3 * c[2] + 2) / 5);
+            expect_pixel(&y, heat + i % W, TOP + i / W, (2 * g + 3 * c[0] + 2) / 5, (2 * g + 3 * c[1] + 2) / 5,
+                         (2 * g + 3 * c[2] + 2) / 5);
         }
     }
     expect_pixel(&y, heat + W + GAP, TOP, 255, 235, 60);
@@ -334,7 +338,8 @@ static void test_attention(void **state) {
 static void test_attention_cells(void **state) {
     const Setup *s = ready(state);
     KdImage x = saved_noise(s, "x.png", 16, 16);
-    expect(s, "attention nets.kd:Code --tap code -i x.png -o att.png --k 1 --raw att.npz", 0, "stdout", "1 of 4 x 4 positions of Code.code");
+    expect(s, "attention nets.kd:Code --tap code -i x.png -o att.png --k 1 --raw att.npz", 0, "stdout",
+           "1 of 4 x 4 positions of Code.code");
     KdArrays a = arrays(s, "att.npz");
     const KdArray *at = array(&a, "positions", 1, 2);
     int row = 4 * (int)at->data[0], column = 4 * (int)at->data[1], left = GAP + 2 * (16 + GAP) + BAR + GAP;
@@ -345,19 +350,30 @@ static void test_attention_cells(void **state) {
         bool edge = inside && (r == row || r == row + 3 || c == column || c == column + 3);
         const uint8_t *p = pixel(&x, c, r);
         int dim = luma(p) / 2;
-        expect_pixel(&y, left + c, TOP + r, edge ? 255 : inside ? p[0] : dim, edge ? 225 : inside ? p[1] : dim, edge ? 40 : inside ? p[2] : dim);
+        expect_pixel(&y, left + c, TOP + r,
+                     edge     ? 255
+                     : inside ? p[0]
+                              : dim,
+                     edge     ? 225
+                     : inside ? p[1]
+                              : dim,
+                     edge     ? 40
+                     : inside ? p[2]
+                              : dim);
     }
     kd_npz_free(&a);
     kd_image_free(&x);
     kd_image_free(&y);
-    expect(s, "attention nets.kd:Code --tap code -i x.png -o att.png", 0, "stdout", "16 of 4 x 4 positions of Code.code (height, width) hold 100.0 %");
+    expect(s, "attention nets.kd:Code --tap code -i x.png -o att.png", 0, "stdout",
+           "16 of 4 x 4 positions of Code.code (height, width) hold 100.0 %");
 }
 
 /* A size that the network does not take is mirrored; positions that are only of the mirrored part are left out. */
 static void test_mirrored(void **state) {
     const Setup *s = ready(state);
     KdImage x = saved_noise(s, "odd.png", 13, 9);
-    expect(s, "attention nets.kd:Pool --tap half -i odd.png -o att.png --raw att.safetensors", 0, "stdout", "of 5 x 7 positions of Pool.half");
+    expect(s, "attention nets.kd:Pool --tap half -i odd.png -o att.png --raw att.safetensors", 0, "stdout",
+           "of 5 x 7 positions of Pool.half");
     KdTrouble t;
     KdWeights *w = kd_weights_read(in_folder(s, "att.safetensors"), &t);
     assert_non_null(w);
@@ -427,7 +443,8 @@ static void narrowed(const double *x, double *student, double *teacher) {
 /* The map of sim.npz for the patch at (column, row) of a 30 x 24 picture is what this file makes it. */
 static void check_map(const Setup *s, const KdImage *x, Feature *feature, int channels, bool dot, int column, int row) {
     KdArrays a = arrays(s, "sim.npz");
-    const KdArray *map = array(&a, "similarity", 24, 30), *patch = array(&a, "patch", 2, 0), *best = array(&a, "most_similar", 2, 0);
+    const KdArray *map = array(&a, "similarity", 24, 30), *patch = array(&a, "patch", 2, 0),
+                  *best = array(&a, "most_similar", 2, 0);
     double in[3], student[3], teacher[3], other[3], most = -INFINITY;
     for (int c = 0; c < 3; c++) {
         in[c] = value(x, column, row, c);
@@ -452,12 +469,14 @@ static void check_map(const Setup *s, const KdImage *x, Feature *feature, int ch
 static void test_similarity(void **state) {
     const Setup *s = ready(state);
     KdImage x = saved_noise(s, "x.png", 30, 24);
-    expect(s, "similarity nets.kd:I --tap same --tap T=mixed --at 12,9 " BOTH, 0, "stdout", "cosine of T.mixed to I.same at 12,9: the same place");
+    expect(s, "similarity nets.kd:I --tap same --tap T=mixed --at 12,9 " BOTH, 0, "stdout",
+           "cosine of T.mixed to I.same at 12,9: the same place");
     check_map(s, &x, as_they_are, 3, false, 12, 9);
     KdImage y = load(s, "sim.png");
     assert_int_equal(y.width, GAP + 4 * (30 + GAP) + BAR + GAP); /* input, student, teacher, map, bar */
     assert_int_equal(y.height, TOP + 24 + GAP);
-    for (int panel = 0; panel < 3; panel++) { /* a frame of white in one of black around 12,9, and the pictures elsewhere */
+    for (int panel = 0; panel < 3;
+         panel++) { /* a frame of white in one of black around 12,9, and the pictures elsewhere */
         int left = GAP + panel * (30 + GAP);
         for (int k = -4; k <= 4; k++) {
             expect_pixel(&y, left + 12 + k, TOP + 9 - 4, 255, 255, 255);
@@ -470,27 +489,33 @@ static void test_similarity(void **state) {
             half[c] = (int)((p[c] / 127.5 - 1) / 2 * 127.5 + 127.5 + 0.5);
             there[c] = (int)((far[c] / 127.5 - 1) / 2 * 127.5 + 127.5 + 0.5);
         }
-        expect_pixel(&y, left + 12, TOP + 9, panel == 2 ? half[0] : p[0], panel == 2 ? half[1] : p[1], panel == 2 ? half[2] : p[2]);
-        expect_pixel(&y, left + 29, TOP + 23, panel == 2 ? there[0] : far[0], panel == 2 ? there[1] : far[1], panel == 2 ? there[2] : far[2]);
+        expect_pixel(&y, left + 12, TOP + 9, panel == 2 ? half[0] : p[0], panel == 2 ? half[1] : p[1],
+                     panel == 2 ? half[2] : p[2]);
+        expect_pixel(&y, left + 29, TOP + 23, panel == 2 ? there[0] : far[0], panel == 2 ? there[1] : far[1],
+                     panel == 2 ? there[2] : far[2]);
     }
     kd_image_free(&y);
-    expect(s, "similarity nets.kd:I --tap I=same --tap mixed --at 0,23 --measure dot " BOTH, 0, "stdout", "dot product of T.mixed to I.same");
+    expect(s, "similarity nets.kd:I --tap I=same --tap mixed --at 0,23 --measure dot " BOTH, 0, "stdout",
+           "dot product of T.mixed to I.same");
     check_map(s, &x, as_they_are, 3, true, 0, 23);
     kd_image_free(&x);
 }
 
-/* The same network on both sides: nothing is as like a patch as itself. Without --at the patch is the teacher's largest attention. */
+/* The same network on both sides: nothing is as like a patch as itself. Without --at the patch is the teacher's largest
+ * attention. */
 static void test_itself(void **state) {
     const Setup *s = ready(state);
     KdImage x = saved_noise(s, "x.png", 30, 24);
-    expect(s, "similarity nets.kd:I --against Id --tap same -i x.png -o sim.png --raw sim.npz", 0, "stdout", "the same place 1.0000 (number 1 of 720)");
+    expect(s, "similarity nets.kd:I --against Id --tap same -i x.png -o sim.png --raw sim.npz", 0, "stdout",
+           "the same place 1.0000 (number 1 of 720)");
     KdArrays a = arrays(s, "sim.npz");
     const KdArray *attention = array(&a, "attention", 24, 30), *patch = array(&a, "patch", 2, 0);
     for (int i = 0; i < 720; i++) {
         assert_true(attention->data[i] <= attention->data[(int)patch->data[0] * 30 + (int)patch->data[1]]);
     }
     kd_npz_free(&a);
-    expect(s, "similarity nets.kd:I --against Id --tap half --at 5,3 -i x.png -o sim.png --raw sim.npz", 0, "stdout", "(number 1 of 180)");
+    expect(s, "similarity nets.kd:I --against Id --tap half --at 5,3 -i x.png -o sim.png --raw sim.npz", 0, "stdout",
+           "(number 1 of 180)");
     a = arrays(s, "sim.npz");
     patch = array(&a, "patch", 2, 0);
     assert_int_equal((int)patch->data[0], 1);
@@ -506,7 +531,8 @@ static void test_adaptors(void **state) {
     expect(s, NARROW, 1, "stderr", "mixed of S has 2 channels, mixed of T 3: --adaptor A names the network");
     expect(s, NARROW "--adaptor A --weights A=widen.safetensors", 0, "stdout", "cosine of T.mixed to S.mixed");
     check_map(s, &x, widened, 3, false, 4, 20);
-    expect(s, NARROW "--adaptor T=P --weights P=rows.safetensors", 0, "stdout", "cosine"); /* rows of the teacher's, as ReKo's projection */
+    expect(s, NARROW "--adaptor T=P --weights P=rows.safetensors", 0, "stdout",
+           "cosine"); /* rows of the teacher's, as ReKo's projection */
     check_map(s, &x, narrowed, 2, false, 4, 20);
     expect(s, NARROW "--adaptor T=P -q", 0, "stderr", "");
     expect(s, NARROW "--adaptor A", 0, "stderr", "no weights for A were given: they are random");
@@ -523,15 +549,22 @@ static void test_run_folder(void **state) {
     KdImage x = saved_noise(s, "x.png", 30, 24);
     mkdir(in_folder(s, "set"), 0777);
     KdImage y = saved_noise(s, "set/a.png", 12, 12);
-    expect(s, "train nets.kd --data set --steps 2 --out run -D width=5 --weights T=mix.safetensors -q", 0, "stderr", "");
-    expect(s, "similarity run:S --tap mixed --adaptor A -i x.png -o one.png --raw one.npz", 0, "stdout", "cosine of T.mixed to S.mixed");
-    expect(s, "similarity nets.kd:S --against T --tap mixed --adaptor A -i x.png -o two.png --raw two.npz --weights run -D width=5", 0, "stdout", "");
+    expect(s, "train nets.kd --data set --steps 2 --out run -D width=5 --weights T=mix.safetensors -q", 0, "stderr",
+           "");
+    expect(s, "similarity run:S --tap mixed --adaptor A -i x.png -o one.png --raw one.npz", 0, "stdout",
+           "cosine of T.mixed to S.mixed");
+    expect(s,
+           "similarity nets.kd:S --against T --tap mixed --adaptor A -i x.png -o two.png --raw two.npz --weights run "
+           "-D width=5",
+           0, "stdout", "");
     KdArrays a = arrays(s, "one.npz"), b = arrays(s, "two.npz");
-    assert_memory_equal(array(&a, "similarity", 24, 30)->data, array(&b, "similarity", 24, 30)->data, 720 * sizeof(double));
+    assert_memory_equal(array(&a, "similarity", 24, 30)->data, array(&b, "similarity", 24, 30)->data,
+                        720 * sizeof(double));
     kd_npz_free(&a);
     kd_npz_free(&b);
     expect(s, "attention run:S --tap mixed -i x.png -o att.png", 0, "stdout", "64 of 24 x 30");
-    expect(s, "attention run:S --tap mixed -D width=4 -i x.png -o att.png", 1, "stderr", "run was trained with -D width=5");
+    expect(s, "attention run:S --tap mixed -D width=4 -i x.png -o att.png", 1, "stderr",
+           "run was trained with -D width=5");
     expect(s, "attention run:fit --tap mixed -i x.png -o att.png", 1, "stderr", "fit is a session; expected a network");
     expect(s, "attention set:S --tap mixed -i x.png -o att.png", 1, "stderr", "set is no run folder of kdc train");
     kd_image_free(&x);
@@ -557,11 +590,16 @@ static void test_teacher(void **state) {
     const int64_t dim[4] = {1, 3, H, W};
     KdTensorOut tensor = {"x", KD_STORED_F32, 4, dim, planes};
     assert_true(kd_weights_write(in_folder(s, "photo.safetensors"), &tensor, 1, NULL, 0, &t));
-    snprintf(line, sizeof line, "call %s/nets/style.kd:StyleGen --weights %s/data/wave.safetensors --in photo.safetensors --tap blocks[2] "
-             "--out made.safetensors", models, models);
+    snprintf(line, sizeof line,
+             "call %s/nets/style.kd:StyleGen --weights %s/data/wave.safetensors --in photo.safetensors --tap blocks[2] "
+             "--out made.safetensors",
+             models, models);
     expect(s, line, 0, "stderr", "");
-    snprintf(line, sizeof line, "attention %s/nets/style.kd:StyleGen --weights %s/data/wave.safetensors -i %s/data/photos/test/kodak-07.jpg "
-             "--size 64x96 --range 0..255 --tap blocks[2] -o teacher.png --raw teacher.npz --k 5", models, models, models);
+    snprintf(
+        line, sizeof line,
+        "attention %s/nets/style.kd:StyleGen --weights %s/data/wave.safetensors -i %s/data/photos/test/kodak-07.jpg "
+        "--size 64x96 --range 0..255 --tap blocks[2] -o teacher.png --raw teacher.npz --k 5",
+        models, models, models);
     expect(s, line, 0, "stdout", "5 of 16 x 24 positions");
     KdWeights *w = kd_weights_read(in_folder(s, "made.safetensors"), &t);
     const KdTensor *f = w ? kd_weights_find(w, "blocks[2]") : NULL;
@@ -605,7 +643,8 @@ static void test_folder(void **state) {
     expect(s, "attention nets.kd:I --tap half -i many -o made", 1, "stderr", "1 of 3 images failed");
     expect(s, "attention nets.kd:I --tap half -i many -o made", 1, "stderr", "many/aa.png");
     assert_int_equal(access(in_folder(s, "made/b.png"), F_OK), 0); /* the others go on */
-    expect(s, "attention nets.kd:I --tap half -i many -o made --raw r.npz", 1, "stderr", "--raw is for one picture, many has 3");
+    expect(s, "attention nets.kd:I --tap half -i many -o made --raw r.npz", 1, "stderr",
+           "--raw is for one picture, many has 3");
     expect(s, "attention nets.kd:I --tap half -i many -o many", 1, "stderr", "many is the folder with the images");
     kd_image_free(&a);
     kd_image_free(&b);
@@ -613,33 +652,48 @@ static void test_folder(void **state) {
 
 static void test_mistakes(void **state) {
     const Setup *s = ready(state);
-    static const struct { const char *line; int code; const char *text; } rows_[] = {
+    static const struct {
+        const char *line;
+        int code;
+        const char *text;
+    } rows_[] = {
         {"attention nets.kd:I -i x.png -o y.png", 1, "no tap is named; the taps are same, half, list, flat, bad"},
-        {"attention nets.kd:I --tap sam -i x.png -o y.png", 1, "there is no tap 'sam'; the taps are same, half, list, flat, bad"},
-        {"attention nets.kd:Bare --tap none -i x.png -o y.png", 1, "there is no tap 'none'; the networks inside are conv"},
-        {"attention nets.kd:I --tap list -i x.png -o y.png", 1, "the tap list of I is a list of 2: name one of list[0] to list[1]"},
-        {"attention nets.kd:I --tap list[4] -i x.png -o y.png", 1, "--tap list[4]:1:13: error: there is no element 4: the list has 2"},
-        {"attention nets.kd:I --tap flat -i x.png -o y.png", 1, "the tap flat of I is f32[1, 24, 30]: expected features [1, channels, height, width]"},
+        {"attention nets.kd:I --tap sam -i x.png -o y.png", 1,
+         "there is no tap 'sam'; the taps are same, half, list, flat, bad"},
+        {"attention nets.kd:Bare --tap none -i x.png -o y.png", 1,
+         "there is no tap 'none'; the networks inside are conv"},
+        {"attention nets.kd:I --tap list -i x.png -o y.png", 1,
+         "the tap list of I is a list of 2: name one of list[0] to list[1]"},
+        {"attention nets.kd:I --tap list[4] -i x.png -o y.png", 1,
+         "--tap list[4]:1:13: error: there is no element 4: the list has 2"},
+        {"attention nets.kd:I --tap flat -i x.png -o y.png", 1,
+         "the tap flat of I is f32[1, 24, 30]: expected features [1, channels, height, width]"},
         {"attention nets.kd:I --tap bad -i x.png -o y.png", 1, "x.png: bad of I holds NaN or infinity"},
         {"attention nets.kd:I --tap same --tap half -i x.png -o y.png", 2, "one --tap at a time"},
         {"attention nets.kd:I --tap same -i x.png -o y.jpg", 1, "the name must end in .png"},
         {"attention nets.kd:I --tap same -i x.png -o x.png", 1, "x.png would be overwritten"},
-        {"attention nets.kd:I --tap same -i x.png -o y.png --raw y.txt", 1, "the name must end in .npz or .safetensors"},
+        {"attention nets.kd:I --tap same -i x.png -o y.png --raw y.txt", 1,
+         "the name must end in .npz or .safetensors"},
         {"attention nets.kd:I --tap same -i none.png -o y.png", 1, "none.png"},
         {"attention nets.kd:I --tap same -o y.png", 2, "which image?"},
         {"attention nets.kd:I --tap same -i x.png", 2, "where to?"},
         {"attention nets.kd --tap same -i x.png -o y.png", 2, "which network of nets.kd?"},
         {"attention nets.kd:I --tap same -i x.png -o y.png --k 0", 2, "--k needs a number"},
         {"attention nets.kd:I --tap same -i x.png -o y.png --at 1,1", 2, "unknown option --at"},
-        {"similarity nets.kd:I --tap same --tap T=mixed -i x.png -o y.png --at 30,4", 1, "--at 30,4 is outside: the picture has x from 0 to 29 and y from 0 to 23"},
+        {"similarity nets.kd:I --tap same --tap T=mixed -i x.png -o y.png --at 30,4", 1,
+         "--at 30,4 is outside: the picture has x from 0 to 29 and y from 0 to 23"},
         {"similarity nets.kd:I --tap same -i x.png -o y.png --at 30", 2, "--at needs X,Y in pixels"},
-        {"similarity nets.kd:I --tap same --tap Q=mixed -i x.png -o y.png", 1, "--tap Q=mixed: the networks compared are I and T"},
+        {"similarity nets.kd:I --tap same --tap Q=mixed -i x.png -o y.png", 1,
+         "--tap Q=mixed: the networks compared are I and T"},
         {"similarity nets.kd:I --tap same -i x.png -o y.png", 1, "there is no tap 'same'; the taps are mixed"},
-        {"similarity nets.kd:T --tap mixed -i x.png -o y.png", 1, "no frozen network: which is the teacher? --against NET, one of I, S, A, P"},
+        {"similarity nets.kd:T --tap mixed -i x.png -o y.png", 1,
+         "no frozen network: which is the teacher? --against NET, one of I, S, A, P"},
         {"similarity nets.kd:T --against T --tap mixed -i x.png -o y.png", 2, "that is the student itself"},
         {"similarity nets.kd:I --against nobody --tap same -i x.png -o y.png", 1, "no fn, net or network 'nobody'"},
-        {"similarity nets.kd:I --measure l2 --tap same -i x.png -o y.png", 2, "--measure needs cosine or dot, got 'l2'"},
-        {"similarity nets.kd:I --tap same --tap T=mixed --weights X=mix.safetensors -i x.png -o y.png", 1, "--weights X=mix.safetensors: no network at work is called X"},
+        {"similarity nets.kd:I --measure l2 --tap same -i x.png -o y.png", 2,
+         "--measure needs cosine or dot, got 'l2'"},
+        {"similarity nets.kd:I --tap same --tap T=mixed --weights X=mix.safetensors -i x.png -o y.png", 1,
+         "--weights X=mix.safetensors: no network at work is called X"},
     };
     KdImage x = saved_noise(s, "x.png", 30, 24);
     for (size_t i = 0; i < sizeof rows_ / sizeof *rows_; i++) {
@@ -651,9 +705,10 @@ static void test_mistakes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_cells), cmocka_unit_test(test_mirrored),
-        cmocka_unit_test(test_similarity), cmocka_unit_test(test_itself), cmocka_unit_test(test_adaptors), cmocka_unit_test(test_run_folder),
-        cmocka_unit_test(test_teacher), cmocka_unit_test(test_folder), cmocka_unit_test(test_mistakes),
+        cmocka_unit_test(test_attention),  cmocka_unit_test(test_attention_cells), cmocka_unit_test(test_mirrored),
+        cmocka_unit_test(test_similarity), cmocka_unit_test(test_itself),          cmocka_unit_test(test_adaptors),
+        cmocka_unit_test(test_run_folder), cmocka_unit_test(test_teacher),         cmocka_unit_test(test_folder),
+        cmocka_unit_test(test_mistakes),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,5 +1,5 @@
-/* test_train_eval.c: metrics of test pictures while a session trains: the run is the same with and without, the numbers are those of
- * kdc eval, a resumed run measures what it would have, and nothing that goes wrong there ends a run.
+/* test_train_eval.c: metrics of test pictures while a session trains: the run is the same with and without, the numbers
+ * are those of kdc eval, a resumed run measures what it would have, and nothing that goes wrong there ends a run.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -26,7 +26,8 @@
 
 extern char **environ;
 
-/* All that an evaluation could disturb: running statistics, dropout, an image pool, moments, a schedule, unpaired order. */
+/* All that an evaluation could disturb: running statistics, dropout, an image pool, moments, a schedule, unpaired
+ * order. */
 static const char everything_kd[] =
     "param size = 16\n"
     "net Gen[](x: [n, 3, h, w]) {\n"
@@ -95,7 +96,7 @@ static bool there(const Setup *s, const char *name) {
 
 /* Starts `kdc LINE` (words separated by blanks) in the folder; stderr goes to the file "stderr". */
 static pid_t start(const Setup *s, const char *line) {
-    char copy[1024], *argv[64] = {(char *)(uintptr_t)"kdc"};
+    char copy[1024], *argv[64] = {(char *)(uintptr_t) "kdc"};
     int argc = 1;
     snprintf(copy, sizeof copy, "%s", line);
     for (char *w = strtok(copy, " "); w; w = strtok(NULL, " ")) {
@@ -175,7 +176,8 @@ static int setup(void **state) {
     setenv("OMP_WAIT_POLICY", "passive", 1);
     write_text(s, "all.kd", everything_kd, sizeof everything_kd - 1);
     write_text(s, "pairs.kd", pairs_kd, sizeof pairs_kd - 1);
-    static const char *const folders[] = {"set", "set/trainA", "set/trainB", "set/testA", "set/testB", "pair", "pair/train", "pair/test", "plain"};
+    static const char *const folders[] = {"set",  "set/trainA", "set/trainB", "set/testA", "set/testB",
+                                          "pair", "pair/train", "pair/test",  "plain"};
     for (int i = 0; i < 9; i++) {
         mkdir(in(s, folders[i]), 0777);
     }
@@ -349,9 +351,11 @@ static void test_same_run(void **state) {
     assert_true(holds(s, "with/report.html", "Metrics on test pictures"));
     assert_true(holds(s, "with/report.html", "<h3>G.ssim</h3>"));
     assert_false(holds(s, "without/report.html", "Metrics on test pictures"));
-    double l1 = evaluated(s, "eval all.kd:G --against T --weights with --data set --crop-size 16 --layout unpaired --json", "l1");
+    double l1 = evaluated(
+        s, "eval all.kd:G --against T --weights with --data set --crop-size 16 --layout unpaired --json", "l1");
     near(measured(&a, "G.l1", 14), l1);
-    double psnr = evaluated(s, "eval all.kd:G --against T --weights with --data set --crop-size 16 --layout unpaired --json", "psnr");
+    double psnr = evaluated(
+        s, "eval all.kd:G --against T --weights with --data set --crop-size 16 --layout unpaired --json", "psnr");
     near(measured(&a, "G.psnr", 14), psnr);
     kd_log_data_free(&a);
     kd_log_data_free(&b);
@@ -377,7 +381,8 @@ static void test_resume(void **state) {
     KdLogData d = log_of(s, "parts");
     assert_int_equal(d.n_evals, 3);
     kd_log_data_free(&d);
-    expect_run(s, "train all.kd --out without --resume --steps 16 --eval G --against T --metrics l1 -q", 0); /* begun later: 14, 15, 16 */
+    expect_run(s, "train all.kd --out without --resume --steps 16 --eval G --against T --metrics l1 -q",
+               0); /* begun later: 14, 15, 16 */
     d = log_of(s, "without");
     assert_int_equal(d.n_evals, 3);
     assert_int_equal(d.n_metrics, 1);
@@ -385,7 +390,8 @@ static void test_resume(void **state) {
     same_tensors(s, "without/checkpoint-000016.safetensors", "parts/checkpoint-000016.safetensors");
 }
 
-/* A run that was killed in the middle of an evaluation has the checkpoint of that step, and measures it when it goes on. */
+/* A run that was killed in the middle of an evaluation has the checkpoint of that step, and measures it when it goes
+ * on. */
 static void test_killed_in_evaluation(void **state) {
     const Setup *s = ready(state);
     expect_run(s, TRAIN "--steps 5 --out torn -q " EVAL, 0);
@@ -428,14 +434,22 @@ static void test_failure_goes_on(void **state) {
 /* Two networks, two directions, compared with the data's own pictures. */
 static void test_pairs(void **state) {
     const Setup *s = ready(state);
-    expect_run(s, "train pairs.kd --data pair --steps 6 --out pairs --eval G --eval F:BtoA --eval-every 2 --metrics l1,ssim --eval-pictures 3", 0);
-    expect_message(s, "G (L1, SSIM) against the data's own pictures, 3 pictures of pair (aligned, test, AtoB) at 16x16; F (L1, SSIM)");
+    expect_run(s,
+               "train pairs.kd --data pair --steps 6 --out pairs --eval G --eval F:BtoA --eval-every 2 --metrics "
+               "l1,ssim --eval-pictures 3",
+               0);
+    expect_message(s, "G (L1, SSIM) against the data's own pictures, 3 pictures of pair (aligned, test, AtoB) at "
+                      "16x16; F (L1, SSIM)");
     KdLogData d = log_of(s, "pairs");
     assert_int_equal(d.n_evals, 3);
     assert_int_equal(d.n_metrics, 4);
-    near(measured(&d, "G.l1", 6), evaluated(s, "eval pairs.kd:G --weights pairs --data pair --crop-size 16 --max-dataset-size 3 --json", "l1"));
+    near(measured(&d, "G.l1", 6),
+         evaluated(s, "eval pairs.kd:G --weights pairs --data pair --crop-size 16 --max-dataset-size 3 --json", "l1"));
     near(measured(&d, "F.ssim", 6),
-         evaluated(s, "eval pairs.kd:F --weights pairs --data pair --crop-size 16 --max-dataset-size 3 --direction BtoA --json", "ssim"));
+         evaluated(
+             s,
+             "eval pairs.kd:F --weights pairs --data pair --crop-size 16 --max-dataset-size 3 --direction BtoA --json",
+             "ssim"));
     assert_true(measured(&d, "G.l1", 6) != measured(&d, "G.l1", 2));
     kd_log_data_free(&d);
     expect_run(s, "train pairs.kd --data pair --steps 2 --out stored --eval G --eval-size stored --metrics l1 -q", 0);
@@ -446,7 +460,11 @@ static void test_pairs(void **state) {
 
 static void test_mistakes(void **state) {
     const Setup *s = ready(state);
-    static const struct { const char *line; int code; const char *text; } row[] = {
+    static const struct {
+        const char *line;
+        int code;
+        const char *text;
+    } row[] = {
         {"--eval Q", 1, "--eval Q: the session has no network of that name; it has G, D, T"},
         {"--eval Unused", 1, "--eval Unused: the session has no network of that name"},
         {"--eval G --against Q", 1, "--against Q: the session has no network of that name"},
@@ -469,19 +487,23 @@ static void test_mistakes(void **state) {
         expect_message(s, row[i].text);
         assert_false(there(s, "none/kdc.json")); /* said before anything begins */
     }
-    static const char plain_kd[] = "let G = conv2d[3, 3, padding = 1]\nlet T = frozen conv2d[3, 3, padding = 1]\n"
-                                   "session s(x: [1, 3, 16, 16]) { let l = l1_loss(G(x), T(x))\n minimize l over G with sgd(0.1)\n log l }\n";
+    static const char plain_kd[] =
+        "let G = conv2d[3, 3, padding = 1]\nlet T = frozen conv2d[3, 3, padding = 1]\n"
+        "session s(x: [1, 3, 16, 16]) { let l = l1_loss(G(x), T(x))\n minimize l over G with sgd(0.1)\n log l }\n";
     write_text(s, "plain.kd", plain_kd, sizeof plain_kd - 1);
     expect_run(s, "train plain.kd --data plain --steps 2 --out none --eval G --against T", 1);
-    expect_message(s, "plain has no test pictures apart from those that are trained on: --eval-data FOLDER says which to use");
+    expect_message(
+        s, "plain has no test pictures apart from those that are trained on: --eval-data FOLDER says which to use");
     expect_run(s, "train plain.kd --data plain --steps 2 --out some --eval G --against T --eval-data plain", 0);
     expect_message(s, "5 pictures of plain (plain, test) at 16x16");
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_run), cmocka_unit_test(test_threads), cmocka_unit_test(test_resume), cmocka_unit_test(test_killed_in_evaluation),
-        cmocka_unit_test(test_failure_goes_on), cmocka_unit_test(test_pairs), cmocka_unit_test(test_mistakes),
+        cmocka_unit_test(test_same_run),        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_resume),          cmocka_unit_test(test_killed_in_evaluation),
+        cmocka_unit_test(test_failure_goes_on), cmocka_unit_test(test_pairs),
+        cmocka_unit_test(test_mistakes),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

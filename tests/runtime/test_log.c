@@ -167,7 +167,8 @@ static void evaluations(void **state) {
     const double v[] = {1.0 / 3, INFINITY};
     assert_true(kd_log_eval(l, 1700000000.5, 7, 2, names, v, 2, &t));
     kd_log_close(l);
-    expect_text(p->path, "{\"ts\":1700000000.500,\"step\":7,\"epoch\":2,\"eval\":{\"S.l1\":0.333333333,\"S.psnr\":null}}\n");
+    expect_text(p->path,
+                "{\"ts\":1700000000.500,\"step\":7,\"epoch\":2,\"eval\":{\"S.l1\":0.333333333,\"S.psnr\":null}}\n");
 }
 
 /* Cutting back and going on gives the bytes of a run that was never stopped. */
