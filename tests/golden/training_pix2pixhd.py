@@ -76,7 +76,7 @@ def hd_step(t, D, V, opt_g, opt_d, x, fake, y):
     d_loss = 0.5 * (sum(lsgan(s[-1], False) for s in of_old) + sum(lsgan(s[-1], True) for s in of_real))
     total = adv + feat
     if V is not None:
-        perceptual = 10 * sum(w * l1(a, b.detach()) for w, a, b in zip((1 / 32, 1 / 16, 1 / 8, 1 / 4, 1), V(fake), V(y)))
+        perceptual = t.lambda_vgg * sum(w * l1(a, b.detach()) for w, a, b in zip((1 / 32, 1 / 16, 1 / 8, 1 / 4, 1), V(fake), V(y)))
         total = total + perceptual
         t.log(vgg=perceptual)
     opt_g.zero_grad()
@@ -90,7 +90,7 @@ def hd_step(t, D, V, opt_g, opt_d, x, fake, y):
 
 def pix2pixhd(t):
     G, D = t.nets(G=HdGenerator(t.ngf, t.n_down, t.n_blocks), D=Judge(t.ndf, 6))
-    V = t.nets(frozen=True, V=HdVgg())[0] if t.vgg else None
+    V = t.nets(frozen=True, V=HdVgg())[0] if t.lambda_vgg > 0 else None
     opt_g, opt_d = adam(parameters([G])), adam(parameters([D]))
     for x, y in t.steps():
         hd_step(t, D, V, opt_g, opt_d, x, G(x), y)
@@ -110,6 +110,6 @@ def hd_run(name, fn, recipe, size=32, **kw):
              inputs=dict(x=Image(1, 3, size, size), y=Image(1, 3, size, size)))
 
 
-hd_run("pix2pixhd", pix2pixhd, "pix2pixhd", ngf=4, ndf=4, n_down=3, n_blocks=1, vgg=False)
-hd_run("pix2pixhd_vgg", pix2pixhd, "pix2pixhd", size=64, ngf=8, ndf=8, n_down=3, n_blocks=2, vgg=True, slow=True)
+hd_run("pix2pixhd", pix2pixhd, "pix2pixhd", ngf=4, ndf=4, n_down=3, n_blocks=1, lambda_vgg=0)
+hd_run("pix2pixhd_vgg", pix2pixhd, "pix2pixhd", size=64, ngf=8, ndf=8, n_down=3, n_blocks=2, lambda_vgg=10, slow=True)
 hd_run("pix2pixhd_local", pix2pixhd_local, "pix2pixhd_local", ngf=2, ndf=4, n_down=2, n_blocks=1, n_blocks_local=1, joint=True)
