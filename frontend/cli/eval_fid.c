@@ -56,6 +56,7 @@ static bool compile(KdcEvalFid *f, const char *file) {
             return false;
         }
     }
+    kdc_hold_weights(f->r, true);
     return true;
 }
 

@@ -380,6 +380,7 @@ static Size *open_size(KdcPictureNet *n, const KdImage *in, KdTrouble *trouble) 
         kdc_close(t.q);
         return NULL;
     }
+    kdc_hold_weights(s.r, n->files->n_live == 0); /* those of a session change under way */
     Size *place = place_for(n, s.bytes);
     s.q = t.q;
     s.height = in->height;
