@@ -1,5 +1,6 @@
-/* hoist.c: see hoist.h. A value is `still` if it depends on no data; one made of weights is taken out where something uses it that is
- * not still, provided a sum or product is in it: reshaping a bias, or the root of a variance, fuses into its user. */
+/* hoist.c: see hoist.h. A value is `still` if it depends on no data; one made of weights is taken out where something
+ * uses it that is not still, provided a sum or product is in it: reshaping a bias, or the root of a variance, fuses
+ * into its user. */
 #include "passes/hoist.h"
 
 #include <string.h>
@@ -28,7 +29,8 @@ static void mark(Marks *m, KdValue v) {
         KdValue w = m->weight[n->in[k]];
         m->still[v] = m->still[v] && m->still[n->in[k]];
         m->heavy[v] = m->heavy[v] || m->heavy[n->in[k]];
-        if (w != KD_NONE && (m->weight[v] == KD_NONE || kd_vtype(m->f, w)->count > kd_vtype(m->f, m->weight[v])->count)) {
+        KdValue most = m->weight[v];
+        if (w != KD_NONE && (most == KD_NONE || kd_vtype(m->f, w)->count > kd_vtype(m->f, most)->count)) {
             m->weight[v] = w;
         }
     }
@@ -106,7 +108,9 @@ bool kd_hoist(const KdFunc *f, KdFunc **before, KdFunc **after) {
     if (!find(&m)) {
         return false;
     }
-    KdBuilder early = kd_builder(*before = kd_func_new(cx, f->name)), late = kd_builder(*after = kd_func_new(cx, f->name));
+    *before = kd_func_new(cx, f->name);
+    *after = kd_func_new(cx, f->name);
+    KdBuilder early = kd_builder(*before), late = kd_builder(*after);
     KdValue *to_early = KD_NEW_ARRAY(cx, KdValue, f->n), *to_late = KD_NEW_ARRAY(cx, KdValue, f->n);
     for (KdValue v = 0; v < f->n; v++) {
         bool input = kd_node(f, v)->op == KD_OP_INPUT;

@@ -1,11 +1,11 @@
 /* export.c: see export.h.
  *
- * What the network makes of its weights alone by sums or products, a spectral norm's quotient, is computed once, here, and is a
- * weight of what is exported (passes/hoist.h). The network goes through the passes for the target, and the JIT computes the golden output: with code for that same target
- * where this machine can run it (every bit then counts in the self-test), else with its own (a few values count, to a
- * tolerance). codegen/artefact.c links the kernels with runtime/export/artefact.c and with constants that are made
- * here: the table of externs, the weights, the arena's layout, the golden values. The text of the header and the sample
- * is in export_text.c.
+ * What the network makes of its weights alone by sums or products, a spectral norm's quotient, is computed once, here,
+ * and is a weight of what is exported (passes/hoist.h). The network goes through the passes for the target, and the JIT
+ * computes the golden output: with code for that same target where this machine can run it (every bit then counts in the
+ * self-test), else with its own (a few values count, to a tolerance). codegen/artefact.c links the kernels with
+ * runtime/export/artefact.c and with constants that are made here: the table of externs, the weights, the arena's
+ * layout, the golden values. The text of the header and the sample is in export_text.c.
  */
 #include "frontend/api/export_private.h"
 

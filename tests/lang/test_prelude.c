@@ -31,7 +31,7 @@ static const Case cases[] = {
     {"spade_of_constant_maps", NET("x: [1, 2, 4, 4], s: [1, 3, 2, 2]", "let m = spade[hidden = 4]\nreturn m(x, s).shape"), 0, 4, {1, 2, 4, 4}},
     {"modulate", NET("x: [2]", "return modulate(tensor([1.0, 2.0]), tensor([0.5, 1.0]), 3)"), 0, 2, {4.5, 7}},
     {"l2_normalize", NET("x: [2, 3, 4]", "let y = l2_normalize(x)\nreturn [max(abs(sum(square(y), 1) - 1)), max(abs(l2_normalize(x * 0)))]"), 1e-9, 2, {0, 0}},
-    {"unit_norm_of_sigma", NET("x: [1]", "let w = tensor([[3.0, 0.0], [0.0, 1.0]])\nlet y = over_sigma(w, tensor([[1.0], [0.0]]), tensor([[1.0], [0.0]]))\nreturn y"), 1e-7, 4, {1, 0, 0, 1.0 / 3}},
+    {"unit_norm_of_sigma", NET("x: [1]", "let w = tensor([[3.0, 0.0], [0.0, 1.0]])\nlet y = over_sigma(w, tensor([1.0, 0.0]), tensor([1.0, 0.0]))\nreturn y"), 1e-7, 4, {1, 0, 0, 1.0 / 3}},
     /* activations */
     {"softmax", NET("x: [3, 4]", "let y = softmax(x * 100)\nreturn [max(abs(sum(y, -1) - 1)), max(abs(log_softmax(x) - log(softmax(x)))), max(abs(logsumexp(x, dim = 0) - log(sum(exp(x), 0))))]"), 1e-9, 3, {0, 0, 0}},
     {"binary_mask", NET("x: [1]", "return binary_mask(tensor([0.4, 0.6, 1.0]))"), 0, 3, {0, 1, 1}},
