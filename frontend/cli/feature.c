@@ -24,14 +24,20 @@ bool kdc_feature_open(KdcFeatureNet *n, KdcProgram *p, const KdcArgs *a, const K
     *n = (KdcFeatureNet){.p = p, .a = a, .name = name, .tap = tap, .adaptor = adaptor};
     kdc_own_files(p, all, name, first, &n->files);
     if (adaptor) {
-        const KdDecl *d = kdc_cli_find(p, adaptor);
-        if (!d || (d->kind != KD_DECL_INSTANCE && d->kind != KD_DECL_NET)) {
+        const char *colon = strchr(adaptor, ':');
+        const KdDecl *d = colon ? NULL : kdc_cli_find(p, adaptor);
+        if (colon) {
+            n->adaptor = kd_intern(p->cx, adaptor, (size_t)(colon - adaptor));
+            n->make = colon + 1;
+        } else if (!d || (d->kind != KD_DECL_INSTANCE && d->kind != KD_DECL_NET)) {
             kd_error(p->cx, 0, "--adaptor %s: the file has no network of that name", adaptor);
+            kd_hint(p->cx, "one inside another: its path and how it is made, such as K.mlp[0]:RekoProjection[32]");
             return false;
         }
-        kdc_own_files(p, all, adaptor, false, &n->adaptor_files);
+        kdc_own_files(p, all, n->adaptor, false, &n->adaptor_files);
         if (n->adaptor_files.weights.n == 0 && !a->quiet) {
-            fprintf(stderr, "kdc: warning: no weights for %s were given: they are random (--weights FILE)\n", adaptor);
+            fprintf(stderr, "kdc: warning: no weights for %s were given: they are random (--weights FILE)\n",
+                    n->adaptor);
         }
     }
     n->net = kdc_feature_net(p, a, &n->files, name, tap, height, width);
@@ -62,7 +68,10 @@ static KdcProgram *wrap(KdcFeatureNet *n, const char *shape) {
         return NULL;
     }
     kd_str_add(&s, text, size);
-    kd_str_printf(&s, "\nfn kdc_adapted(f: %s) { return %s(f) }\n", shape, n->adaptor);
+    if (n->make) {
+        kd_str_printf(&s, "\nlet kdc_adaptor = %s", n->make);
+    }
+    kd_str_printf(&s, "\nfn kdc_adapted(f: %s) { return %s(f) }\n", shape, n->make ? "kdc_adaptor" : n->adaptor);
     free(read);
     KdcProgram *q = kdc_open(n->p->file, s.s, (size_t)s.n, &n->p->o);
     if (!q) {
@@ -89,6 +98,7 @@ static bool elaborate(const KdcFeatureNet *n, KdcProgram *q, KdcUnit *u) {
 
 /* In q's landing. */
 static bool compile(KdcFeatureNet *n, KdcProgram *q, KdcUnit *u) {
+    static const char own[] = "kdc_adaptor.";
     KdcArgs a = *n->a;
     a.name = n->adaptor;
     a.in = NULL;
@@ -101,6 +111,9 @@ static bool compile(KdcFeatureNet *n, KdcProgram *q, KdcUnit *u) {
     KdcTensor **all = KD_NEW_ARRAY(q->cx, KdcTensor *, count + 1);
     for (int i = 0; i < count; i++) {
         all[i] = kdc_input(n->r, i);
+        if (n->make && strncmp(all[i]->name, own, strlen(own)) == 0) {
+            all[i]->name = kd_format(q->cx, "%s.%s", n->adaptor, all[i]->name + strlen(own));
+        }
     }
     KdcFiles files = n->adaptor_files;
     for (int i = 0; i < files.weights.n; i++) { /* the names are A.PATH: a file of A alone has them without A */

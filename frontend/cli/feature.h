@@ -24,6 +24,7 @@ typedef struct KdcFeatureNet {
     KdcProgram *p;
     const KdcArgs *a;
     const char *name, *tap, *adaptor; /* adaptor: or NULL */
+    const char *make;                 /* how the adaptor is made, if it is inside another network; or NULL */
     KdcFiles files, adaptor_files;
     KdcPictureNet *net;
     /* the adaptor, compiled for one shape; rows: it takes [1, positions, channels] */

@@ -64,9 +64,15 @@ static const char nets_kd[] = "param width = 2\n"
                               "let S = Mix[out = width]\n"
                               "let A = conv2d[3, 1, bias = false]\n"
                               "let P = Rows[]\n"
-                              "session fit(x: [1, 3, 8, 8]) {\n"
+                              "net Keeper[](a: list, b) {\n"
+    "    let mlp = [frozen Rows[] for f in a]\n"
+    "    return mean(square(a[0] - mlp[0](b)))\n"
+    "}\n"
+    "let K = Keeper[]\n"
+    "session fit(x: [1, 3, 8, 8]) {\n"
                               "    let s = S(x)\n"
                               "    let loss = mean(square(A(s.mixed) - T(x).mixed)) + mean(square(s))\n"
+    "    log inner = K([zeros([4, 2])], ones([4, 3]))\n"
                               "    minimize loss over S, A with adam(0.01)\n"
                               "    log loss\n"
                               "}\n";
@@ -416,7 +422,7 @@ static double cosine(const double *a, const double *b, int n, bool dot) {
         aa += a[i] * a[i];
         bb += b[i] * b[i];
     }
-    return dot ? ab : ab / (sqrt(aa) * sqrt(bb));
+    return dot ? ab : ab / ((sqrt(aa) + 1e-7) * (sqrt(bb) + 1e-7));
 }
 
 typedef void Feature(const double *x, double *student, double *teacher);
@@ -543,9 +549,19 @@ static void test_adaptors(void **state) {
     kd_image_free(&x);
 }
 
+static float inner[6];
+
+static void inside(const double *x, double *student, double *teacher) {
+    double wide[3];
+    apply(inner, 2, 3, x, student);
+    apply(mix, 3, 3, x, wide);
+    apply(inner, 2, 3, wide, teacher);
+}
+
 /* A run folder is its program, its -D and its weights. */
 static void test_run_folder(void **state) {
     const Setup *s = ready(state);
+    KdTrouble t;
     KdImage x = saved_noise(s, "x.png", 30, 24);
     mkdir(in_folder(s, "set"), 0777);
     KdImage y = saved_noise(s, "set/a.png", 12, 12);
@@ -562,6 +578,17 @@ static void test_run_folder(void **state) {
                         720 * sizeof(double));
     kd_npz_free(&a);
     kd_npz_free(&b);
+    /* one that is inside another network: what K made for itself and keeps */
+#define INNER "similarity run:I --against T --tap T=mixed --tap same --at 4,20 -i x.png -o two.png --raw sim.npz "
+    expect(s, INNER "--adaptor K.mlp[0]:Rows[] --adaptor T=K.mlp[0]:Rows[]", 0, "stdout", "cosine of T.mixed to I.same");
+    KdWeights *kept = kd_weights_read(in_folder(s, "run/frozen.safetensors"), &t);
+    assert_non_null(kept);
+    assert_true(kd_tensor_f32(kd_weights_find(kept, "K.mlp[0].first.weight"), inner, &t));
+    kd_weights_free(kept);
+    check_map(s, &x, inside, 2, false, 4, 20);
+    expect(s, INNER "--adaptor K.mlp[7]:Rows[]", 1, "stderr", "no weights for K.mlp[7] were given");
+    expect(s, INNER "--adaptor K.mlp[0]:Nothing[]", 1, "stderr", "Nothing");
+#undef INNER
     expect(s, "attention run:S --tap mixed -i x.png -o att.png", 0, "stdout", "64 of 24 x 30");
     expect(s, "attention run:S --tap mixed -D width=4 -i x.png -o att.png", 1, "stderr",
            "run was trained with -D width=5");
@@ -687,7 +714,7 @@ static void test_mistakes(void **state) {
          "--tap Q=mixed: the networks compared are I and T"},
         {"similarity nets.kd:I --tap same -i x.png -o y.png", 1, "there is no tap 'same'; the taps are mixed"},
         {"similarity nets.kd:T --tap mixed -i x.png -o y.png", 1,
-         "no frozen network: which is the teacher? --against NET, one of I, S, A, P"},
+         "no frozen network: which is the teacher? --against NET, one of I, S, A, P, K"},
         {"similarity nets.kd:T --against T --tap mixed -i x.png -o y.png", 2, "that is the student itself"},
         {"similarity nets.kd:I --against nobody --tap same -i x.png -o y.png", 1, "no fn, net or network 'nobody'"},
         {"similarity nets.kd:I --measure l2 --tap same -i x.png -o y.png", 2,
