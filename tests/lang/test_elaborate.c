@@ -311,8 +311,7 @@ static void test_param_of_importer(void **state) {
     assert_non_null(mkdtemp(dir));
     const char *const names[] = {"low.kd", "mid.kd", "main.kd"};
     const char *const text[] = {
-        "param a = 1\nparam b = 2.0\nparam c = a + 1\nparam l = [1]\nparam s = \"low\"\nparam e = 1\n"
-        "fn low() { return [a, b, c, l[0], len(s), e] }\n",
+        "param a = 1\nparam b = 2.0\nparam c = a + 1\nparam l = [1]\nparam s = \"low\"\nparam e = 1\nfn low() { return [a, b, c, l[0], len(s), e] }\n",
         "import \"low.kd\"\nparam a = 3\nparam b = 4.0\nfn mid() { return low() }\n",
         "import \"mid.kd\"\nparam a = 5\nparam l = [7, 8]\nparam s = 6\nparam e = 2 * 4\nfn main() { return mid() + [a, s, e] }\n"};
     for (int i = 0; i < 3; i++) {
