@@ -63,6 +63,51 @@ KdMacs kd_lang_macs(const KdFunc *f) {
     return m;
 }
 
+/* What v is a broadcast or another shape of. */
+static KdValue origin(const KdFunc *f, KdValue v) {
+    while (f->nodes[v].op == KD_OP_BROADCAST || f->nodes[v].op == KD_OP_RESHAPE)
+        v = f->nodes[v].in[0];
+    return v;
+}
+
+static bool contraction(const KdFunc *f, KdValue v) {
+    int op = f->nodes[v].op;
+    return op == KD_OP_CONV2D || op == KD_OP_CONV_TRANSPOSE2D || op == KD_OP_MATMUL;
+}
+
+static bool vector_of_weights(const KdFunc *f, KdValue v) {
+    if (f->nodes[v].op != KD_OP_INPUT || kd_vtype(f, v)->rank != 1) return false;
+    KdRole role = kd_input_role(f, v);
+    return role == KD_WEIGHT || role == KD_FROZEN;
+}
+
+KdElements kd_lang_elements(const KdFunc *f) {
+    KdElements e = {0};
+    bool *live = live_nodes(f), *varies = varying_nodes(f);
+    bool *normed = KD_NEW_ARRAY(f->cx, bool, f->n);
+    for (KdValue v = 0; v < f->n; v++) {
+        const KdNode *n = kd_node(f, v);
+        double count = (double)n->type->count;
+        if (!live[v] || !varies[v]) continue;
+        if (contraction(f, v)) e.results += count;
+        if (n->op == KD_OP_RELU || n->op == KD_OP_LEAKY_RELU || n->op == KD_OP_TANH ||
+            n->op == KD_OP_SIGMOID)
+            e.activations += count;
+        for (int k = 0; k < 2 && (n->op == KD_OP_MUL || n->op == KD_OP_ADD); k++) {
+            KdValue by = origin(f, n->in[k]), to = origin(f, n->in[1 - k]);
+            if (n->op == KD_OP_ADD) {
+                e.biases += vector_of_weights(f, by) && contraction(f, to) ? count : 0;
+            } else if (f->nodes[by].op == KD_OP_RSQRT) {
+                normed[v] = true;
+                e.norms += count;
+            } else if (vector_of_weights(f, by) && normed[to]) {
+                e.scales += count;
+            }
+        }
+    }
+    return e;
+}
+
 int64_t kd_lang_parameters(const KdFunc *f) {
     int64_t n = 0;
     for (int i = 0; i < f->inputs.n; i++) {

@@ -71,5 +71,9 @@ KdFunc *kd_lang_session(KdProgram *p, const char *name, unsigned every_mask, con
 typedef struct KdMacs { double no_t, t_in, t_out; } KdMacs;
 KdMacs kd_lang_macs(const KdFunc *f);
 int64_t kd_lang_parameters(const KdFunc *f); /* elements of KD_WEIGHT and frozen weights */
+/* Elements that contractions give, and that biases, norms, norms' scales and activations are applied to: what other counters add to
+ * the multiply-accumulates, each in its own way (methods.md A.6). */
+typedef struct KdElements { double results, biases, norms, scales, activations; } KdElements;
+KdElements kd_lang_elements(const KdFunc *f);
 
 #endif
