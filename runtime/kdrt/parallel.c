@@ -1,16 +1,35 @@
 /* parallel.c: executes plans and kernels, on one thread or several.
  *
  * A kernel's range is cut into contiguous pieces whose sizes differ by at most one; piece p is run by whichever
- * thread OpenMP gives it to, with that thread's own scratch. Nothing a kernel computes depends on where the cuts are
+ * thread comes first, with that thread's own scratch. A plan is one parallel region: from call to call threads wait
+ * for the pieces of the call before, not for each other, so that small kernels cost little, a slower core does less, and
+ * a thread that has lost its core to another program holds up one piece at most. Nothing a kernel computes depends on where the cuts are
  * (kernels combine partial results in an order of their own), so bits do not depend on the number of threads.
  * One piece never enters OpenMP: a run with one thread, or a small range, costs a function call.
  */
 #include "runtime/kdrt/kdrt.h"
 
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
 #include <time.h>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+
+enum {
+    PIECES = 4,   /* of a kernel, for each thread: cores differ in speed */
+    SPINS = 2000, /* some ten microseconds */
+};
+
+static inline void pause_a_little(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
 
 static void *thread_scratch(const KdrtContext *cx, int thread) {
     return cx->scratch ? (char *)cx->scratch + (size_t)thread * cx->scratch_bytes : NULL; /* no kernel may need any */
@@ -62,21 +81,93 @@ void kdrt_parallel_for(KdrtContext *cx, KdrtKernel *fn, void *const *bufs, int64
     }
 }
 
-void kdrt_run(KdrtContext *cx, const KdrtPlan *plan, void *const *ext, void *arena) {
+static void bind(const KdrtPlan *plan, const KdrtCall *call, void *const *ext, void *arena, void **bufs) {
+    for (int64_t a = 0; a < call->n_args; a++) {
+        const KdrtArg *arg = &call->args[a];
+        const void *base = arg->base == KDRT_ARENA  ? arena
+                           : arg->base == KDRT_POOL ? plan->pool
+                                                    : ext[arg->base];
+        bufs[a] = (char *)base + arg->offset;
+    }
+}
+
+static void run_apart(KdrtContext *cx, const KdrtPlan *plan, void *const *ext, void *arena) {
     void *bufs[KDRT_MAX_ARGS];
     for (int64_t c = 0; c < plan->n_calls; c++) {
         const KdrtCall *call = &plan->calls[c];
         if (call->once && cx->prepared)
             continue;
-        for (int64_t a = 0; a < call->n_args; a++) {
-            const KdrtArg *arg = &call->args[a];
-            const void *base = arg->base == KDRT_ARENA  ? arena
-                               : arg->base == KDRT_POOL ? plan->pool
-                                                        : ext[arg->base];
-            bufs[a] = (char *)base + arg->offset;
-        }
+        bind(plan, call, ext, arena, bufs);
         kdrt_parallel_for(cx, call->fn, bufs, call->range, call->grain, c);
         if (cx->after)
             cx->after(cx->user, c);
     }
+}
+
+#ifdef _OPENMP
+/* ---- all calls in one parallel region ----------------------------------------------------------- */
+
+/* A call's pieces: how many are taken, how many are done. */
+typedef struct Progress {
+    _Atomic int taken, done;
+} Progress;
+
+static int pieces_of(const KdrtContext *cx, const KdrtCall *call) {
+    int64_t most = call->range / (call->grain > 1 ? call->grain : 1), some = (int64_t)PIECES * cx->threads;
+    return (int)(call->range <= 0 ? 0 : most < 1 ? 1 : most < some ? most : some);
+}
+
+/* Until `pieces` are done. Who has to wait long gives its core to whoever is to do the work. */
+static void wait_for(Progress *p, int pieces) {
+    for (int spins = 0; atomic_load_explicit(&p->done, memory_order_acquire) < pieces; spins++) {
+        if (spins < SPINS)
+            pause_a_little();
+        else
+            sched_yield();
+    }
+}
+
+/* What each thread of the team does. Every call has counters of its own, so a thread that the system held up comes past calls
+ * that others have finished meanwhile, and nobody waits for it. */
+static void run_team(KdrtContext *cx, const KdrtPlan *plan, void *const *ext, void *arena, Progress *progress) {
+    void *bufs[KDRT_MAX_ARGS], *scratch = thread_scratch(cx, omp_get_thread_num());
+    KdrtProfile *profile = omp_get_thread_num() == 0 ? cx->profile : NULL;
+    for (int64_t c = 0; c < plan->n_calls; c++) {
+        const KdrtCall *call = &plan->calls[c];
+        int pieces = call->once && cx->prepared ? 0 : pieces_of(cx, call);
+        if (pieces == 0)
+            continue;
+        double start = profile && c < profile->n ? now() : 0;
+        int p = atomic_fetch_add_explicit(&progress[c].taken, 1, memory_order_relaxed);
+        if (p < pieces)
+            bind(plan, call, ext, arena, bufs);
+        for (; p < pieces; p = atomic_fetch_add_explicit(&progress[c].taken, 1, memory_order_relaxed)) {
+            call->fn(bufs, piece_begin(call->range, pieces, p), piece_begin(call->range, pieces, p + 1), scratch);
+            atomic_fetch_add_explicit(&progress[c].done, 1, memory_order_release);
+        }
+        wait_for(&progress[c], pieces);
+        if (profile && c < profile->n) {
+            profile->call[c].seconds += now() - start;
+            profile->call[c].calls++;
+        }
+    }
+}
+
+static bool run_together(KdrtContext *cx, const KdrtPlan *plan, void *const *ext, void *arena) {
+    Progress *progress = calloc((size_t)plan->n_calls + 1, sizeof *progress);
+    if (!progress)
+        return false;
+#pragma omp parallel num_threads(cx->threads)
+    run_team(cx, plan, ext, arena, progress);
+    free(progress);
+    return true;
+}
+#endif
+
+void kdrt_run(KdrtContext *cx, const KdrtPlan *plan, void *const *ext, void *arena) {
+#ifdef _OPENMP
+    if (cx->threads > 1 && !cx->after && run_together(cx, plan, ext, arena))
+        return;
+#endif
+    run_apart(cx, plan, ext, arena);
 }
