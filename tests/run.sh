@@ -32,18 +32,32 @@ count() { # LABEL FILE: the sum of cmocka's "[  LABEL  ] N test(s)" lines
     grep -aoE "\[ +$1 +\] [0-9]+ test\(s\)" "$2" | grep -oE '[0-9]+ test' | awk '{s += $1} END {print s + 0}'
 }
 
+# Programs run side by side, one for each core; a program's line appears when it ends.
+jobs=$(nproc)
+number=0
+
 run_one() { # TITLE COMMAND...
-    local title=$1 status p f s start=$SECONDS
-    shift
-    timeout 600 "$@" >"$log/out" 2>&1 </dev/null
+    number=$((number + 1))
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
+    one "$log/$number" "$@" &
+}
+
+one() { # PLACE TITLE COMMAND...: counts into PLACE.counts
+    local place=$1 title=$2 status p f s start=$SECONDS
+    shift 2
+    timeout 600 "$@" >"$place.out" 2>&1 </dev/null
     status=$?
-    p=$(count PASSED "$log/out") f=$(count FAILED "$log/out") s=$(count SKIPPED "$log/out")
+    p=$(count PASSED "$place.out") f=$(count FAILED "$place.out") s=$(count SKIPPED "$place.out")
     if [ $status -ne 0 ] && [ "$f" -eq 0 ]; then f=1; fi
-    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
-    printf '%-44s %5d passed %3d failed %3d skipped %4d s\n' "$title" "$p" "$f" "$s" $((SECONDS - start))
-    if [ "$f" -gt 0 ] || [ $status -ne 0 ]; then
-        grep -avE '^\[ +(RUN|OK) +\]' "$log/out" | tail -n 60 | sed 's/^/    /'
-    fi
+    echo "$p $f $s" >"$place.counts"
+    {
+        printf '%-44s %5d passed %3d failed %3d skipped %4d s\n' "$title" "$p" "$f" "$s" $((SECONDS - start))
+        if [ "$f" -gt 0 ] || [ $status -ne 0 ]; then
+            grep -avE '^\[ +(RUN|OK) +\]' "$place.out" | tail -n 60 | sed 's/^/    /'
+        fi
+    } >"$place.text"
+    cat "$place.text" # in one piece
+    rm "$place.out"
 }
 
 for folder in build build-asan; do
@@ -63,6 +77,13 @@ for script in tests/check_*.sh; do
     wanted "$(basename "$script")" "$@" || continue
     run_one "$(basename "$script")" bash "$script"
 done
+
+wait
+while read -r p f s; do
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    number=$((number - 1))
+done < <(cat "$log"/*.counts 2>/dev/null)
+failed=$((failed + number)) # programs that left no counts
 
 echo
 echo "$passed passed, $failed failed, $skipped skipped"
