@@ -30,6 +30,9 @@ static const Row rows[] = {
     {"MobileResnetGen[ngf = 16]", 256, 3, 0, 4, 0.1373, 0.804, 0.955, 1.408},
     {"MobileResnetGen[ngf = 12]", 256, 3, 0, 4, 0.0805, 0.518, 0.603, 0.858},
     {"MobileResnetGen[ngf = 8]", 256, 3, 0, 4, 0.0387, 0.289, 0.326, 0.440},
+    {"DeepMobileResnetGen[ngf = 24]", 256, 3, 5715723, 0, 0, -1, -1, 40.769},
+    {"DeepMobileResnetGen[ngf = 16]", 256, 3, 0, 3, 2.547, -1, -1, 18.237},
+    {"DeepMobileResnetGen[ngf = 12]", 256, 3, 0, 3, 1.437, -1, -1, 10.324},
     {"MobileResnetGen[channels = [16, 16, 32, 16, 32, 32, 16, 16]]", 256, 3, 0, 4, 0.3569, -1, -1, 2.525}, /* sub-networks that GAN Compression released */
     {"MobileResnetGen[channels = [16, 16, 24, 16, 32, 64, 16, 24]]", 256, 3, 0, 4, 0.3552, -1, -1, 2.618},
     {"MobileResnetGen[channels = [32, 32, 48, 32, 32, 48, 24, 24]]", 256, 3, 0, 3, 0.781, -1, -1, 5.56},
@@ -93,7 +96,7 @@ static void same_digits(double got, double want, int digits, const char *what) {
 
 static KdFunc *net_of(KdContext *cx, const char *net, int channels, int height, int width, bool frozen) {
     const char *text = kd_format(cx, "import \"nets/resnet.kd\"\nimport \"nets/mobile_resnet.kd\"\nimport \"nets/cat.kd\"\nimport \"nets/unet.kd\"\nimport \"nets/patchgan.kd\"\n"
-                                     "import \"nets/style.kd\"\nimport \"nets/spade.kd\"\nimport \"nets/pix2pixhd.kd\"\nimport \"nets/vgg.kd\"\nlet G = %s%s\n"
+                                     "import \"nets/style.kd\"\nimport \"nets/spade.kd\"\nimport \"nets/pix2pixhd.kd\"\nimport \"nets/vgg.kd\"\nimport \"nets/omgd_teachers.kd\"\nlet G = %s%s\n"
                                      "net Main(x: [1, %d, %d, %d]) { return flat(G(x)) }\n"
                                      "fn flat(v) {\nif kind(v) != \"list\" { return [v] }\nlet all = []\n"
                                      "for one in v { all = all + flat(one) }\nreturn all\n}\n",
