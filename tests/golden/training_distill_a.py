@@ -150,12 +150,12 @@ def fitnets(t):
         t.log(d_loss=d_loss, adv=adv, rec=rec, kd=kd)
 
 
-SMALL = dict(size=32, ngf=4, teacher_ngf=6, ndf=8, n_blocks=3)
+SMALL = dict(size=24, ngf=4, teacher_ngf=6, ndf=8, n_blocks=3)
 
 training("cyclegan_gan_compression", gan_compression, recipe="models/recipes/cyclegan_gan_compression.kd", session="cyclegan_gan_compression",
-         steps=3, defines=dict(SMALL, lambda_distill=0.5), extra=dict(lambda_=10), inputs=dict(x=Image(1, 3, 32, 32), y=Image(1, 3, 32, 32)))
-training("pix2pix_cat", cat, recipe="models/recipes/pix2pix_cat.kd", session="pix2pix_cat", steps=3, defines=dict(SMALL, batch=4),
-         inputs=dict(x=Image(4, 3, 32, 32), y=Image(4, 3, 32, 32)))
+         steps=3, defines=dict(SMALL, lambda_distill=0.5), extra=dict(lambda_=10), inputs=dict(x=Image(1, 3, 24, 24), y=Image(1, 3, 24, 24)))
+training("pix2pix_cat", cat, recipe="models/recipes/pix2pix_cat.kd", session="pix2pix_cat", steps=3, defines=dict(SMALL, ngf=3, teacher_ngf=4, batch=3),
+         inputs=dict(x=Image(3, 3, 24, 24), y=Image(3, 3, 24, 24)))
 training("distill_pix2pix", fitnets, recipe="models/recipes/distill_pix2pix.kd", session="distill_pix2pix", steps=3,
-         defines=dict(size=64, depth=5, ngf=4, teacher_ngf=6, ndf=8, batch=2, dropout=0.0, method="fitnets"),
-         inputs=dict(x=Image(2, 3, 64, 64), y=Image(2, 3, 64, 64)))
+         defines=dict(size=32, depth=5, ngf=2, teacher_ngf=3, ndf=4, batch=4, dropout=0.0, method="fitnets"),
+         inputs=dict(x=Image(4, 3, 32, 32), y=Image(4, 3, 32, 32)))
