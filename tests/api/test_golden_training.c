@@ -331,7 +331,7 @@ typedef struct Variant {
 } Variant;
 
 static KdProgram *load(KdContext *cx, const Run *r) {
-    KdDefine d[MAX_DEFINES];
+    KdDefine *d = KD_NEW_ARRAY(cx, KdDefine, MAX_DEFINES); /* sessions read it, too */
     KdLangOptions o = {.define = d, .n_define = r->n_defines};
     for (int i = 0; i < r->n_defines; i++) {
         const char *eq = strchr(r->defines[i], '=');
