@@ -232,3 +232,85 @@ def pix2pix_gcc(t):
 training("pix2pix_gcc", pix2pix_gcc, recipe="models/recipes/pix2pix_gcc.kd", session="pix2pix_gcc", steps=3, epochs=[1, 1, 2],
          defines=dict(size=32, batch=1, ngf=2, teacher_ngf=3, ndf=4, dropout=0, threshold=0.03, lambda_content=5.0, lambda_gram=10.0),
          inputs=dict(x=Image(2, 3, 32, 32), y=Image(2, 3, 32, 32)))
+
+
+def forward_resnet(net, x):
+    """The image, and the features behind the last down convolution and each block."""
+    h = F.relu(F.instance_norm(net.stem(F.pad(x, (3, 3, 3, 3), mode="reflect"))))
+    for m in net.down:
+        h = F.relu(F.instance_norm(m(h)))
+    taps = [contiguous_gradient(h)]
+    for m in net.blocks:
+        h = m(h)
+        taps.append(contiguous_gradient(h))
+    for m in net.up:
+        h = F.relu(F.instance_norm(m(h)))
+    return torch.tanh(net.head(F.pad(h, (3, 3, 3, 3), mode="reflect"))), taps
+
+
+def cyclegan_gcc(t):
+    """G before D on either side; pools that are not full give back what they get."""
+    adaptors = lambda: nn.ModuleList([nn.Conv2d(4 * t.ngf, 4 * t.teacher_ngf, 1, bias=False) for _ in range(4)])
+    G = lambda n: ResnetGen(n, t.n_blocks)
+    masked = lambda: MaskedPatchGan(t.ndf, t.threshold, 3)
+    T, DT = [None] * 2, [None] * 2
+    T[0], T[1], DT[0], DT[1], S_A, S_B, D_A, D_B, A_A, A_B = t.nets(
+        T_A=G(t.teacher_ngf), T_B=G(t.teacher_ngf), DT_A=PatchGan(t.ndf), DT_B=PatchGan(t.ndf), S_A=G(t.ngf), S_B=G(t.ngf),
+        D_A=masked(), D_B=masked(), A_A=adaptors(), A_B=adaptors())
+    S, D, A = (S_A, S_B), (D_A, D_B), (A_A, A_B)
+    opt_t, opt_dt, opt_s = adam(parameters(T)), adam(parameters(DT)), adam(parameters(S + A))
+    opt_d = adam(parameters([m for d in D for part in d.parts[:2] for m in part]))
+    masks = [m for d in D for m in d.parts[2]]
+    opt_arch = adam(parameters(masks), 1e-4, 0.9)
+    gram = lambda f: f.flatten(2) @ f.flatten(2).transpose(1, 2) / (f.shape[1] * f.shape[2] * f.shape[3])
+    apart = lambda a, b: ((a - b) ** 2).mean()
+    gap = lambda d: (lsgan(d, True) - lsgan(d, False)).abs()
+    balance = [None, None]
+    for a, b in t.steps():
+        (a1, a2), (b1, b2) = a.split(1), b.split(1)
+        x1, y1, x2, y2 = (a1, b1), (b1, a1), (a2, b2), (b2, a2)  # by direction
+
+        def terms(G, D, fakes):
+            adv = sum(lsgan(D[k](fakes[k]), True) for k in (0, 1))
+            cycle = 10 * sum(l1(G[1 - k](fakes[k]), x1[k]) for k in (0, 1))
+            return adv, cycle, 5 * sum(l1(G[k](y1[k]), y1[k]) for k in (0, 1))
+
+        def judge(k, D, fakes):
+            return 0.5 * (lsgan(D[k](y1[k]), True) + lsgan(D[k](fakes[k].detach()), False))
+
+        soft, target = zip(*[forward_resnet(T[k], x1[k]) for k in (0, 1)])
+        g_teacher = sum(terms(T, DT, soft))
+        target = [[f.detach().clone() for f in fs] for fs in target]
+        update(opt_t, g_teacher)
+        d_teacher = judge(0, DT, soft) + judge(1, DT, soft)
+        update(opt_dt, d_teacher)
+
+        fake, own = zip(*[forward_resnet(S[k], x1[k]) for k in (0, 1)])
+        adv, cycle, identity = terms(S, D, fake)
+        content = style = 0
+        for k in (0, 1):
+            mine = [f(g) for f, g in zip(A[k], own[k])] + judge_features(DT[k], fake[k])[1]
+            theirs = target[k] + [f.detach() for f in judge_features(DT[k], soft[k].detach())[1]]
+            content = content + t.lambda_content * sum(apart(f, g) for f, g in zip(mine, theirs))
+            style = style + t.lambda_gram * sum(apart(gram(f), gram(g)) for f, g in zip(mine, theirs))
+        update(opt_s, adv + cycle + identity + content + style)
+        d_a, d_b = judge(0, D, fake), judge(1, D, fake)
+        update(opt_d, d_a + d_b)
+
+        arch = 0
+        for k in (0, 1):
+            m, beta = gap(DT[k](T[k](x2[k]))).detach(), 1 - (t.epoch - 1) / 200
+            balance[k] = m if balance[k] is None else beta * m + (1 - beta) * balance[k]
+            real, judged = D[k](y2[k]), D[k](S[k](x2[k]).detach())
+            arch = arch + (gap(judged) - balance[k]).abs() + 0.5 * (lsgan(real, True) + lsgan(judged, False))
+        update(opt_arch, arch)
+        for m in masks:
+            m.alpha.data.clamp_(0, 1)
+        on = torch.cat([m.alpha.detach() > t.threshold for m in masks]).to(a.dtype).mean()
+        t.log(g_teacher=g_teacher, d_teacher=d_teacher, adv=adv, cycle=cycle, identity=identity, content=content, style=style, d_a=d_a,
+              d_b=d_b, arch=arch, channels=on)
+
+
+training("cyclegan_gcc", cyclegan_gcc, recipe="models/recipes/cyclegan_gcc.kd", session="cyclegan_gcc", steps=3, epochs=[1, 1, 2], scale=0.1,
+         defines=dict(size=32, model="resnet", n_blocks=3, ngf=2, teacher_ngf=3, ndf=4, threshold=0.03, lambda_content=1.0, lambda_gram=10.0),
+         inputs=dict(a=Image(2, 3, 32, 32), b=Image(2, 3, 32, 32)))
