@@ -311,6 +311,6 @@ def cyclegan_gcc(t):
               d_b=d_b, arch=arch, channels=on)
 
 
-training("cyclegan_gcc", cyclegan_gcc, recipe="models/recipes/cyclegan_gcc.kd", session="cyclegan_gcc", steps=3, epochs=[1, 1, 2], scale=0.1,
+training("cyclegan_gcc", cyclegan_gcc, recipe="models/recipes/cyclegan_gcc.kd", session="cyclegan_gcc", steps=3, epochs=[1, 1, 2], scale=0.1, slow=True,
          defines=dict(size=32, model="resnet", n_blocks=3, ngf=2, teacher_ngf=3, ndf=4, threshold=0.03, lambda_content=1.0, lambda_gram=10.0),
          inputs=dict(a=Image(2, 3, 32, 32), b=Image(2, 3, 32, 32)))
