@@ -20,6 +20,65 @@ static bool is_name(const char *p, const char *end) {
     return name;
 }
 
+/* FILE:FROM is the network FROM of FILE, unless there is a file of that whole name. */
+static const char *take_from(KdcProgram *p, const char **file) {
+    const char *colon = strrchr(*file, ':');
+    if (!colon || !is_name(colon + 1, colon + strlen(colon)) || access(*file, F_OK) == 0) {
+        return NULL;
+    }
+    *file = kd_intern(p->cx, *file, (size_t)(colon - *file));
+    return kd_format(p->cx, "%s.", colon + 1);
+}
+
+/* Leaves those of network `from` ("G."), by their names in it; how many. */
+static int keep_network(KdWeights *w, const char *from) {
+    size_t n = strlen(from);
+    int kept = 0;
+    for (int i = 0; i < w->n; i++) {
+        if (strncmp(w->tensor[i].name, from, n) == 0) {
+            w->tensor[kept] = w->tensor[i];
+            w->tensor[kept++].name += n;
+        }
+    }
+    return w->n = kept;
+}
+
+/* The networks of a file, for a message. */
+static void list_networks(KdcProgram *p, const KdWeights *w, KdStr *names) {
+    const char *last = "";
+    for (int i = 0; i < w->n; i++) {
+        const char *name = w->tensor[i].name;
+        size_t n = strcspn(name, ".");
+        bool optimiser = strncmp(name, "opt.", 4) == 0 || strncmp(name, "pool.", 5) == 0 || strncmp(name, "every.", 6) == 0;
+        if (name[n] && !optimiser && strncmp(name, last, n + 1) != 0) {
+            kd_str_printf(names, "%s%s", names->n ? ", " : "", kd_intern(p->cx, name, n));
+            last = name;
+        }
+    }
+}
+
+/* One network of what was read; the others are let go. */
+static bool choose_network(KdcProgram *p, KdcFiles *f, int first, const char *file, const char *from) {
+    KdStr names = {.cx = p->cx};
+    int kept = first;
+    for (int i = first; i < f->weights.n; i++) {
+        KdcWeightsFile w = f->weights.v[i];
+        list_networks(p, w.w, &names);
+        w.run = NULL; /* a network by itself, as from a file */
+        if (keep_network(w.w, from)) {
+            f->weights.v[kept++] = w;
+        } else {
+            kd_weights_free(w.w);
+        }
+    }
+    f->weights.n = kept;
+    if (kept > first) {
+        return true;
+    }
+    kd_error(p->cx, 0, "%s has no network %.*s; it has %s", file, (int)strlen(from) - 1, from, names.n ? names.s : "none");
+    return false;
+}
+
 /* A run folder of kdc train: its newest good checkpoint, and its frozen networks. */
 static bool read_run(KdcProgram *p, KdcFiles *f, KdcWeightsFile w) {
     const char *folder = w.file, *frozen = kd_format(p->cx, "%s/frozen.safetensors", folder);
@@ -61,16 +120,21 @@ bool kdc_files_read(KdcProgram *p, const KdcArgs *a, KdcFiles *f) {
             w.net = kd_format(p->cx, "%.*s.", (int)(equals - w.file), w.file);
             w.file = equals + 1;
         }
+        const char *from = take_from(p, &w.file);
+        int first = f->weights.n;
         if (kdc_cli_is_folder(w.file)) {
             if (!read_run(p, f, w)) {
                 return false;
             }
-            continue;
+        } else {
+            if (!(w.w = kd_checkpoint_file_read(w.file, &t))) {
+                return kdc_cli_trouble(p, &t);
+            }
+            kd_push(p->cx, &f->weights, w);
         }
-        if (!(w.w = kd_checkpoint_file_read(w.file, &t))) {
-            return kdc_cli_trouble(p, &t);
+        if (from && !choose_network(p, f, first, w.file, from)) {
+            return false;
         }
-        kd_push(p->cx, &f->weights, w);
     }
     return true;
 }

@@ -98,6 +98,17 @@ static bool there(const Setup *s, const char *name) {
 }
 
 /* Starts `kdc LINE` (words separated by blanks) in the folder; stderr goes to the file "stderr". */
+static void expect_same_picture(const Setup *s, const char *a, const char *b) {
+    KdImage x, y;
+    KdTrouble t;
+    assert_true(kd_image_read(in(s, a), KD_IMAGE_RGB8, &x, &t));
+    assert_true(kd_image_read(in(s, b), KD_IMAGE_RGB8, &y, &t));
+    assert_int_equal(x.height * x.width, y.height * y.width);
+    assert_memory_equal(x.samples, y.samples, (size_t)(x.height * x.width * 3));
+    kd_image_free(&x);
+    kd_image_free(&y);
+}
+
 static pid_t start(const Setup *s, const char *line) {
     char copy[1024], *argv[64] = {(char *)(uintptr_t)"kdc"};
     int argc = 1;
@@ -422,6 +433,14 @@ static void test_other_arguments(void **state) {
     expect_run(s, "run faulty.kd:G --weights other -i plain/p0.png -o g.png", 1);
     expect_run(s, "run all.kd:Gen --weights other -i plain/p0.png -o g.png", 1);
     expect_message(s, "other has no tensor for weight");
+    /* One network of a run (or of a checkpoint) under another name: the same picture. */
+    expect_run(s, "run all.kd:Gen --weights other:G -i plain/p0.png -o named.png", 0);
+    expect_run(s, "run all.kd:Gen --weights other/checkpoint-000008.safetensors:G -i plain/p0.png -o file.png", 0);
+    expect_run(s, "run all.kd:G --weights G=other:G -i plain/p0.png -o same.png", 0);
+    expect_same_picture(s, "named.png", "file.png");
+    expect_same_picture(s, "g.png", "same.png");
+    expect_run(s, "run all.kd:Gen --weights other:Q -i plain/p0.png -o no.png", 1);
+    expect_message(s, "other has no network Q; it has ");
 }
 
 static void test_memory_limit(void **state) {
