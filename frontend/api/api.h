@@ -86,6 +86,7 @@ bool kdc_run_watched(KdcRunnable *r, int *call, bool *nan);
 void kdc_runnable_arena(KdcRunnable *r, void *arena); /* from now on */
 /* From now on the time of each call of the plan is added up in *profile (kdrt.h), which is the caller's; NULL: no more. */
 void kdc_runnable_profile(KdcRunnable *r, struct KdrtProfile *profile);
+void kdc_runnable_threads(KdcRunnable *r, int threads); /* from now on; at most kdc_threads of its program */
 int kdc_threads(const KdcProgram *p); /* that a run of its networks uses */
 KdcTensor kdc_tensor_of(KdcProgram *p, const KdFunc *f, KdValue input); /* with memory */
 void *kdc_memory(KdcProgram *p, int64_t bytes);

@@ -132,6 +132,11 @@ int kdc_threads(const KdcProgram *p) {
     return n < 1 ? 1 : n > 1024 ? 1024 : (int)n;
 }
 
+void kdc_runnable_threads(KdcRunnable *r, int threads) {
+    int most = kdc_threads(r->p);
+    r->rt.threads = threads < 1 ? 1 : threads > most ? most : threads;
+}
+
 KdcRunnable *kdc_runnable_new(KdcProgram *p, const KdcUnit *u, KdcShareFn *share, void *user, void *arena) {
     const KdFunc *f = u->result.final;
     KdcRunnable *r = KD_NEW(p->cx, KdcRunnable);

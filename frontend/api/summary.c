@@ -67,7 +67,7 @@ static void one_text(KdStr *s, const KdcSummary *v) {
     KdElements e = kd_lang_elements(f);
     kd_str_printf(s, "  elements      biases %s, norms %s, scales %s, activations %s\n", giga(cx, e.biases),
                   giga(cx, e.norms), giga(cx, e.scales), giga(cx, e.activations));
-    kd_str_printf(s, "  layers        %.2f MiB\n", 4 * (e.results + e.norms + e.activations) / (1 << 20));
+    kd_str_printf(s, "  layers        %.2f MiB\n", kd_lang_layer_bytes(f) / (1 << 20));
     kd_str_printf(s, "  activations   %s, planned in %s", bytes(cx, st.memory_naive),
                   bytes(cx, st.memory_planned));
     if (st.memory < st.memory_planned) {

@@ -291,18 +291,18 @@ static bool time_step(Train *t) {
     return true;
 }
 
-static void add_pair(Train *t, KdcReportPair **list, int *n, const char *key, const char *value) {
-    KdcReportPair *more = KD_NEW_ARRAY(t->p->cx, KdcReportPair, *n + 1);
+static void add_pair(Train *t, KdcPagePair **list, int *n, const char *key, const char *value) {
+    KdcPagePair *more = KD_NEW_ARRAY(t->p->cx, KdcPagePair, *n + 1);
     for (int i = 0; i < *n; i++) {
         more[i] = (*list)[i];
     }
-    more[(*n)++] = (KdcReportPair){key, value};
+    more[(*n)++] = (KdcPagePair){key, value};
     *list = more;
 }
 
 static void plan_rows(Train *t, const Plan *m) {
     KdContext *cx = t->p->cx;
-    KdcReportPair *v = NULL;
+    KdcPagePair *v = NULL;
     int n = 0;
     char time[32];
     kdc_duration(t->step_seconds * (double)(t->total - t->first), time, sizeof time);
@@ -366,7 +366,7 @@ static void network_rows(Train *t) {
 
 static void setting_rows(Train *t) {
     KdContext *cx = t->p->cx;
-    KdcReportPair *v = NULL;
+    KdcPagePair *v = NULL;
     int n = 0, decls;
     const KdDecl *d = kd_lang_decls(t->p->lang, &decls);
     add_pair(t, &v, &n, "program", kd_format(cx, "%s:%s (%08" PRIx32 ")", t->a->file, t->session, kdc_session_hash(t->s)));

@@ -139,7 +139,7 @@ static KdcOptions options_of(const KdcArgs *a) {
                         .cpu = a->cpu};
 }
 
-KdcProgram *kdc_cli_open(const KdcArgs *a, KdcWatch *w, int *code) {
+KdcProgram *kdc_cli_open_text(const KdcArgs *a, const char *text, size_t n, KdcWatch *w, int *code) {
     *w = (KdcWatch){.args = a};
     *code = check_passes(a);
     *code = *code ? *code : check_schedule(a);
@@ -147,17 +147,7 @@ KdcProgram *kdc_cli_open(const KdcArgs *a, KdcWatch *w, int *code) {
         return NULL;
     }
     KdcOptions o = options_of(a);
-    KdTrouble trouble;
-    size_t n = 0;
-    bool from_stdin = strcmp(a->file, "-") == 0;
-    char *text = from_stdin ? kd_file_read("/dev/stdin", &n, &trouble) : NULL;
-    if (from_stdin && !text) {
-        fprintf(stderr, "kdc: error: %s\n", trouble.text);
-        *code = 3;
-        return NULL;
-    }
-    KdcProgram *p = kdc_open(from_stdin ? "<stdin>" : a->file, text, n, &o);
-    free(text);
+    KdcProgram *p = kdc_open(a->file, text, n, &o);
     if (!p) {
         fprintf(stderr, "kdc: error: out of memory\n");
         *code = 3;
@@ -169,6 +159,26 @@ KdcProgram *kdc_cli_open(const KdcArgs *a, KdcWatch *w, int *code) {
     }
     p->observe = observe;
     p->observe_user = w;
+    return p;
+}
+
+KdcProgram *kdc_cli_open(const KdcArgs *a, KdcWatch *w, int *code) {
+    KdTrouble trouble;
+    KdcArgs from_stdin = *a;
+    size_t n = 0;
+    if (strcmp(a->file, "-") != 0) {
+        return kdc_cli_open_text(a, NULL, 0, w, code);
+    }
+    char *text = kd_file_read("/dev/stdin", &n, &trouble);
+    if (!text) {
+        fprintf(stderr, "kdc: error: %s\n", trouble.text);
+        *code = 3;
+        return NULL;
+    }
+    from_stdin.file = "<stdin>";
+    KdcProgram *p = kdc_cli_open_text(&from_stdin, text, n, w, code);
+    w->args = a;
+    free(text);
     return p;
 }
 

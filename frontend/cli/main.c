@@ -34,6 +34,12 @@ static const Verb verbs[KDC_VERB_COUNT] = {
                          "Writes NET.h, NET.o, libNET.a, and main.c, a sample that builds with one line.\n", kdc_cmd_export},
     [KDC_VERB_BENCH] = {"bench", "FILE.kd:NET [options]", "latency, GFLOP/s, share of this machine's peak, memory", "",
                         kdc_cmd_bench},
+    [KDC_VERB_COMPARE] = {"compare", "FILE.kd:NET[PARAM=VALUE,...] ... [options]",
+                          "networks side by side: parameters, MACs, memory, latency, metrics",
+                          "A row for each network; ratios are to the first. In [...] are a net's own hyper-parameters or, of a network\n"
+                          "that a let declares, the program's params. Latency is on one core and on all, in rounds over all\n"
+                          "networks. With --data and --weights the metrics of kdc eval.\n",
+                          kdc_cmd_compare},
     [KDC_VERB_IMPORT] = {"import", "CHECKPOINT FILE.kd:NET -o W.safetensors [options]",
                          "bring in weights: PyTorch .pth and .pt (zip and legacy), safetensors",
                          "By name, by the key names of the official checkpoints, by --map, or by order and shape; the map\n"
@@ -121,7 +127,9 @@ static int run(KdcArgs *a, int argc, char **argv) {
     }
     bool without = a->list_ops || (a->verb == KDC_VERB_DATA && a->other) || (a->verb == KDC_VERB_EVAL && a->pred);
     if (!a->file && !without) {
-        kdc_usage_error(a, a->verb == KDC_VERB_DATA ? "which folder?" : "which file?");
+        kdc_usage_error(a, a->verb == KDC_VERB_DATA      ? "which folder?"
+                           : a->verb == KDC_VERB_COMPARE ? "which networks? kdc compare A.kd:NET B.kd:NET ..."
+                                                         : "which file?");
         if (argc < 2) {
             print_help(stderr, a->verb);
         }

@@ -29,14 +29,15 @@ struct Option {
 enum {
     COMPILE = 1 << KDC_VERB_COMPILE, TRAIN = 1 << KDC_VERB_TRAIN, RUN = 1 << KDC_VERB_RUN, EVAL = 1 << KDC_VERB_EVAL,
     EXPORT = 1 << KDC_VERB_EXPORT, BENCH = 1 << KDC_VERB_BENCH, IMPORT = 1 << KDC_VERB_IMPORT, DATA = 1 << KDC_VERB_DATA,
-    CALL = 1 << KDC_VERB_CALL, SIMILARITY = 1 << KDC_VERB_SIMILARITY, ATTENTION = 1 << KDC_VERB_ATTENTION, ALL = (1 << KDC_VERB_COUNT) - 1,
+    CALL = 1 << KDC_VERB_CALL, SIMILARITY = 1 << KDC_VERB_SIMILARITY, ATTENTION = 1 << KDC_VERB_ATTENTION,
+    COMPARE = 1 << KDC_VERB_COMPARE, ALL = (1 << KDC_VERB_COUNT) - 1,
     CODE = ALL & ~DATA,               /* those that compile */
     PASSES = COMPILE | CALL,          /* those that people look at the compiler with */
-    FOLDERS = TRAIN | EVAL | DATA,    /* those that read data sets */
+    FOLDERS = TRAIN | EVAL | DATA | COMPARE,   /* those that read data sets */
     MAPS = SIMILARITY | ATTENTION,    /* those that draw features */
 };
 
-static TakeFn take_flag, take_text, take_list, take_whole, take_level, take_size, take_load, take_crop, take_shape,
+static TakeFn take_each, take_flag, take_text, take_list, take_whole, take_level, take_size, take_load, take_crop, take_shape,
     take_seed, take_color, take_winograd, take_define, take_bytes, take_range, take_direction, take_more, take_at, take_measure,
     take_eval_size;
 
@@ -52,7 +53,7 @@ static const Option options[] = {
     {0, "in", "FILE", CALL, "safetensors: inputs by parameter name, weights by their own", TEXT(in)},
     {0, "out", "FILE", CALL, "safetensors to write; without it, a line per output is printed", TEXT(out)},
 
-    {0, "data", "FOLDER", TRAIN | EVAL, "the data set: see kdc data --help for the layouts", TEXT(data)},
+    {0, "data", "FOLDER", TRAIN | EVAL | COMPARE, "the data set: see kdc data --help for the layouts", TEXT(data)},
     {'o', "out", "FOLDER", TRAIN, "the run folder (runs/SESSION): checkpoints, log, samples, report.html", TEXT(output)},
     {0, "resume", NULL, TRAIN, "go on from the newest good checkpoint of the run folder, bit for bit", FLAG(resume)},
     {0, "epochs", "N", TRAIN, "train so many times over the data; what a schedule calls an epoch", WHOLE(epochs, 1, 1000000)},
@@ -67,7 +68,7 @@ static const Option options[] = {
     {0, "sample-every", "N", TRAIN, "steps between sample grids (1/20 of the run)", WHOLE(sample_every, 1, 1000000000)},
     {0, "memory-limit", "SIZE", TRAIN, "of the whole run: 900M, 4G. Values are computed again to keep it (the machine's memory)", OWN(take_bytes)},
     {0, "memory-limit", "SIZE", COMPILE | BENCH | CALL, "of activations: 900M, 1.5G. Values are computed again to keep it", OWN(take_bytes)},
-    {0, "workers", "N", TRAIN | EVAL | RUN | DATA, "threads that decode images ahead (2)", WHOLE(workers, 1, 64)},
+    {0, "workers", "N", TRAIN | EVAL | RUN | DATA | COMPARE, "threads that decode images ahead (2)", WHOLE(workers, 1, 64)},
 
     {'i', "in", "PATH", RUN | MAPS, "an image, or a folder of them", TEXT(in)},
     {'o', "out", "PATH", RUN | MAPS, "the image to write, or a folder (X.jpg becomes X.png there)", TEXT(output)},
@@ -87,7 +88,7 @@ static const Option options[] = {
     {0, "classes", "N", FOLDERS, "label maps: values 0..N-1", WHOLE(classes, 1, 65536)},
     {0, "ignore-label", "N", FOLDERS, "label maps: a value that does not count", WHOLE(ignore, 0, 65535)},
 
-    {0, "metrics", "LIST", EVAL | TRAIN, "some of l1,psnr,ssim,fid,miou (each that its inputs are given for)", TEXT(metrics)},
+    {0, "metrics", "LIST", EVAL | TRAIN | COMPARE, "some of l1,psnr,ssim,fid,miou (each that its inputs are given for)", TEXT(metrics)},
     {0, "against", "NET", EVAL | TRAIN, "compare with this network of the file instead of with the data's own pictures", TEXT(against)},
     {0, "against", "NET", SIMILARITY, "the teacher (the only frozen network of the file)", TEXT(against)},
     {0, "tap", "[NET=]NAME", SIMILARITY, "the feature, such as down[2]: of both networks, or of NET; may be repeated", LIST(taps)},
@@ -99,15 +100,21 @@ static const Option options[] = {
     {0, "raw", "FILE", MAPS, "also the numbers, of one picture: .npz or .safetensors", TEXT(raw)},
     {0, "pred", "FOLDER", EVAL, "pictures (or label maps) made earlier, instead of a network", TEXT(pred)},
     {0, "truth", "FOLDER", EVAL, "what --pred is compared with, by name", TEXT(truth)},
-    {0, "ref", "FILE|FOLDER", EVAL | TRAIN, "FID: statistics (.npz with mu and sigma), or the pictures they are of", TEXT(ref)},
-    {0, "inception", "FILE", EVAL | TRAIN, "FID: weights of models/nets/inception.kd", TEXT(inception)},
+    {0, "ref", "FILE|FOLDER", EVAL | TRAIN | COMPARE, "FID: statistics (.npz with mu and sigma), or the pictures they are of", TEXT(ref)},
+    {0, "inception", "FILE", EVAL | TRAIN | COMPARE, "FID: weights of models/nets/inception.kd", TEXT(inception)},
 
-    {0, "weights", "[NET=]FILE", CODE & ~(COMPILE | IMPORT),
+    {0, "weights", "[NET=]FILE", CODE & ~(COMPILE | IMPORT | COMPARE),
      "weights (of NET): safetensors, .pth, or a run folder; by name or by order and shape; may be repeated", LIST(weights)},
-    {0, "range", "LO..HI", RUN | EVAL | EXPORT | MAPS, "what 0 and 255 are to the network (-1..1)", OWN(take_range)},
-    {0, "truncate", NULL, RUN | EVAL | EXPORT, "cut instead of round when pictures become 8-bit, as PyTorch scripts do", FLAG(truncate)},
+    {0, "range", "LO..HI", RUN | EVAL | COMPARE | EXPORT | MAPS, "what 0 and 255 are to the network (-1..1)", OWN(take_range)},
+    {0, "truncate", NULL, RUN | EVAL | EXPORT | COMPARE, "cut instead of round when pictures become 8-bit, as PyTorch scripts do", FLAG(truncate)},
     {0, "beside", NULL, EXPORT, "weights in a file beside the library instead of inside", FLAG(beside)},
     {0, "openmp", NULL, EXPORT, "run on all cores, through OpenMP (link with -fopenmp)", FLAG(openmp)},
+    {0, "weights", "[ROW=]FILE", COMPARE, "weights of a row (its number, from 1, or its name); {ngf} becomes its param; may be repeated", LIST(weights)},
+    {0, "each", "NAME=A,B,...", COMPARE, "every network once for each of these values of a param; may be repeated", OWN(take_each)},
+    {0, "format", "NAME", COMPARE, "text, markdown, csv or json (text)", TEXT(format)},
+    {'o', "output", "PAGE.html", COMPARE, "also a page: the table, latency and metrics against width as plots", TEXT(output)},
+    {0, "no-latency", NULL, COMPARE, "measure no times", FLAG(no_latency)},
+    {0, "runs", "N", COMPARE, "rounds of timed runs over all networks, after a warm-up (30)", WHOLE(runs, 1, 1000000)},
     {0, "runs", "N", BENCH, "timed runs after the warm-up (20)", WHOLE(runs, 1, 1000000)},
     {0, "profile", NULL, BENCH, "also a table of kernels", FLAG(profile)},
     {0, "explain", NULL, COMPILE | BENCH, "also, for each convolution and product, which schedule it got and why", FLAG(explain)},
@@ -120,9 +127,9 @@ static const Option options[] = {
     {'D', "define", "NAME=VALUE", CODE, "set a param", OWN(take_define)},
     {'I', "import", "FOLDER", CODE, "look for imports there too", LIST(imports)},
     {0, "size", "HxW", CODE, "image size where the program leaves it open (256x256)", OWN(take_size)},
-    {0, "shape", "X=DIMS", COMPILE | EXPORT | BENCH | IMPORT, "shape of an input: x=1x3x256x256; may be repeated", OWN(take_shape)},
+    {0, "shape", "X=DIMS", COMPILE | EXPORT | BENCH | COMPARE | IMPORT, "shape of an input: x=1x3x256x256; may be repeated", OWN(take_shape)},
     {0, "batch", "N", CODE, "batch size where the program leaves it open (1)", WHOLE(batch, 1, 65536)},
-    {0, "seed", "N", CALL | TRAIN | BENCH | DATA, "of initial weights, order and random numbers (0)", OWN(take_seed)},
+    {0, "seed", "N", CALL | TRAIN | BENCH | COMPARE | DATA, "of initial weights, order and random numbers (0)", OWN(take_seed)},
     {0, "threads", "N", CODE, "threads (all cores); results do not depend on it", WHOLE(threads, 1, 1024)},
     {0, "skip", "PASS", CODE, "leave out a pass; may be repeated", LIST(skips)},
     {0, "schedule", "NAME", CODE & ~IMPORT, "force this schedule where it applies (see --explain), or generic", TEXT(schedule)},
@@ -134,7 +141,7 @@ static const Option options[] = {
     {0, "target", "TRIPLE", COMPILE | EXPORT, "generate code for another machine", TEXT(triple)},
     {0, "cpu", "NAME", COMPILE | EXPORT, "and its processor: x86-64-v3, cortex-a72, ...", TEXT(cpu)},
     {0, "no-cache", NULL, CODE, "neither read nor write the cache of compiled objects", FLAG(no_cache)},
-    {0, "json", NULL, COMPILE | EVAL | BENCH | DATA, "the results as JSON", FLAG(json)},
+    {0, "json", NULL, COMPILE | EVAL | BENCH | COMPARE | DATA, "the results as JSON", FLAG(json)},
     {0, "list-ops", NULL, COMPILE, "every primitive op with its attributes", FLAG(list_ops)},
     {'q', "quiet", NULL, ALL, "print no summary, no progress and no notes", FLAG(quiet)},
     {'v', "verbose", NULL, ALL, "say more: which tensor became which weight, what was skipped", OWN(take_more)},
@@ -208,7 +215,7 @@ static int take_flag(KdcArgs *a, const Option *o, const char *value) {
 
 /* 0, or 2 after a message: an empty path names nothing. */
 static int check_path(const KdcArgs *a, const Option *o, const char *value) {
-    static const char *const paths[] = {"FILE", "FOLDER", "PATH", "FILE|FOLDER", "[NET=]FILE"};
+    static const char *const paths[] = {"FILE", "FOLDER", "PATH", "FILE|FOLDER", "[NET=]FILE", "[ROW=]FILE", "PAGE.html"};
     for (int i = 0; i < KD_COUNT(paths) && !*value; i++) {
         if (strcmp(o->value, paths[i]) == 0) {
             return kdc_usage_error(a, "--%s needs %s, got ''", o->name, o->value);
@@ -396,12 +403,24 @@ static int take_winograd(KdcArgs *a, const Option *o, const char *text) {
     return 0;
 }
 
-static int take_define(KdcArgs *a, const Option *o, const char *text) {
+static bool is_assignment(const char *text) {
     const char *p = text;
     while (isalnum((unsigned char)*p) || *p == '_') {
         p++;
     }
-    if (p == text || isdigit((unsigned char)*text) || *p != '=') {
+    return p > text && !isdigit((unsigned char)*text) && *p == '=';
+}
+
+static int take_each(KdcArgs *a, const Option *o, const char *text) {
+    if (!is_assignment(text) || !strchr(text, '=')[1]) {
+        return kdc_usage_error(a, "--%s needs NAME=A,B,..., such as ngf=64,32,16, got '%s'", o->name, text);
+    }
+    a->eaches[a->n_eaches++] = text;
+    return 0;
+}
+
+static int take_define(KdcArgs *a, const Option *o, const char *text) {
+    if (!is_assignment(text)) {
         return kdc_usage_error(a, "-%c needs NAME=VALUE, got '%s'", o->letter, text);
     }
     a->defines[a->n_defines++] = text;
@@ -514,6 +533,11 @@ static int take_file(KdcArgs *a, char *text) {
     if (a->verb == KDC_VERB_DATA) {
         return kdc_usage_error(a, "one folder at a time: '%s' after '%s'", text, a->other);
     }
+    if (a->verb == KDC_VERB_COMPARE) {
+        a->operands[a->n_operands++] = text; /* taken apart there */
+        a->file = a->operands[0];
+        return 0;
+    }
     if (a->file) {
         return kdc_usage_error(a, "one file at a time: '%s' after '%s'", text, a->file);
     }
@@ -579,7 +603,8 @@ int kdc_args_parse(KdcArgs *a, int argc, char **argv) {
     *a = (KdcArgs){.ignore = -1, .range_lo = -1, .range_hi = 1};
     a->color = isatty(2) && !(no_color && *no_color) && !(term && strcmp(term, "dumb") == 0);
     const char ***lists[] = {&a->defines, &a->imports, &a->skips,    &a->prints, &a->taps,
-                             &a->weights, &a->shapes,  &a->adaptors, &a->evals};
+                             &a->weights, &a->shapes,  &a->adaptors, &a->evals,  &a->operands,
+                             &a->eaches};
     for (int i = 0; i < KD_COUNT(lists); i++) {
         *lists[i] = calloc((size_t)argc + 1, sizeof **lists[i]);
         if (!*lists[i]) {
@@ -614,4 +639,6 @@ void kdc_args_free(KdcArgs *a) {
     free(a->shapes);
     free(a->adaptors);
     free(a->evals);
+    free(a->operands);
+    free(a->eaches);
 }

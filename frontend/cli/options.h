@@ -11,21 +11,22 @@
 #include <stdio.h>
 
 typedef enum KdcVerbId {
-    KDC_VERB_COMPILE, KDC_VERB_TRAIN, KDC_VERB_RUN, KDC_VERB_EVAL, KDC_VERB_EXPORT, KDC_VERB_BENCH, KDC_VERB_IMPORT,
-    KDC_VERB_DATA, KDC_VERB_SIMILARITY, KDC_VERB_ATTENTION, KDC_VERB_CALL, KDC_VERB_COUNT,
+    KDC_VERB_COMPILE, KDC_VERB_TRAIN, KDC_VERB_RUN, KDC_VERB_EVAL, KDC_VERB_EXPORT, KDC_VERB_BENCH, KDC_VERB_COMPARE,
+    KDC_VERB_IMPORT, KDC_VERB_DATA, KDC_VERB_SIMILARITY, KDC_VERB_ATTENTION, KDC_VERB_CALL, KDC_VERB_COUNT,
 } KdcVerbId;
 
 typedef struct KdcArgs {
     KdcVerbId verb;
     bool help, version, list_ops;
     const char *file, *name; /* FILE.kd[:NAME]; NULL if not given */
-    const char **defines, **imports, **skips, **prints, **taps, **weights, **shapes, **adaptors, **evals;
-    int n_defines, n_imports, n_skips, n_prints, n_taps, n_weights, n_shapes, n_adaptors, n_evals;
+    const char **defines, **imports, **skips, **prints, **taps, **weights, **shapes, **adaptors, **evals,
+        **operands, **eaches; /* operands: of compare, as they were given; file is the first */
+    int n_defines, n_imports, n_skips, n_prints, n_taps, n_weights, n_shapes, n_adaptors, n_evals, n_operands, n_eaches;
     const char *other; /* import: the checkpoint; data: the folder */
     const char *output, *emit, *in, *out, *triple, *cpu, *data, *phase, *preprocess, *map, *pred, *truth, *ref,
-        *inception, *metrics, *layout, *against, *schedule, *raw, *eval_data, *eval_phase;
+        *inception, *metrics, *layout, *against, *schedule, *raw, *eval_data, *eval_phase, *format;
     bool print_all, time_passes, json, grad, train, no_cache, quiet, no_flip, serial, b_to_a, profile, openmp, truncate,
-        beside, resume, has_seed, explain, dot, has_at, eval_stored;
+        beside, resume, has_seed, explain, dot, has_at, eval_stored, no_latency;
     const char *winograd; /* "4x4", "2x2", "off", or NULL: 4x4 */
     int verbose, opt; /* opt: level plus 1, 0: not given */
     int64_t batch, height, width, steps, epochs, threads, load_h, load_w, crop_h, crop_w, limit, workers, save_every,
@@ -55,6 +56,7 @@ int kdc_cmd_run(const KdcArgs *a);
 int kdc_cmd_eval(const KdcArgs *a);
 int kdc_cmd_export(const KdcArgs *a);
 int kdc_cmd_bench(const KdcArgs *a);
+int kdc_cmd_compare(const KdcArgs *a);
 int kdc_cmd_import(const KdcArgs *a);
 int kdc_cmd_data(const KdcArgs *a);
 int kdc_cmd_similarity(const KdcArgs *a);

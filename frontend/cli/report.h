@@ -6,6 +6,7 @@
 #ifndef KDC_REPORT_H
 #define KDC_REPORT_H
 
+#include "frontend/cli/page.h"
 #include "runtime/host/image.h"
 
 #include <stdint.h>
@@ -52,16 +53,14 @@ typedef struct KdcReportRow { /* a network of the model table */
     double macs; /* of one application at the training size; < 0: not known */
 } KdcReportRow;
 
-typedef struct KdcReportPair { const char *key, *value; } KdcReportPair;
-
 typedef struct KdcReport {
     const char *title;      /* "distill_style.kd: distill_style" */
     const char *folder;     /* the run folder: log.jsonl, samples/ are read from there */
     const KdcReportRow *net;
     int n_nets;
-    const KdcReportPair *plan; /* "time per step", "memory" and its parts, ... */
+    const KdcPagePair *plan; /* "time per step", "memory" and its parts, ... */
     int n_plan;
-    const KdcReportPair *setting; /* arguments, params, seed, source hash, machine */
+    const KdcPagePair *setting; /* arguments, params, seed, source hash, machine */
     int n_settings;
     const char *state; /* "running", "finished", "interrupted at step 120", "stopped: d_loss is NaN at step 7" */
 } KdcReport;

@@ -93,6 +93,9 @@ KdElements kd_lang_elements(const KdFunc *f) {
         if (n->op == KD_OP_RELU || n->op == KD_OP_LEAKY_RELU || n->op == KD_OP_TANH ||
             n->op == KD_OP_SIGMOID)
             e.activations += count;
+        if (n->op == KD_OP_PAD_REFLECT || n->op == KD_OP_PAD_REPLICATE || n->op == KD_OP_POOL_SUM ||
+            n->op == KD_OP_MAX_POOL_INDEX || n->op == KD_OP_UPSAMPLE_NEAREST)
+            e.moved += count;
         for (int k = 0; k < 2 && (n->op == KD_OP_MUL || n->op == KD_OP_ADD); k++) {
             KdValue by = origin(f, n->in[k]), to = origin(f, n->in[1 - k]);
             if (n->op == KD_OP_ADD) {
@@ -106,6 +109,11 @@ KdElements kd_lang_elements(const KdFunc *f) {
         }
     }
     return e;
+}
+
+double kd_lang_layer_bytes(const KdFunc *f) {
+    KdElements e = kd_lang_elements(f);
+    return 4 * (e.results + e.norms + e.activations + e.moved);
 }
 
 int64_t kd_lang_parameters(const KdFunc *f) {

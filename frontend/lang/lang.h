@@ -72,8 +72,11 @@ typedef struct KdMacs { double no_t, t_in, t_out; } KdMacs;
 KdMacs kd_lang_macs(const KdFunc *f);
 int64_t kd_lang_parameters(const KdFunc *f); /* elements of KD_WEIGHT and frozen weights */
 /* Elements that contractions give, and that biases, norms, norms' scales and activations are applied to: what other counters add to
- * the multiply-accumulates, each in its own way (methods.md A.6). */
-typedef struct KdElements { double results, biases, norms, scales, activations; } KdElements;
+ * the multiply-accumulates, each in its own way (methods.md A.6). moved: that mirroring and repeating pads, pools and enlargements give. */
+typedef struct KdElements { double results, biases, norms, scales, activations, moved; } KdElements;
 KdElements kd_lang_elements(const KdFunc *f);
+/* What torchstat calls memory: 4 bytes for each result of a layer, which convolutions, products, norms, activations, such pads, pools
+ * and enlargements are (methods.md D.5). */
+double kd_lang_layer_bytes(const KdFunc *f);
 
 #endif

@@ -284,7 +284,7 @@ static const KdcReport bare = {.title = "m.kd: s", .folder = folder, .state = "r
 static void page_of_a_run(void **state) {
     (void)state;
     const KdcReportRow net[] = {{"T", "Gen[w = 8]", true, 1234567, 5.5e9}, {"S<i>", "Gen[\"x\"]", false, 7, -1}};
-    const KdcReportPair plan[] = {{"time", "1 < 2 & 3"}}, setting[] = {{"seed", "1"}, {"<p>", "</td>"}};
+    const KdcPagePair plan[] = {{"time", "1 < 2 & 3"}}, setting[] = {{"seed", "1"}, {"<p>", "</td>"}};
     KdcReport r = {"a<script>\"b\".kd: s", folder, net, 2, plan, 1, setting, 2, "stopped: <x> is NaN at step 7"};
     size_t n;
     write_log(50);
