@@ -1,8 +1,9 @@
 /* cmd_compare.c: kdc compare: networks side by side, as papers' tables have them. See compare.h.
  *
- * All networks are compiled first and stay in memory. Then rounds: in each, every network runs once, timed, so that a machine
- * whose clock drifts treats all alike; first all rounds on one core, then all on every core. What is below 0.1 s runs once
- * untimed before, so that caches hold its own data and not its neighbour's, as they would in use. Metrics are of kdc eval.
+ * All networks are compiled first and stay in memory. Then rounds: in each, every network runs once, timed, so that a
+ * machine whose clock drifts treats all alike; first all rounds on one core, then all on every core. What needs less
+ * than 0.1 s runs once untimed before, so that caches hold its own data and not its neighbour's, as they would in use. Metrics are
+ * those of kdc eval.
  */
 #include "frontend/cli/compare.h"
 
@@ -58,8 +59,8 @@ static void count(KdcCompareRow *r) {
     for (int i = 0; i < kdc_input_count(r->r); i++) {
         const KdcTensor *t = kdc_input(r->r, i);
         if (t->role == KDC_DATA && t->rank > 0) {
-            kd_str_printf(&inputs, "%s%s%s", inputs.n ? ", " : "", t->dtype == KDC_F32 ? "" : t->dtype == KDC_I32 ? "i32" : "u8",
-                          kdc_tensor_shape(r->p->cx, t));
+            const char *type = t->dtype == KDC_F32 ? "" : t->dtype == KDC_I32 ? "i32" : "u8";
+            kd_str_printf(&inputs, "%s%s%s", inputs.n ? ", " : "", type, kdc_tensor_shape(r->p->cx, t));
         } else if (t->role != KDC_DATA && t->role != KDC_STATE) {
             r->weight_bytes += kdc_tensor_bytes(t);
         }
@@ -255,7 +256,8 @@ static int check_usage(const KdcArgs *a) {
         return kdc_usage_error(a, "--json and --format %s: one of them", a->format);
     }
     if (a->output && !kdc_cli_ends_in(a->output, ".html")) {
-        return kdc_usage_error(a, "-o writes a page: expected a name that ends in .html, got '%s' (tables: --format)", a->output);
+        return kdc_usage_error(a, "-o writes a page: expected a name that ends in .html, got '%s' (tables: --format)",
+                               a->output);
     }
     if (a->data && !a->n_weights) {
         return kdc_usage_error(a, "--data is for metrics, which need --weights [ROW=]FILE");

@@ -1,5 +1,5 @@
-/* compare_page.c: the page of kdc compare: latency and metrics against width (or, where rows differ in no number, against MACs) as
- * plots, and the table. */
+/* compare_page.c: the page of kdc compare: latency and metrics against width (or, where rows differ in no number,
+ * against MACs) as plots, and the table. */
 #include "frontend/cli/compare.h"
 #include "frontend/cli/page.h"
 
@@ -11,9 +11,11 @@ enum { SERIES = 6 };
 
 static const char style[] =
     "<style>.s0{--c:#1f6feb}.s1{--c:#d1600f}.s2{--c:#1a8a4c}.s3{--c:#9a3fc4}.s4{--c:#c2255c}.s5{--c:#5b6570}"
-    "@media(prefers-color-scheme:dark){.s0{--c:#6cb1ff}.s1{--c:#f0a35e}.s2{--c:#5fd08d}.s3{--c:#c89be8}.s4{--c:#f48fb1}.s5{--c:#aab4be}}"
+    "@media(prefers-color-scheme:dark){.s0{--c:#6cb1ff}.s1{--c:#f0a35e}.s2{--c:#5fd08d}.s3{--c:#c89be8}.s4{--c:#f48fb1}"
+    ".s5{--c:#aab4be}}"
     ".s0,.s1,.s2,.s3,.s4,.s5{color:var(--c)}.line{stroke:currentColor;stroke-width:2;fill:none;stroke-linejoin:round}"
-    ".bar{stroke:currentColor;stroke-width:1.5;opacity:.55}.mark{fill:currentColor}.key{font-size:13px;margin-right:14px}"
+    ".bar{stroke:currentColor;stroke-width:1.5;opacity:.55}.mark{fill:currentColor}"
+    ".key{font-size:13px;margin-right:14px}"
     "td.n small{color:var(--soft);display:block}.card table{font-size:14px}td:first-child{white-space:nowrap}</style>";
 
 /* ---- what is plotted ---------------------------------------------------------------------------------- */
@@ -50,27 +52,31 @@ typedef struct Plot {
     KdcAxes axes;
 } Plot;
 
+static double middle(const Plot *p, int row) {
+    return kdc_compare_value(p->c, p->k, row) / p->k->scale;
+}
+
 static double low(const Plot *p, int row) {
-    return p->k->spread ? p->c->row[row].time[p->k->time].min / p->k->scale : kdc_compare_value(p->c, p->k, row) / p->k->scale;
+    return p->k->spread ? p->c->row[row].time[p->k->time].min / p->k->scale : middle(p, row);
 }
 
 static double high(const Plot *p, int row) {
-    return p->k->spread ? p->c->row[row].time[p->k->time].max / p->k->scale : kdc_compare_value(p->c, p->k, row) / p->k->scale;
+    return p->k->spread ? p->c->row[row].time[p->k->time].max / p->k->scale : middle(p, row);
 }
 
 static bool shown(const Plot *p, int row) {
     return isfinite(x_of(p->c, row)) && isfinite(kdc_compare_value(p->c, p->k, row));
 }
 
-/* From zero, or for a metric around its values. false: nothing to show. A spike of one run does not flatten the rest: bars may
- * leave the plot above 1.3 times the largest median. */
+/* From zero, or for a metric around its values. false: nothing to show. A spike of one run does not flatten the rest:
+ * bars may leave the plot above 1.3 times the largest median. */
 static bool find_axes(Plot *p) {
     KdcAxes *a = &p->axes;
     double most = 0;
     *a = (KdcAxes){INFINITY, -INFINITY, INFINITY, -INFINITY};
     for (int i = 0; i < p->c->n; i++) {
         if (shown(p, i)) {
-            double x = x_of(p->c, i), v = kdc_compare_value(p->c, p->k, i) / p->k->scale;
+            double x = x_of(p->c, i), v = middle(p, i);
             a->x0 = fmin(a->x0, x);
             a->x1 = fmax(a->x1, x);
             a->y0 = fmin(a->y0, low(p, i));
@@ -120,7 +126,7 @@ static void draw_series(KdcPage *page, const Plot *p, int series) {
         int row = p->order[i];
         if (p->series[row] == series && shown(p, row)) {
             kdc_page_print(page, "%c%.1f %.1f", pen ? 'L' : 'M', kdc_axes_x(a, x_of(p->c, row)),
-                           kdc_axes_y(a, kdc_compare_value(p->c, p->k, row) / p->k->scale));
+                           kdc_axes_y(a, middle(p, row)));
             pen = true;
         }
     }
@@ -129,9 +135,10 @@ static void draw_series(KdcPage *page, const Plot *p, int series) {
         if (p->series[i] != series || !shown(p, i)) {
             continue;
         }
-        double x = kdc_axes_x(a, x_of(p->c, i)), y = kdc_axes_y(a, kdc_compare_value(p->c, p->k, i) / p->k->scale);
-        kdc_page_print(page, "<line class=\"bar\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/><circle class=\"mark\" cx=\"%.1f\" "
-                             "cy=\"%.1f\" r=\"3\"><title>", x, x, kdc_axes_y(a, low(p, i)), kdc_axes_y(a, high(p, i)), x, y);
+        double x = kdc_axes_x(a, x_of(p->c, i)), y = kdc_axes_y(a, middle(p, i));
+        kdc_page_print(page, "<line class=\"bar\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>", x, x,
+                       kdc_axes_y(a, low(p, i)), kdc_axes_y(a, high(p, i)));
+        kdc_page_print(page, "<circle class=\"mark\" cx=\"%.1f\" cy=\"%.1f\" r=\"3\"><title>", x, y);
         kdc_page_escaped(page, p->c->row[i].label);
         kdc_page_print(page, ": %s %s</title></circle>", kdc_compare_number(p->c, p->k, i), p->k->unit);
     }
@@ -178,8 +185,9 @@ static void draw_all(KdcPage *page, KdcCompare *c, const KdcColumn *k, int n) {
     if (!any || c->n < 2) {
         return;
     }
-    kdc_page_print(page, "<svg width=\"0\" height=\"0\" style=\"position:absolute\"><clipPath id=\"inside\"><rect x=\"%d\" y=\"0\" width=\"%d\" "
-                         "height=\"%d\"/></clipPath></svg>", KDC_PLOT_LEFT - 4, KDC_PLOT_COLUMNS + 8, KDC_PLOT_H - KDC_PLOT_BOTTOM + 4);
+    kdc_page_raw(page, "<svg width=\"0\" height=\"0\" style=\"position:absolute\"><clipPath id=\"inside\">");
+    kdc_page_print(page, "<rect x=\"%d\" y=\"0\" width=\"%d\" height=\"%d\"/></clipPath></svg>", KDC_PLOT_LEFT - 4,
+                   KDC_PLOT_COLUMNS + 8, KDC_PLOT_H - KDC_PLOT_BOTTOM + 4);
     if (p.n_series > 1) {
         kdc_page_raw(page, "<p>");
         for (int s = 0; s < p.n_series; s++) {
@@ -260,7 +268,8 @@ bool kdc_compare_page(KdcCompare *c) {
     table(&page, c, k, n);
     settings(&page, c);
     kdc_page_end(&page);
-    bool ok = page.failed ? kd_trouble(&t, true, "%s: out of memory", c->a->output) : kd_file_write(c->a->output, page.s, page.n, &t);
+    bool ok = page.failed ? kd_trouble(&t, true, "%s: out of memory", c->a->output)
+                          : kd_file_write(c->a->output, page.s, page.n, &t);
     free(page.s);
     return ok || kdc_cli_trouble(c->p, &t);
 }

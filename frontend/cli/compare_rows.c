@@ -1,7 +1,7 @@
 /* compare_rows.c: which networks are compared: FILE.kd:NET[PARAM=VALUE,...] once, or once for each of --each's values.
  *
- * A param in brackets is a hyper-parameter where NET is a net template; that instance is then declared in a line behind the
- * file's own text. Of a network that a `let` declares it is a param of the program, as with -D.
+ * A param in brackets is a hyper-parameter where NET is a net template; that instance is then declared in a line behind
+ * the file's own text. Of a network that a `let` declares it is a param of the program, as with -D.
  */
 #include "frontend/cli/compare.h"
 
@@ -393,19 +393,28 @@ static double value_of(const KdcCompareRow *r, const char *name, size_t n) {
     return d && d->kind == KD_DECL_PARAM ? number(d->value) : NAN;
 }
 
-/* The width: the first param that is given to a row and of which rows have different numbers. */
+static bool differs(const KdcCompare *c, const char *name, size_t n) {
+    double lo = INFINITY, hi = -INFINITY;
+    for (int i = 0; i < c->n; i++) {
+        double v = value_of(&c->row[i], name, n);
+        lo = v < lo ? v : lo;
+        hi = v > hi ? v : hi;
+    }
+    return lo < hi;
+}
+
+/* The width: the first param of --each, else in brackets, of which rows have different numbers. */
 void kdc_compare_widths(KdcCompare *c) {
+    for (int i = 0; i < c->a->n_eaches && !c->width; i++) {
+        const char *each = c->a->eaches[i];
+        size_t n = strcspn(each, "=");
+        c->width = differs(c, each, n) ? kd_intern(c->p->cx, each, n) : NULL;
+    }
     for (int i = 0; i < c->n && !c->width; i++) {
-        for (int k = c->row[i].n_params; k-- > 0 && !c->width;) { /* --each is behind the brackets */
+        for (int k = 0; k < c->row[i].n_params && !c->width; k++) {
             const char *param = c->row[i].param[k];
             size_t n = strcspn(param, "=");
-            double lo = INFINITY, hi = -INFINITY;
-            for (int j = 0; j < c->n; j++) {
-                double v = value_of(&c->row[j], param, n);
-                lo = v < lo ? v : lo;
-                hi = v > hi ? v : hi;
-            }
-            c->width = lo < hi ? kd_intern(c->p->cx, param, n) : NULL;
+            c->width = differs(c, param, n) ? kd_intern(c->p->cx, param, n) : NULL;
         }
     }
     for (int i = 0; i < c->n && c->width; i++) {

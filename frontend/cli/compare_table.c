@@ -54,9 +54,12 @@ const KdcColumn *kdc_compare_columns(KdcCompare *c, int *n) {
     KdContext *cx = c->p->cx;
     KdcColumn *v = KD_NEW_ARRAY(cx, KdcColumn, 8 + KDC_COMPARE_TIMES + KDC_METRICS);
     static const KdcColumn counts[] = {
-        {"parameters", "parameters", "", 1, -1, true, false, 0, -1}, {"size", "size_bytes", "MiB", MIB, 2, false, false, 0, -1},
-        {"noT", "macs_noT", "G", 1e9, 3, false, false, 0, -1},       {"Tin", "macs_Tin", "G", 1e9, 3, true, false, 0, -1},
-        {"Tout", "macs_Tout", "G", 1e9, 3, false, false, 0, -1},     {"layers", "layer_bytes", "MiB", MIB, 2, false, false, 0, -1},
+        {"parameters", "parameters", "", 1, -1, true, false, 0, -1},
+        {"size", "size_bytes", "MiB", MIB, 2, false, false, 0, -1},
+        {"noT", "macs_noT", "G", 1e9, 3, false, false, 0, -1},
+        {"Tin", "macs_Tin", "G", 1e9, 3, true, false, 0, -1},
+        {"Tout", "macs_Tout", "G", 1e9, 3, false, false, 0, -1},
+        {"layers", "layer_bytes", "MiB", MIB, 2, false, false, 0, -1},
         {"peak", "peak_bytes", "MiB", MIB, 2, false, false, 0, -1},
     };
     *n = KD_COUNT(counts);
@@ -65,6 +68,9 @@ const KdcColumn *kdc_compare_columns(KdcCompare *c, int *n) {
         if (*v[i].unit == 'G' && extreme(c, &v[4], true) < 1e8) {
             v[i].unit = "M";
             v[i].scale = 1e6;
+        } else if (v[i].scale == MIB && extreme(c, &v[i], true) < MIB) {
+            v[i].unit = "KiB";
+            v[i].scale = 1024;
         }
     }
     for (int t = 0; t < c->n_times; t++) {
@@ -76,8 +82,10 @@ const KdcColumn *kdc_compare_columns(KdcCompare *c, int *n) {
     }
     for (int m = 0; m < KDC_METRICS; m++) {
         if (c->measured[m]) {
-            v[(*n)++] = (KdcColumn){kdc_metric_name((KdcMetric)m), kdc_metric_key((KdcMetric)m), m == KDC_PSNR ? "dB" : "", 1,
-                                    m == KDC_SSIM || m == KDC_MIOU ? 4 : 3, false, false, 0, m};
+            const char *unit = m == KDC_PSNR ? "dB" : "";
+            int digits = m == KDC_SSIM || m == KDC_MIOU ? 4 : 3;
+            v[(*n)++] = (KdcColumn){kdc_metric_name((KdcMetric)m), kdc_metric_key((KdcMetric)m), unit, 1, digits,
+                                    false, false, 0, m};
         }
     }
     return v;
@@ -98,7 +106,8 @@ const char *kdc_compare_number(const KdcCompare *c, const KdcColumn *k, int row)
 
 const char *kdc_compare_spread(const KdcCompare *c, const KdcColumn *k, int row) {
     const KdcSpread *s = &c->row[row].time[k->time];
-    return k->spread ? kd_format(c->p->cx, "%.*f..%.*f", k->digits, s->min / k->scale, k->digits, s->max / k->scale) : "";
+    int digits = k->digits;
+    return k->spread ? kd_format(c->p->cx, "%.*f..%.*f", digits, s->min / k->scale, digits, s->max / k->scale) : "";
 }
 
 const char *kdc_compare_times(const KdcCompare *c, const KdcColumn *k, int row) {
@@ -108,16 +117,18 @@ const char *kdc_compare_times(const KdcCompare *c, const KdcColumn *k, int row) 
 
 const char *kdc_compare_note(const KdcCompare *c) {
     KdStr s = {.cx = c->p->cx};
-    kd_str_printf(&s, "Input %s. MACs: noT leaves transposed convolutions out, Tin counts them by their input (the true work), Tout by "
-                      "their output.\nlayers: 4 bytes for each result of a layer (torchstat's memory); peak: activations as they are "
-                      "planned. 2.00x: half of the first row's.\n",
+    kd_str_printf(&s,
+                  "Input %s. MACs: noT leaves transposed convolutions out, Tin counts them by their input (the true "
+                  "work), Tout by their output.\nlayers: 4 bytes for each result of a layer (torchstat's memory); peak: "
+                  "activations as they are planned. 2.00x: half of the first row's.\n",
                   c->row[0].inputs);
     if (c->n_times) {
-        kd_str_printf(&s, "Latency: median and least..most of %d rounds over all networks, on %s.\n", c->runs, c->row[0].p->host.cpu);
+        kd_str_printf(&s, "Latency: median and least..most of %d rounds over all networks, on %s.\n", c->runs,
+                      c->row[0].p->host.cpu);
     }
     if (c->set) {
-        kd_str_printf(&s, "Metrics: %" PRId64 " pictures of %s; preprocess %s; list %016" PRIx64 ".\n", c->pictures, c->set,
-                      c->preprocess, c->list);
+        kd_str_printf(&s, "Metrics: %" PRId64 " pictures of %s; preprocess %s; list %016" PRIx64 ".\n", c->pictures,
+                      c->set, c->preprocess, c->list);
     }
     return s.s;
 }
@@ -293,7 +304,8 @@ static json_t *real(double v) {
 
 static json_t *row_json(KdcCompare *c, int row) {
     const KdcCompareRow *r = &c->row[row];
-    json_t *o = json_object(), *params = json_object(), *latency = json_array(), *ratio = json_object(), *metrics = json_object();
+    json_t *o = json_object(), *params = json_object(), *latency = json_array(), *ratio = json_object();
+    json_t *metrics = json_object();
     int n;
     const KdcColumn *k = kdc_compare_columns(c, &n);
     for (int i = 0; i < r->n_params; i++) {
@@ -301,8 +313,9 @@ static json_t *row_json(KdcCompare *c, int row) {
         json_object_set_new(params, kd_intern(c->p->cx, r->param[i], length), text_json(c, r->param[i] + length + 1));
     }
     for (int t = 0; t < c->n_times; t++) {
-        json_array_append_new(latency, json_pack("{s:i, s:f, s:f, s:f}", "threads", c->threads[t], "median_ms", 1e3 * r->time[t].median,
-                                                 "min_ms", 1e3 * r->time[t].min, "max_ms", 1e3 * r->time[t].max));
+        const KdcSpread *v = &r->time[t];
+        json_array_append_new(latency, json_pack("{s:i, s:f, s:f, s:f}", "threads", c->threads[t], "median_ms",
+                                                 1e3 * v->median, "min_ms", 1e3 * v->min, "max_ms", 1e3 * v->max));
     }
     for (int j = 0; j < n; j++) {
         json_t *v = real(k[j].metric >= 0 ? kdc_compare_value(c, &k[j], row) : kdc_compare_ratio(c, &k[j], row));
@@ -314,10 +327,11 @@ static json_t *row_json(KdcCompare *c, int row) {
     json_object_set_new(o, "params", params);
     json_object_set_new(o, "parameters", json_integer(r->parameters));
     json_object_set_new(o, "size_bytes", json_integer(4 * r->parameters));
-    json_object_set_new(o, "macs", json_pack("{s:I, s:I, s:I}", "noT", (json_int_t)r->macs.no_t, "Tin", (json_int_t)r->macs.t_in,
-                                             "Tout", (json_int_t)r->macs.t_out));
-    json_object_set_new(o, "memory", json_pack("{s:I, s:I, s:I, s:I}", "layers", (json_int_t)r->layers, "peak", (json_int_t)r->arena,
-                                               "weights", (json_int_t)r->weight_bytes, "packed", (json_int_t)r->packed));
+    json_object_set_new(o, "macs", json_pack("{s:I, s:I, s:I}", "noT", (json_int_t)r->macs.no_t, "Tin",
+                                             (json_int_t)r->macs.t_in, "Tout", (json_int_t)r->macs.t_out));
+    json_object_set_new(o, "memory", json_pack("{s:I, s:I, s:I, s:I}", "layers", (json_int_t)r->layers, "peak",
+                                               (json_int_t)r->arena, "weights", (json_int_t)r->weight_bytes, "packed",
+                                               (json_int_t)r->packed));
     json_object_set_new(o, "latency", latency);
     json_object_set_new(o, "metrics", metrics);
     json_object_set_new(o, "ratio", ratio);
