@@ -2,8 +2,8 @@
  *
  * All networks are compiled first and stay in memory. Then rounds: in each, every network runs once, timed, so that a
  * machine whose clock drifts treats all alike; first all rounds on one core, then all on every core. What needs less
- * than 0.1 s runs once untimed before, so that caches hold its own data and not its neighbour's, as they would in use. Metrics are
- * those of kdc eval.
+ * than 0.1 s runs once untimed before, so that caches hold its own data and not its neighbour's, as they would in use.
+ * Metrics are those of kdc eval.
  */
 #include "frontend/cli/compare.h"
 

@@ -257,7 +257,9 @@ static void print_csv(KdStr *s, KdcCompare *c) {
     for (int j = 0; j < n; j++) {
         const char *key = k[j].key;
         kd_str_printf(s, k[j].spread ? ",%s_median_ms,%s_min_ms,%s_max_ms" : ",%s", key, key, key);
-        kd_str_printf(s, k[j].metric < 0 ? ",%s_ratio" : "", key);
+        if (k[j].metric < 0) {
+            kd_str_printf(s, ",%s_ratio", key);
+        }
     }
     for (int i = 0; i < c->n; i++) {
         kd_str_printf(s, "\n");

@@ -25,7 +25,7 @@
  * the convolution, as many of relu, 3 x 256 of the second one. */
 static const char nets_kd[] =
     "param width = 8\n"
-    "param unused = 0\n"
+    "param unused = 0.0\n"
     "net Up[ch = 4](x: [n, 3, h, w]) {\n"
     "    let down = conv2d[ch, 3, stride = 2, padding = 1]\n"
     "    let up = conv_transpose2d[3, 4, stride = 2, padding = 1]\n"
@@ -369,7 +369,8 @@ static void test_metrics(void **state) {
     }
     assert_true(at(row(o, 0), "metrics.l1") != at(row(o, 1), "metrics.l1"));
     assert_true(json_is_null(json_object_get(json_object_get(row(o, 2), "metrics"), "l1")));
-    json_t *each = results("compare n.kd:S --each unused=0.9 --weights w{unused}.safetensors --data pair --no-latency --json");
+    json_t *each = results("compare n.kd:S --each unused=0.9 --weights w{unused}.safetensors --data pair --no-latency "
+                           "--json");
     is(at(row(each, 0), "metrics.l1"), at(row(o, 1), "metrics.l1"));
     json_decref(each);
     json_decref(o);
