@@ -16,7 +16,8 @@ static const char style[] =
     ".s0,.s1,.s2,.s3,.s4,.s5{color:var(--c)}.line{stroke:currentColor;stroke-width:2;fill:none;stroke-linejoin:round}"
     ".bar{stroke:currentColor;stroke-width:1.5;opacity:.55}.mark{fill:currentColor}"
     ".key{font-size:13px;margin-right:14px}"
-    "td.n small{color:var(--soft);display:block}.card table{font-size:14px}td:first-child{white-space:nowrap}</style>";
+    "td.n small{color:var(--soft);display:block}.wide table{font-size:13.5px}.wide td,.wide th{padding-right:9px}"
+    ".wide td:first-child{white-space:nowrap}</style>";
 
 /* ---- what is plotted ---------------------------------------------------------------------------------- */
 
