@@ -103,8 +103,8 @@ static const Option options[] = {
     {0, "ref", "FILE|FOLDER", EVAL | TRAIN | COMPARE, "FID: statistics (.npz with mu and sigma), or the pictures they are of", TEXT(ref)},
     {0, "inception", "FILE", EVAL | TRAIN | COMPARE, "FID: weights of models/nets/inception.kd", TEXT(inception)},
 
-    {0, "weights", "[NET=]FILE", CODE & ~(COMPILE | IMPORT | COMPARE),
-     "weights (of NET): safetensors, .pth, or a run folder; by name or by order and shape; may be repeated", LIST(weights)},
+    {0, "weights", "[NET=]FILE[:FROM]", CODE & ~(COMPILE | IMPORT | COMPARE),
+     "weights (of NET): safetensors, .pth, or a run folder (of its network FROM); by name or by order and shape; may be repeated", LIST(weights)},
     {0, "range", "LO..HI", RUN | EVAL | COMPARE | EXPORT | MAPS, "what 0 and 255 are to the network (-1..1)", OWN(take_range)},
     {0, "truncate", NULL, RUN | EVAL | EXPORT | COMPARE, "cut instead of round when pictures become 8-bit, as PyTorch scripts do", FLAG(truncate)},
     {0, "beside", NULL, EXPORT, "weights in a file beside the library instead of inside", FLAG(beside)},
@@ -215,7 +215,7 @@ static int take_flag(KdcArgs *a, const Option *o, const char *value) {
 
 /* 0, or 2 after a message: an empty path names nothing. */
 static int check_path(const KdcArgs *a, const Option *o, const char *value) {
-    static const char *const paths[] = {"FILE", "FOLDER", "PATH", "FILE|FOLDER", "[NET=]FILE", "[ROW=]FILE", "PAGE.html"};
+    static const char *const paths[] = {"FILE", "FOLDER", "PATH", "FILE|FOLDER", "[NET=]FILE[:FROM]", "[ROW=]FILE", "PAGE.html"};
     for (int i = 0; i < KD_COUNT(paths) && !*value; i++) {
         if (strcmp(o->value, paths[i]) == 0) {
             return kdc_usage_error(a, "--%s needs %s, got ''", o->name, o->value);

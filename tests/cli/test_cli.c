@@ -237,7 +237,7 @@ static const Row rows[] = {
     {"tiny.kd -I ''", 2, "", "--import needs FOLDER, got ''"},
     {"call tiny.kd:T --in ''", 2, "", "--in needs FILE, got ''"},
     {"call tiny.kd:T --out ''", 2, "", "--out needs FILE, got ''"},
-    {"call tiny.kd:T --weights ''", 2, "", "--weights needs [NET=]FILE, got ''"},
+    {"call tiny.kd:T --weights ''", 2, "", "--weights needs [NET=]FILE[:FROM], got ''"},
     {"run tiny.kd:T --in ''", 2, "", "--in needs PATH, got ''"},
     {"run tiny.kd:T --in x.png --out ''", 2, "", "--out needs PATH, got ''"},
     {"train tiny.kd:fit --data ''", 2, "", "--data needs FOLDER, got ''"},
