@@ -1,6 +1,7 @@
 /* cmd_similarity.c: kdc similarity: how like one patch of a student's features each position of a teacher's is (S001,
  * Fig. 5; methods C.13). Features are compared as ReKo's loss does: products of vectors of unit length (cosine), or of
  * the vectors as they are. */
+#include "frontend/cli/eval_net.h"
 #include "frontend/cli/feature.h"
 
 #include <inttypes.h>
@@ -12,28 +13,51 @@ enum { STUDENT, TEACHER };
 
 /* ---- what is compared ----------------------------------------------------------------------------------- */
 
+/* A network of the file that could be the teacher, once: the file's own hides an import's, an earlier a later one. */
+static bool candidate(const KdcFeatureVerb *v, const KdDecl *d, int n, int i) {
+    bool hidden = d[i].kind != KD_DECL_INSTANCE || strcmp(d[i].name, v->a.name) == 0;
+    for (int k = 0; k < n && !hidden; k++) {
+        hidden = strcmp(d[k].name, d[i].name) == 0 && (d[k].main > d[i].main || (d[k].main == d[i].main && k < i));
+    }
+    return !hidden;
+}
+
+/* Does it take a picture and give a map? A frozen loss has features of no picture. */
+static bool has_features(const KdcFeatureVerb *v, const char *name) {
+    int classes;
+    return kdc_eval_net_kind(v->p, name, 256, 256, &classes) != KD_LAYOUT_AUTO;
+}
+
 /* The only frozen network of the file, if --against names none. NULL after a message. */
 static const char *teacher_of(KdcFeatureVerb *v) {
-    int n;
-    KdStr all = {.cx = v->p->cx};
+    int n, count = 0, maps = 0;
+    KdStr any = {.cx = v->p->cx}, all = {.cx = v->p->cx}, with = {.cx = v->p->cx};
     const KdDecl *d = kd_lang_decls(v->p->lang, &n);
-    const char *found = NULL;
-    int count = 0;
+    const char *found = NULL, *map = NULL;
     if (v->a.against) {
         return v->a.against;
     }
     for (int i = 0; i < n; i++) {
-        if (d[i].kind == KD_DECL_INSTANCE && strcmp(d[i].name, v->a.name) != 0) {
-            kd_str_printf(&all, "%s%s", all.n ? ", " : "", d[i].name);
-            count += d[i].frozen && (!found || strcmp(found, d[i].name) != 0);
+        if (candidate(v, d, n, i)) {
+            KdStr *s = d[i].frozen ? &all : &any;
+            kd_str_printf(s, "%s%s", s->n ? ", " : "", d[i].name);
+            count += d[i].frozen;
             found = d[i].frozen ? d[i].name : found;
         }
     }
-    if (count == 1) {
-        return found;
+    for (int i = 0; i < n && count > 1; i++) {
+        if (d[i].frozen && candidate(v, d, n, i) && has_features(v, d[i].name)) {
+            kd_str_printf(&with, "%s%s", with.n ? ", " : "", d[i].name);
+            maps++;
+            map = d[i].name;
+        }
     }
+    if (count == 1 || maps == 1) {
+        return count == 1 ? found : map;
+    }
+    const KdStr *names = with.n ? &with : count ? &all : &any;
     kd_error(v->p->cx, 0, "%s has %s frozen network: which is the teacher? --against NET, one of %s", v->a.file,
-             count ? "more than one" : "no", all.n ? all.s : "(there is none)");
+             count ? "more than one" : "no", names->n ? names->s : "(there is none)");
     return NULL;
 }
 
@@ -129,9 +153,11 @@ static bool compare(const KdcFeatureVerb *v, Similar *s, KdTrouble *t) {
         return kd_trouble(
             t, false,
             "%s of %s%s%s has %d channels, %s of %s%s%s %d: --adaptor A names the network of the file that maps "
-            "the student's to the teacher's",
+            "the student's to the teacher's; one inside another network K is given as --adaptor "
+            "'%s=K.mlp[0]:RekoProjection[%d]'",
             a->tap, a->name, a->adaptor ? " behind " : "", a->adaptor ? a->adaptor : "", s->f[STUDENT].channels, b->tap,
-            b->name, b->adaptor ? " behind " : "", b->adaptor ? b->adaptor : "", f->channels);
+            b->name, b->adaptor ? " behind " : "", b->adaptor ? b->adaptor : "", f->channels,
+            b->name, s->f[STUDENT].channels);
     }
     s->v = malloc(sizeof *s->v * (size_t)n);
     if (!s->v) {

@@ -715,6 +715,9 @@ static void test_mistakes(void **state) {
         {"similarity nets.kd:I --tap same -i x.png -o y.png", 1, "there is no tap 'same'; the taps are mixed"},
         {"similarity nets.kd:T --tap mixed -i x.png -o y.png", 1,
          "no frozen network: which is the teacher? --against NET, one of I, S, A, P, K"},
+        {"similarity two.kd:S --tap mixed -i x.png -o y.png", 1,
+         "more than one frozen network: which is the teacher? --against NET, one of U, T\n"},
+        {"similarity loss.kd:S --tap none -i x.png -o y.png", 1, "the taps are mixed"}, /* T: a loss is no teacher */
         {"similarity nets.kd:T --against T --tap mixed -i x.png -o y.png", 2, "that is the student itself"},
         {"similarity nets.kd:I --against nobody --tap same -i x.png -o y.png", 1, "no fn, net or network 'nobody'"},
         {"similarity nets.kd:I --measure l2 --tap same -i x.png -o y.png", 2,
@@ -722,6 +725,12 @@ static void test_mistakes(void **state) {
         {"similarity nets.kd:I --tap same --tap T=mixed --weights X=mix.safetensors -i x.png -o y.png", 1,
          "--weights X=mix.safetensors: no network at work is called X"},
     };
+    static const char imports_two[] = "import \"nets.kd\"\nlet U = frozen Mix[]\nlet S = Mix[out = 2]\n"
+                                      "let F = frozen Keeper[]\n",
+                      imports_loss[] = "import \"nets.kd\"\nlet F = frozen Keeper[]\nlet T = frozen Mix[]\n";
+    KdTrouble t;
+    assert_true(kd_file_write(in_folder(s, "two.kd"), imports_two, sizeof imports_two - 1, &t));
+    assert_true(kd_file_write(in_folder(s, "loss.kd"), imports_loss, sizeof imports_loss - 1, &t));
     KdImage x = saved_noise(s, "x.png", 30, 24);
     for (size_t i = 0; i < sizeof rows_ / sizeof *rows_; i++) {
         expect(s, rows_[i].line, rows_[i].code, "stderr", rows_[i].text);
