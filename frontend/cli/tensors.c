@@ -43,17 +43,27 @@ static int keep_network(KdWeights *w, const char *from) {
     return w->n = kept;
 }
 
-/* The networks of a file, for a message. */
-static void list_networks(KdcProgram *p, const KdWeights *w, KdStr *names) {
-    const char *last = "";
-    for (int i = 0; i < w->n; i++) {
-        const char *name = w->tensor[i].name;
-        size_t n = strcspn(name, ".");
-        bool optimiser = strncmp(name, "opt.", 4) == 0 || strncmp(name, "pool.", 5) == 0 || strncmp(name, "every.", 6) == 0;
-        if (name[n] && !optimiser && strncmp(name, last, n + 1) != 0) {
-            kd_str_printf(names, "%s%s", names->n ? ", " : "", kd_intern(p->cx, name, n));
-            last = name;
+/* Adds to "G, D" the network of the tensor of this name, once. */
+static void list_network(KdStr *names, const char *tensor) {
+    size_t n = strcspn(tensor, ".");
+    bool optimiser = strncmp(tensor, "opt.", 4) == 0 || strncmp(tensor, "pool.", 5) == 0 || strncmp(tensor, "every.", 6) == 0;
+    if (!tensor[n] || optimiser) {
+        return;
+    }
+    for (const char *at = names->n ? names->s : ""; *at; at += strspn(at, ", ")) {
+        size_t length = strcspn(at, ",");
+        if (length == n && strncmp(at, tensor, n) == 0) {
+            return;
         }
+        at += length;
+    }
+    kd_str_printf(names, "%s%.*s", names->n ? ", " : "", (int)n, tensor);
+}
+
+/* The networks of a file, for a message. */
+static void list_networks(const KdWeights *w, KdStr *names) {
+    for (int i = 0; i < w->n; i++) {
+        list_network(names, w->tensor[i].name);
     }
 }
 
@@ -63,7 +73,7 @@ static bool choose_network(KdcProgram *p, KdcFiles *f, int first, const char *fi
     int kept = first;
     for (int i = first; i < f->weights.n; i++) {
         KdcWeightsFile w = f->weights.v[i];
-        list_networks(p, w.w, &names);
+        list_networks(w.w, &names);
         w.run = NULL; /* a network by itself, as from a file */
         if (keep_network(w.w, from)) {
             f->weights.v[kept++] = w;
@@ -107,6 +117,31 @@ static bool read_run(KdcProgram *p, KdcFiles *f, KdcWeightsFile w) {
     return true;
 }
 
+/* NET=RUN: of what was read of the run only the files with something of NET are left. It is an error when there is none:
+ * the network would keep its random weights. */
+static bool keep_holders(KdcProgram *p, KdcFiles *f, int first, const char *net, const char *folder) {
+    KdStr names = {.cx = p->cx};
+    int kept = first, n = (int)strlen(net) - 1;
+    for (int i = first; i < f->weights.n; i++) {
+        KdcWeightsFile w = f->weights.v[i];
+        list_networks(w.w, &names);
+        if (kdc_weights_hold(w.w, net)) {
+            f->weights.v[kept++] = w;
+        } else {
+            kd_weights_free(w.w);
+        }
+    }
+    f->weights.n = kept;
+    if (kept > first) {
+        return true;
+    }
+    kd_error(p->cx, 0, "%s has no network %.*s; it has %s", folder, n, net, names.n ? names.s : "none");
+    if (names.n) {
+        kd_hint(p->cx, "--weights %.*s=%s:%.*s", n, net, folder, (int)strcspn(names.s, ","), names.s);
+    }
+    return false;
+}
+
 bool kdc_files_read(KdcProgram *p, const KdcArgs *a, KdcFiles *f) {
     KdTrouble t;
     *f = (KdcFiles){0};
@@ -123,7 +158,7 @@ bool kdc_files_read(KdcProgram *p, const KdcArgs *a, KdcFiles *f) {
         const char *from = take_from(p, &w.file);
         int first = f->weights.n;
         if (kdc_cli_is_folder(w.file)) {
-            if (!read_run(p, f, w)) {
+            if (!read_run(p, f, w) || (*w.net && !from && !keep_holders(p, f, first, w.net, w.file))) {
                 return false;
             }
         } else {
@@ -227,15 +262,6 @@ static bool fill_from(KdcProgram *p, const KdcArgs *a, const KdWeights *w, const
                   : m.kind[i] == KDC_MATCH_CONVENTION ? " (by convention)"
                                                       : "");
     }
-    bool any = false; /* given already or not */
-    for (int i = 0; i < n; i++) {
-        any = any || strncmp(t[i]->name, net, strlen(net)) == 0;
-    }
-    if (*net && !any) {
-        kd_error(p->cx, 0, "--weights %.*s=%s: no network here is called %.*s", (int)strlen(net) - 1, net, file,
-                 (int)strlen(net) - 1, net);
-        return false;
-    }
     if (must && count && !taken) {
         kd_error(p->cx, 0, "%s: none of its %d tensors is a weight that is still missing; its first is '%s'", file, w->n,
                  w->n ? w->tensor[0].name : "");
@@ -323,6 +349,46 @@ static bool whole_from_run(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, K
     return true;
 }
 
+/* NET=FILE is for a network that is here. */
+static bool known_network(KdcProgram *p, const KdcArgs *a, const KdcWeightsFile *w, bool whole_net, KdcTensor *const *t, int n) {
+    KdStr names = {.cx = p->cx};
+    size_t length = strlen(w->net);
+    for (int i = 0; i < n; i++) {
+        if (strncmp(t[i]->name, w->net, length) == 0) {
+            return true;
+        }
+        list_network(&names, t[i]->name);
+    }
+    if (whole_net) { /* the names are those within the network */
+        names = (KdStr){.cx = p->cx};
+        kd_str_printf(&names, "the weights of %s alone", a->name);
+    }
+    kd_error(p->cx, 0, "--weights %.*s=%s: no network here is called %.*s; here are %s", (int)length - 1, w->net, w->file,
+             (int)length - 1, w->net, names.n ? names.s : "none");
+    return false;
+}
+
+/* What --in and --weights give, to those of t[] that have a place for it; done[] says which. */
+static bool take_given(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, bool whole_net, KdcTensor *const *t, int n, bool *done) {
+    if (f->in && !fill_from(p, a, f->in, a->in, "", false, false, t, n, done)) {
+        return false;
+    }
+    for (int i = 0; i < f->weights.n; i++) {
+        const KdcWeightsFile *w = &f->weights.v[i];
+        bool own = whole_net && *w->net && strcmp(w->net, kd_format(p->cx, "%s.", a->name)) == 0; /* S=FILE for S itself */
+        const char *net = own ? "" : w->net;
+        if (*net && !known_network(p, a, w, whole_net, t, n)) {
+            return false;
+        }
+        bool ok = w->run ? fill_from_run(p, a, w, net, whole_net, t, n, done)
+                         : fill_from(p, a, w->w, w->file, net, whole_net || *net, true, t, n, done);
+        if (!ok) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, bool whole_net, KdcTensor *const *t, int n) {
     KdcTensor **kept = KD_NEW_ARRAY(p->cx, KdcTensor *, n + 1);
     bool *done = KD_NEW_ARRAY(p->cx, bool, n + 1);
@@ -332,18 +398,8 @@ bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, bool w
             kept[count++] = t[i];
         }
     }
-    if (f->in && !fill_from(p, a, f->in, a->in, "", false, false, kept, count, done)) {
+    if (!take_given(p, a, f, whole_net, kept, count, done)) {
         return false;
-    }
-    for (int i = 0; i < f->weights.n; i++) {
-        const KdcWeightsFile *w = &f->weights.v[i];
-        bool own = whole_net && *w->net && strcmp(w->net, kd_format(p->cx, "%s.", a->name)) == 0; /* S=FILE for S itself */
-        const char *net = own ? "" : w->net;
-        bool ok = w->run ? fill_from_run(p, a, w, net, whole_net, kept, count, done)
-                         : fill_from(p, a, w->w, w->file, net, whole_net || *net, true, kept, count, done);
-        if (!ok) {
-            return false;
-        }
     }
     if (whole_net && !whole_from_run(p, a, f, kept, count, done)) {
         return false;

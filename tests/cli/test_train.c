@@ -443,6 +443,37 @@ static void test_other_arguments(void **state) {
     expect_message(s, "other has no network Q; it has ");
 }
 
+static void expect_silence(const Setup *s, const char *part) {
+    char *err = read_text(s, "stderr", NULL);
+    if (strstr(err, part)) {
+        fail_msg("did not expect '%s' in\n%s", part, err);
+    }
+    free(err);
+}
+
+/* A run that has no such network is a mistake, not a random teacher. */
+static void test_weights_of_run(void **state) {
+    const Setup *s = ready(state);
+    char *text = strdup(everything_kd), *at = strstr(text, "let T = frozen Gen[]\n");
+    memcpy(at, "let U = frozen Gen[]\n", 21);
+    at = strstr(text, "T(a)");
+    *at = 'U';
+    write_text(s, "under.kd", text, strlen(text));
+    free(text);
+    expect_run(s, TRAIN "--steps 2 --out source -q", 0);
+    expect_run(s, "train under.kd --data set --steps 1 --out u1 --weights U=source", 1);
+    expect_message(s, "source has no network U; it has G, D, T");
+    expect_message(s, "--weights U=source:G");
+    assert_false(there(s, "u1"));
+    expect_run(s, "train under.kd --data set --steps 1 --out u1 --weights U=source:G --weights D=source", 0);
+    expect_silence(s, "random");
+    expect_run(s, "train all.kd --data set --steps 1 --out u2 --weights T=source --weights G=source -q", 0);
+    same_tensors(s, "source/frozen.safetensors", "u2/frozen.safetensors");
+    expect_run(s, "train all.kd --data set --steps 1 --out u3 --weights Q=source/frozen.safetensors", 1);
+    expect_message(s, "no network here is called Q; here are ");
+    expect_message(s, "G, ");
+}
+
 static void test_memory_limit(void **state) {
     const Setup *s = ready(state);
     expect_run(s, TRAIN "--steps 3 --out small --memory-limit 20M", 1);
@@ -487,7 +518,7 @@ int main(void) {
         cmocka_unit_test(test_resume),      cmocka_unit_test(test_signals),   cmocka_unit_test(test_damaged_checkpoint),
         cmocka_unit_test(test_other_program), cmocka_unit_test(test_nan),     cmocka_unit_test(test_memory_limit),
         cmocka_unit_test(test_nan_weights),   cmocka_unit_test(test_one_at_a_time), cmocka_unit_test(test_other_arguments),
-        cmocka_unit_test(test_bad_image),   cmocka_unit_test(test_usage),
+        cmocka_unit_test(test_bad_image),   cmocka_unit_test(test_usage),        cmocka_unit_test(test_weights_of_run),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
