@@ -19,6 +19,45 @@ void kdc_feature_free(KdcFeature *f) {
     *f = (KdcFeature){0};
 }
 
+/* What files hold inside the network PARENT, "K.": "K.mlp[0]" and so on, each once; names in a file of K alone are
+ * without it. */
+static const char *inside(KdContext *cx, const KdcFiles *files, const char *parent) {
+    KdStr all = {.cx = cx};
+    size_t length = strlen(parent);
+    const char *last = "";
+    for (int i = 0; i < files->weights.n; i++) {
+        const KdcWeightsFile *w = &files->weights.v[i];
+        bool full = kdc_weights_hold(w->w, parent);
+        for (int k = 0; k < w->w->n && (full || strcmp(w->net, parent) == 0); k++) {
+            const char *name = w->w->tensor[k].name;
+            const char *part = !full ? name : strncmp(name, parent, length) == 0 ? name + length : "";
+            size_t m = strcspn(part, ".");
+            if (part[m] && (strlen(last) != m || strncmp(last, part, m) != 0)) {
+                last = kd_intern(cx, part, m);
+                kd_str_printf(&all, "%s%s%s", all.n ? ", " : "", parent, last);
+            }
+        }
+    }
+    return all.n ? all.s : "";
+}
+
+/* An adaptor inside another network, of which a run or a file of the whole program has nothing: a wrong path. false
+ * after a message. */
+static bool known_inside(KdcProgram *p, const KdcFiles *all, const char *adaptor) {
+    const char *dot = strrchr(adaptor, '.');
+    const char *parent = dot ? kd_intern(p->cx, adaptor, (size_t)(dot + 1 - adaptor)) : NULL;
+    for (int i = 0; i < all->weights.n; i++) {
+        const KdcWeightsFile *w = &all->weights.v[i];
+        if (!*w->net && (w->run || (parent && kdc_weights_hold(w->w, parent)))) {
+            const char *has = parent ? inside(p->cx, all, parent) : "";
+            kd_error(p->cx, 0, "%s%s has no weights under %s%s%s", w->run ? "the run " : "", w->run ? w->run : w->file,
+                     adaptor, *has ? "; it has " : "", has);
+            return false;
+        }
+    }
+    return true;
+}
+
 bool kdc_feature_open(KdcFeatureNet *n, KdcProgram *p, const KdcArgs *a, const KdcFiles *all, const char *name,
                       const char *tap, const char *adaptor, bool first, int height, int width) {
     *n = (KdcFeatureNet){.p = p, .a = a, .name = name, .tap = tap, .adaptor = adaptor};
@@ -35,6 +74,9 @@ bool kdc_feature_open(KdcFeatureNet *n, KdcProgram *p, const KdcArgs *a, const K
             return false;
         }
         kdc_own_files(p, all, n->adaptor, false, &n->adaptor_files);
+        if (colon && n->adaptor_files.weights.n == 0 && !known_inside(p, all, n->adaptor)) {
+            return false;
+        }
         if (n->adaptor_files.weights.n == 0 && !a->quiet) {
             fprintf(stderr, "kdc: warning: no weights for %s were given: they are random (--weights FILE)\n",
                     n->adaptor);
@@ -68,6 +110,10 @@ static KdcProgram *wrap(KdcFeatureNet *n, const char *shape) {
         return NULL;
     }
     kd_str_add(&s, text, size);
+    n->lines = 1;
+    for (size_t i = 0; i < size; i++) {
+        n->lines += text[i] == '\n';
+    }
     if (n->make) {
         kd_str_printf(&s, "\nlet kdc_adaptor = %s", n->make);
     }
@@ -89,6 +135,10 @@ static bool elaborate(const KdcFeatureNet *n, KdcProgram *q, KdcUnit *u) {
     const KdType *t = kd_vtype(u->func, u->func->outputs.v[0].value);
     bool same = n->rows ? t->rank == 3 && t->dim[0] == 1 && t->dim[1] == n->dim[1] * n->dim[2]
                         : t->rank == 4 && t->dim[0] == 1 && t->dim[2] == n->dim[1] && t->dim[3] == n->dim[2];
+    if (u->func->outputs.n > 1) {
+        kd_error(q->cx, 0, "%s gives %d of them", n->adaptor, u->func->outputs.n);
+        return false;
+    }
     if (!same || t->dtype != KD_F32) {
         kd_error(q->cx, 0, "%s makes %s of %lld channels at %lld x %lld positions: expected as many positions",
                  n->adaptor, kd_type_text(q->cx, t), (long long)n->dim[0], (long long)n->dim[1], (long long)n->dim[2]);
@@ -149,6 +199,44 @@ static bool try_adaptor(KdcFeatureNet *n, bool *fits) {
     return ok;
 }
 
+/* What q's first error says, with its place unless that is in the lines behind the program's own, which the user has
+ * not written. "" where there is none. */
+static const char *first_error(const KdcFeatureNet *n) {
+    KdContext *cx = n->p->cx;
+    char *text = NULL;
+    size_t size = 0, file = strlen(n->p->file);
+    const char *said = "";
+    FILE *f = open_memstream(&text, &size);
+    if (f) {
+        kdc_print_messages(n->q, f, false);
+        fclose(f);
+    }
+    const char *error = text ? strstr(text, "error: ") : NULL;
+    if (error) {
+        const char *line = error;
+        while (line > text && line[-1] != '\n') {
+            line--;
+        }
+        bool placed = strncmp(line, n->p->file, file) == 0 && line[file] == ':' && atoi(line + file + 1) <= n->lines;
+        const char *what = error + strlen("error: ");
+        said = kd_format(cx, "%.*s%.*s", placed ? (int)(error - line) : 0, line, (int)strcspn(what, "\n"), what);
+    }
+    free(text);
+    return said;
+}
+
+/* Neither way did the adaptor take the features. */
+static void no_map(KdcFeatureNet *n) {
+    KdContext *cx = n->p->cx;
+    const char *why = first_error(n), *has = inside(cx, &n->adaptor_files, kd_format(cx, "%s.", n->adaptor));
+    kd_error(cx, 0, "%s is no map of features [1, %lld, %lld, %lld]: an adaptor takes a tensor and gives one%s%s%s",
+             n->adaptor, (long long)n->dim[0], (long long)n->dim[1], (long long)n->dim[2], *why ? " (" : "", why,
+             *why ? ")" : "");
+    if (*has && !n->make) {
+        kd_hint(cx, "inside it are %s: --adaptor '%s=%.*s:TEMPLATE[...]'", has, n->name, (int)strcspn(has, ","), has);
+    }
+}
+
 static bool open_adaptor(KdcFeatureNet *n, const KdcTensor *x) {
     bool fits;
     n->r = NULL;
@@ -159,7 +247,9 @@ static bool open_adaptor(KdcFeatureNet *n, const KdcTensor *x) {
         n->rows = false;
         ok = try_adaptor(n, &fits);
     }
-    if (!ok && n->q) {
+    if (!ok && !fits && kdc_status(n->q) <= KDC_INPUT) {
+        no_map(n);
+    } else if (!ok && n->q) {
         kdc_settle(n->q, 0);
         kdc_print_messages(n->q, stderr, n->a->color);
         n->p->status = kdc_status(n->q) == KDC_OK ? KDC_INPUT : kdc_status(n->q);

@@ -33,6 +33,7 @@ typedef struct KdcFeatureNet {
     KdcTensor *in, *out;
     int64_t dim[3];
     bool rows;
+    int lines; /* of the program's own text, before what applies the adaptor */
 } KdcFeatureNet;
 
 /* Looks at the network with pictures of height x width. first: files without NET= are its own (eval_net.h). false after

@@ -68,6 +68,12 @@ static const char nets_kd[] = "param width = 2\n"
     "    let mlp = [frozen Rows[] for f in a]\n"
     "    return mean(square(a[0] - mlp[0](b)))\n"
     "}\n"
+    "net Twice[](x) {\n"
+    "    return [x, x]\n"
+    "}\n"
+    "net Third[](x) {\n"
+    "    return x[7]\n"
+    "}\n"
     "let K = Keeper[]\n"
     "session fit(x: [1, 3, 8, 8]) {\n"
                               "    let s = S(x)\n"
@@ -544,7 +550,15 @@ static void test_adaptors(void **state) {
     expect(s, NARROW "--adaptor A", 0, "stderr", "no weights for A were given: they are random");
     expect(s, NARROW "--adaptor A --weights A=mix.safetensors", 1, "stderr", "");
     expect(s, NARROW "--adaptor Q", 1, "stderr", "--adaptor Q: the file has no network of that name");
-    expect(s, NARROW "--adaptor Code", 1, "stderr", "is 2, expected 3"); /* channels */
+    expect(s, NARROW "--adaptor Code", 1, "stderr",
+           "Code is no map of features [1, 2, 24, 30]: an adaptor takes a tensor and gives one ('x' of Code: the ");
+    expect(s, NARROW "--adaptor K", 1, "stderr",
+           "K is no map of features [1, 2, 24, 30]: an adaptor takes a tensor and gives one (Keeper: the argu");
+    expect(s, NARROW "--adaptor T=Twice", 1, "stderr", "gives one (Twice gives 2 of them)");
+    char *text = read_text(s, "stderr");
+    assert_null(strstr(text, "kdc_adapted"));
+    free(text);
+    expect(s, NARROW "--adaptor Third", 1, "stderr", "gives one (nets.kd:47:14: ");
 #undef NARROW
     kd_image_free(&x);
 }
@@ -586,7 +600,12 @@ static void test_run_folder(void **state) {
     assert_true(kd_tensor_f32(kd_weights_find(kept, "K.mlp[0].first.weight"), inner, &t));
     kd_weights_free(kept);
     check_map(s, &x, inside, 2, false, 4, 20);
-    expect(s, INNER "--adaptor K.mlp[7]:Rows[]", 1, "stderr", "no weights for K.mlp[7] were given");
+    assert_int_equal(unlink(in_folder(s, "two.png")), 0);
+    expect(s, INNER "--adaptor K.mlp[7]:Rows[]", 1, "stderr",
+           "the run run has no weights under K.mlp[7]; it has K.mlp[0]\n");
+    expect(s, INNER "--adaptor Z:Rows[]", 1, "stderr", "the run run has no weights under Z\n");
+    expect(s, INNER "--adaptor K", 1, "stderr", "hint: inside it are K.mlp[0]: --adaptor 'I=K.mlp[0]:TEMPLATE[...]'");
+    assert_int_not_equal(access(in_folder(s, "two.png"), F_OK), 0);
     expect(s, INNER "--adaptor K.mlp[0]:Nothing[]", 1, "stderr", "Nothing");
 #undef INNER
     expect(s, "attention run:S --tap mixed -i x.png -o att.png", 0, "stdout", "64 of 24 x 30");
