@@ -389,6 +389,50 @@ static bool take_given(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, bool 
     return true;
 }
 
+/* Is what is called `name` at the top of the file an instance that is not frozen itself? Its frozen tensors belong to
+ * parts inside it then, which whoever wrote the network wanted as their init makes them. */
+static bool frozen_inside(const KdcProgram *p, const char *name, size_t length) {
+    int n = 0;
+    const KdDecl *d = p->lang ? kd_lang_decls(p->lang, &n) : NULL, *found = NULL;
+    for (int i = 0; i < n; i++) {
+        bool same = strncmp(d[i].name, name, length) == 0 && !d[i].name[length];
+        found = same && (!found || d[i].main) ? &d[i] : found; /* the file's own goes before an import's */
+    }
+    return found && found->kind == KD_DECL_INSTANCE && !found->frozen;
+}
+
+/* Frozen networks that stay random: nothing will ever train them. Training from no teacher at all is said even with -q. */
+static void warn_of_frozen(const KdcProgram *p, const KdcArgs *a, KdcTensor *const *t, int n, const bool *done) {
+    for (int i = 0; i < n; i++) {
+        const char *name = t[i]->name;
+        size_t dot = strcspn(name, ".");
+        int all = 0, missing = 0;
+        bool again = t[i]->role != KDC_FROZEN;
+        for (int k = 0; k < n && !again; k++) {
+            if (t[k]->role == KDC_FROZEN && strncmp(t[k]->name, name, dot + 1) == 0) {
+                again = k < i;
+                all++;
+                missing += !done[k];
+            }
+        }
+        int given = all - missing, length = (int)dot;
+        if (again || !missing) {
+            continue;
+        }
+        if (frozen_inside(p, name, strcspn(name, ".["))) {
+            if (a->verbose) {
+                fprintf(stderr, "%.*s: %d tensors of frozen networks inside it have their initial values\n", length, name, missing);
+            }
+        } else if (given && !a->quiet) {
+            fprintf(stderr, "kdc: warning: %.*s is frozen, and weights were given for %d of its %d tensors: the others are random "
+                            "(--weights %.*s=FILE)\n", length, name, given, all, length, name);
+        } else if (!given && (!a->quiet || a->verb == KDC_VERB_TRAIN)) {
+            fprintf(stderr, "kdc: warning: %.*s is frozen, and no weights were given for it: all %d tensors are random "
+                            "(--weights %.*s=FILE)\n", length, name, all, length, name);
+        }
+    }
+}
+
 bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, bool whole_net, KdcTensor *const *t, int n) {
     KdcTensor **kept = KD_NEW_ARRAY(p->cx, KdcTensor *, n + 1);
     bool *done = KD_NEW_ARRAY(p->cx, bool, n + 1);
@@ -404,17 +448,13 @@ bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, bool w
     if (whole_net && !whole_from_run(p, a, f, kept, count, done)) {
         return false;
     }
-    const char *warned = "";
+    if (!whole_net) {
+        warn_of_frozen(p, a, kept, count, done);
+    }
     const KdcTensor *first = NULL;
     int missing = 0;
     for (int i = 0; i < count; i++) {
         if (!done[i]) {
-            size_t net = strcspn(kept[i]->name, ".");
-            if (!whole_net && kept[i]->role == KDC_FROZEN && !a->quiet && strncmp(warned, kept[i]->name, net + 1) != 0) {
-                warned = kept[i]->name;
-                fprintf(stderr, "kdc: warning: %.*s is frozen, but not all its weights were given: the others are random "
-                                "(--weights %.*s=FILE)\n", (int)net, warned, (int)net, warned);
-            }
             if (a->verb == KDC_VERB_EXPORT) { /* nobody wants to ship random weights */
                 first = missing++ ? first : kept[i];
                 continue;

@@ -474,6 +474,49 @@ static void test_weights_of_run(void **state) {
     expect_message(s, "G, ");
 }
 
+/* A frozen network without weights is warned of, even with -q; a frozen part of a network that is none is not. */
+static void test_frozen_warning(void **state) {
+    const Setup *s = ready(state);
+    expect_run(s, TRAIN "--steps 1 --out f1 -q", 0);
+    expect_message(s, "T is frozen, and no weights were given for it: all 6 tensors are random (--weights T=FILE)");
+    expect_run(s, TRAIN "--steps 1 --out f2 --weights T=f1/frozen.safetensors:T", 0);
+    expect_silence(s, "frozen, and");
+    static const char parts[] = "net Part[](x: [n, 3, h, w]) { return conv2d[3, 1](x) }\n"
+                                "net Loss[](x: [n, 3, h, w]) {\n"
+                                "    let parts = [frozen Part[] for i in range(2)]\n"
+                                "    return mean(square(parts[0](x))) + mean(square(parts[1](x)))\n"
+                                "}\n"
+                                "let G = conv2d[3, 1]\n"
+                                "let K = Loss[]\n"
+                                "let T = frozen Loss[]\n"
+                                "session s(x: [1, 3, 16, 16]) { minimize K(G(x)) + T(x) over G with sgd(0.1) }\n";
+    write_text(s, "parts.kd", parts, sizeof parts - 1);
+    expect_run(s, "train parts.kd --data plain --steps 1 --out f3", 0);
+    expect_silence(s, "K is frozen");
+    expect_silence(s, "K: ");
+    expect_message(s, "T is frozen, and no weights were given for it: all 4 tensors are random");
+    expect_run(s, "train parts.kd --data plain --steps 1 --out f4 -v", 0);
+    expect_message(s, "K: 4 tensors of frozen networks inside it");
+    /* T.parts[1] alone */
+    KdTrouble t;
+    KdWeights *w = kd_weights_read(in(s, "f3/frozen.safetensors"), &t);
+    KdTensorOut some[2];
+    int n = 0;
+    assert_non_null(w);
+    for (int i = 0; i < w->n; i++) {
+        const KdTensor *x = &w->tensor[i];
+        if (strncmp(x->name, "T.parts[1]", 10) == 0) {
+            assert_true(n < 2);
+            some[n++] = (KdTensorOut){x->name, x->dtype, x->rank, x->dim, x->data};
+        }
+    }
+    assert_int_equal(n, 2);
+    assert_true(kd_weights_write(in(s, "some.safetensors"), some, n, NULL, 0, &t));
+    kd_weights_free(w);
+    expect_run(s, "train parts.kd --data plain --steps 1 --out f5 --weights some.safetensors", 0);
+    expect_message(s, "T is frozen, and weights were given for 2 of its 4 tensors: the others are random");
+}
+
 static void test_memory_limit(void **state) {
     const Setup *s = ready(state);
     expect_run(s, TRAIN "--steps 3 --out small --memory-limit 20M", 1);
@@ -519,6 +562,7 @@ int main(void) {
         cmocka_unit_test(test_other_program), cmocka_unit_test(test_nan),     cmocka_unit_test(test_memory_limit),
         cmocka_unit_test(test_nan_weights),   cmocka_unit_test(test_one_at_a_time), cmocka_unit_test(test_other_arguments),
         cmocka_unit_test(test_bad_image),   cmocka_unit_test(test_usage),        cmocka_unit_test(test_weights_of_run),
+        cmocka_unit_test(test_frozen_warning),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
