@@ -7,20 +7,34 @@
 
 /* ---- sizes that do not fit ------------------------------------------------------------------------------ */
 
-/* Why it was refused stands there already; which multiple would do is found by trying. */
+static bool takes(KdcProgram *p, const KdcArgs *a, const KdcShapes *s, int64_t h, int64_t w) {
+    KdNetOptions o;
+    if (!kdc_net_options(p, s, &o)) {
+        return false;
+    }
+    o.height = h;
+    o.width = w;
+    return kdc_probe(p, a->name, false, &o, NULL, 0, NULL);
+}
+
+/* Why it was refused stands there already; which multiple would do is found by trying two of them: a size that is taken
+ * can be a multiple of more than was asked of it. Where no two are, one that is. */
 static void hint_multiple(KdcProgram *p, const KdcArgs *a, const KdcShapes *s) {
-    int64_t h = a->height ? a->height : 256, w = a->width ? a->width : 256;
+    int64_t h = a->height ? a->height : 256, w = a->width ? a->width : 256, near_h = 0, near_w = 0;
     for (int64_t m = 2; m <= 512; m *= 2) {
-        KdNetOptions o;
-        if (!kdc_net_options(p, s, &o)) {
+        int64_t up_h = (h + m - 1) / m * m, up_w = (w + m - 1) / m * m;
+        if ((up_h == h && up_w == w) || !takes(p, a, s, up_h, up_w)) {
+            continue;
+        }
+        near_h = near_h ? near_h : up_h;
+        near_w = near_w ? near_w : up_w;
+        if (takes(p, a, s, up_h + m, up_w + m)) {
+            kd_hint(p->cx, "%s takes multiples of %" PRId64 ": --size %" PRId64 "x%" PRId64, a->name, m, up_h, up_w);
             return;
         }
-        o.height = (h + m - 1) / m * m;
-        o.width = (w + m - 1) / m * m;
-        if ((o.height != h || o.width != w) && kdc_probe(p, a->name, false, &o, NULL, 0, NULL)) {
-            kd_hint(p->cx, "%s takes multiples of %" PRId64 ": --size %" PRId64 "x%" PRId64, a->name, m, o.height, o.width);
-            return;
-        }
+    }
+    if (near_h) {
+        kd_hint(p->cx, "%s takes --size %" PRId64 "x%" PRId64, a->name, near_h, near_w);
     }
 }
 
@@ -128,7 +142,7 @@ static int check(const KdcArgs *a) {
     if (!a->name) {
         return kdc_usage_error(a, "which network of %s? name it: %s:NET", a->file, a->file);
     }
-    if (a->threads && !a->openmp) {
+    if (a->threads > 1 && !a->openmp) { /* 1 is what it is */
         return kdc_usage_error(a, "--threads is for --openmp; without it a run stays on the thread that calls it");
     }
     return a->output ? 0 : kdc_usage_error(a, "where to? -o FOLDER");

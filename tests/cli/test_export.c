@@ -403,6 +403,7 @@ static void test_refusals(void **state) {
     refused("m.kd:G", 2, "-o FOLDER");
     refused("m.kd:G -o ''", 2, "--output needs FOLDER, got ''");
     refused("m.kd:G -o x --threads 4", 2, "--threads is for --openmp");
+    refused("m.kd:G -o x --threads 1", 1, "no weights are given for"); /* what it is without --openmp */
     refused("m.kd:s -o x", 2, "is a session");
     refused("m.kd:G -o x", 1, "no weights are given for");
     refused("m.kd:G -o x --weights t.safetensors", 1, "t.safetensors");
@@ -418,9 +419,12 @@ static void test_refusals(void **state) {
     must("rm in/G.h && ln m.kd in/libG.a");
     refused("m.kd:G --weights in/G.weights --size 8x8 -o in", 1, "m.kd would be overwritten by the result");
     must("test $(ls in | wc -l) = 2 && cmp h m.kd && cmp w in/G.weights");
-    static const char unet[] = "import \"nets/unet.kd\"\nlet U = Unet[depth = 5, ngf = 4]\n";
+    static const char unet[] = "import \"nets/unet.kd\"\nlet U = Unet[depth = 5, ngf = 4]\nlet Deep = Unet[depth = 6, ngf = 4]\n"
+                               "net One[](x: [n, 3, h, w]) { return x + zeros([n, 3, 64, 64]) }\n";
     save("u.kd", unet, sizeof unet - 1);
     refused("u.kd:U -o x --size 40x64", 1, "U takes multiples of 32: --size 64x64");
+    refused("u.kd:Deep -o x --size 60x60", 1, "Deep takes multiples of 64: --size 64x64"); /* not of 8, as 64 is, too */
+    refused("u.kd:One -o x --size 60x60", 1, "One takes --size 64x64");
 }
 
 int main(void) {
