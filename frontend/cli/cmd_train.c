@@ -594,6 +594,16 @@ static bool has_frozen(const Train *t) {
     return false;
 }
 
+/* A teacher's weights are in frozen.safetensors, the running means of its batch norms in the checkpoints: a run that is
+ * stopped between writing the one and the other would go on with half of each. */
+static bool refuse_weights(Train *t) {
+    kd_error(t->p->cx, 0, "--weights %s: %s goes on with the weights it has, those of its frozen networks too, and takes no others",
+             t->a->weights[0], t->folder);
+    kd_hint(t->p->cx, "leave --weights out; or begin another run: --out FOLDER, --weights G=%s for a network G of this one, and the new",
+            t->folder);
+    return false;
+}
+
 /* Weights: from the checkpoint and frozen.safetensors of the folder; or from --weights and the seed. */
 static bool fill(Train *t, const KdcRunArgs *r) {
     KdContext *cx = t->p->cx;
@@ -601,6 +611,9 @@ static bool fill(Train *t, const KdcRunArgs *r) {
     if (t->a->resume) {
         if (!kdc_run_folder_take(&t->out, t->p, t->folder) || kdc_session_restore(t->s, t->folder, &t->first) != KDC_OK) {
             return false;
+        }
+        if (t->first && r->other_weights) {
+            return refuse_weights(t);
         }
         const char *other = r->hash != kdc_session_hash(t->s)                      ? "the program or a param is"
                             : r->samples && r->samples != t->epoch_samples ? "the number of images is"

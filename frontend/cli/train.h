@@ -75,6 +75,7 @@ typedef struct KdcRunArgs {
     int64_t samples; /* of an epoch */
     json_t *owner;   /* of the strings */
     char changed[256]; /* names of options that were given again, differently */
+    bool other_weights; /* --weights is one of them */
 } KdcRunArgs;
 bool kdc_run_args_write(KdcProgram *p, const char *folder, const KdcArgs *a, const KdcRunArgs *r);
 /* Fills what `a` was not given; what was given again wins. kdc_run_args_free even if it fails. */

@@ -165,6 +165,15 @@ static const char **stored_list(const json_t *list, int *n) {
     return v;
 }
 
+static bool same_strings(const char *const *v, int n, const json_t *list) {
+    bool same = json_array_size(list) == (size_t)n;
+    for (int i = 0; same && i < n; i++) {
+        const char *text = json_string_value(json_array_get(list, (size_t)i));
+        same = text && strcmp(text, v[i]) == 0;
+    }
+    return same;
+}
+
 /* The stored -D whose name is not given again, then the given ones. */
 static bool merge_defines(KdcArgs *a, const json_t *list) {
     size_t n = json_array_size(list);
@@ -223,7 +232,8 @@ bool kdc_run_args_read(const char *folder, KdcArgs *a, KdcRunArgs *r, KdTrouble 
     a->seed = a->has_seed ? a->seed : seed;
     r->hash = (uint32_t)strtoul(word, NULL, 16);
     r->samples = json_integer_value(json_object_get(root, "samples"));
-    if (a->n_weights) {
+    if (a->n_weights && !same_strings(a->weights, a->n_weights, json_object_get(args, "weights"))) {
+        r->other_weights = true;
         changed(r, "weights");
     }
     const char **weights = a->n_weights ? NULL : stored_list(json_object_get(args, "weights"), &a->n_weights);

@@ -517,6 +517,21 @@ static void test_frozen_warning(void **state) {
     expect_message(s, "T is frozen, and weights were given for 2 of its 4 tensors: the others are random");
 }
 
+/* A run that goes on keeps its teacher: other weights are refused, not left out; the same ones are no change. */
+static void test_weights_on_resume(void **state) {
+    const Setup *s = ready(state);
+    expect_run(s, TRAIN "--steps 2 --out w0 -q", 0);
+    expect_run(s, TRAIN "--steps 2 --out w1 -q --weights T=w0/frozen.safetensors", 0);
+    expect_run(s, TRAIN "--steps 3 --out w1 --resume --weights T=w0:G", 1);
+    expect_message(s, "--weights T=w0:G: w1 goes on with the weights it has");
+    assert_false(there(s, "w1/checkpoint-000003.safetensors"));
+    expect_run(s, TRAIN "--steps 3 --out w1 --resume --weights T=w0/frozen.safetensors", 0);
+    expect_silence(s, "not bit for bit");
+    expect_run(s, TRAIN "--steps 4 --out w1 --resume", 0);
+    same_tensors(s, "w0/frozen.safetensors", "w1/frozen.safetensors");
+    expect_run(s, TRAIN "--steps 1 --out w2 --weights G=w1 --weights T=w0:G", 0); /* what the hint says */
+}
+
 static void test_memory_limit(void **state) {
     const Setup *s = ready(state);
     expect_run(s, TRAIN "--steps 3 --out small --memory-limit 20M", 1);
@@ -562,7 +577,7 @@ int main(void) {
         cmocka_unit_test(test_other_program), cmocka_unit_test(test_nan),     cmocka_unit_test(test_memory_limit),
         cmocka_unit_test(test_nan_weights),   cmocka_unit_test(test_one_at_a_time), cmocka_unit_test(test_other_arguments),
         cmocka_unit_test(test_bad_image),   cmocka_unit_test(test_usage),        cmocka_unit_test(test_weights_of_run),
-        cmocka_unit_test(test_frozen_warning),
+        cmocka_unit_test(test_frozen_warning), cmocka_unit_test(test_weights_on_resume),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
