@@ -5,6 +5,7 @@
  */
 #include "frontend/cli/eval.h"
 #include "frontend/cli/eval_net.h"
+#include "frontend/cli/train.h"
 #include "runtime/host/dataset.h"
 
 #include <dirent.h>
@@ -299,6 +300,28 @@ static bool comparable(KdcEval *e) {
     return true;
 }
 
+/* A run that was trained in the other direction: the network would be shown what it never saw. */
+static void warn_direction(const KdcEval *e) {
+    const KdcEvalSource *s = e->source;
+    KdLayout l = kd_dataset_layout(s->set);
+    const char *last = NULL;
+    for (int i = 0; i < s->files.weights.n && !e->a->b_to_a && l != KD_LAYOUT_PLAIN && l != KD_LAYOUT_LABELS; i++) {
+        const char *run = s->files.weights.v[i].run;
+        const KdcArgs none = {.ignore = -1};
+        KdcArgs stored = none;
+        KdcRunArgs r;
+        KdTrouble ignored;
+        if (!run || (last && strcmp(run, last) == 0)) {
+            continue;
+        }
+        last = run;
+        if (kdc_run_args_read(run, &stored, &r, &ignored) && stored.b_to_a) {
+            kd_warning(e->p->cx, 0, "%s was trained with --direction BtoA, this is AtoB", run);
+        }
+        kdc_run_args_free(&stored, &none, &r);
+    }
+}
+
 static bool open_networks(KdcEval *e) {
     KdcEvalSource *s = e->source;
     KdLayout l = kd_dataset_layout(s->set);
@@ -308,6 +331,7 @@ static bool open_networks(KdcEval *e) {
     if (!e->n_live && !kdc_files_read(e->p, e->a, &s->files)) {
         return false;
     }
+    warn_direction(e);
     if (!kd_dataset_sample(s->set, 0, &x, &t)) {
         return kdc_cli_trouble(e->p, &t);
     }

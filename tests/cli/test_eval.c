@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "frontend/api/api.h"
+#include "runtime/host/checkpoint.h"
 #include "runtime/host/metrics.h"
 #include "runtime/host/npz.h"
 #include "runtime/host/weights.h"
@@ -336,6 +337,31 @@ static void other_direction(void **state) {
     json_decref(ba);
 }
 
+/* A run folder of that direction, as kdc train leaves it. */
+static void run_of_the_other_direction(void **state) {
+    (void)state;
+    ready();
+    static const char toward_a[] = "{\"program\": \"0\", \"arguments\": {\"file\": \"m.kd\", \"b_to_a\": true}}",
+                      toward_b[] = "{\"program\": \"0\", \"arguments\": {\"file\": \"m.kd\"}}",
+                      warning[] = "warning: run was trained with --direction BtoA, this is AtoB\n";
+    const int64_t one = 1;
+    const float half = 0.5f;
+    const KdTensorOut w = {"S.w", KD_STORED_F32, 1, &one, &half};
+    KdTrouble t;
+    assert_int_equal(mkdir(here("run"), 0777), 0);
+    assert_true(kd_checkpoint_write(here("run"), 1, &w, 1, NULL, 0, &t));
+    for (int k = 0; k < 3; k++) { /* told; asked for; trained so */
+        const char *kept = k == 2 ? toward_b : toward_a;
+        assert_true(kd_file_write(here("run/kdc.json"), kept, strlen(kept), &t));
+        int code = eval(k == 1 ? "m.kd:S --data pair --weights run --direction BtoA" : "m.kd:S --data pair --weights run");
+        char *text = text_of("stderr");
+        if (code != 0 || (k == 0) != (strstr(text, warning) != NULL)) {
+            fail_msg("%d: exit code %d: %s", k, code, text);
+        }
+        free(text);
+    }
+}
+
 /* S halves, T does not: against T, S is as far as Half is from Same. */
 static void one_network_against_another(void **state) {
     (void)state;
@@ -570,7 +596,9 @@ static void wrong_lines(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(folders_and_networks), cmocka_unit_test(other_direction),
-        cmocka_unit_test(one_network_against_another), cmocka_unit_test(sizes), cmocka_unit_test(small_pictures), cmocka_unit_test(label_maps),
+        cmocka_unit_test(run_of_the_other_direction),
+        cmocka_unit_test(one_network_against_another), cmocka_unit_test(sizes), cmocka_unit_test(small_pictures),
+        cmocka_unit_test(label_maps),
         cmocka_unit_test(fid), cmocka_unit_test(the_table), cmocka_unit_test(wrong_lines),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
