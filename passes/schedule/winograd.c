@@ -362,7 +362,9 @@ static bool geometry(Wino *w, const KdLower *l, KdValue root) {
         if (k->dim[2 + d] != k->dim[2] || stride.v[d] != stride.v[0] || stride.v[d] > 2 || dilation.v[d] != 1) return false;
         w->in[d] = x->dim[2 + d], w->out[d] = y->dim[2 + d];
         w->origin[d] = w->transposed ? pad.v[d] - (k->dim[2] - 1) : -pad.v[d];
-        if (stride.v[0] == 2 && !sch_winograd_strided(&w->t, &w->machine, k->dim[2], w->transposed, pad.v[d], &w->origin[d])) return false;
+        if (stride.v[0] == 2 &&
+            !sch_winograd_strided(&w->t, &w->machine, k->dim[2], w->transposed, pad.v[d], &w->origin[d]))
+            return false;
     }
     w->strided = stride.v[0] == 2;
     w->turned = w->transposed && !w->strided;

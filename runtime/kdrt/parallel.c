@@ -1,11 +1,11 @@
 /* parallel.c: executes plans and kernels, on one thread or several.
  *
- * A kernel's range is cut into contiguous pieces whose sizes differ by at most one; piece p is run by whichever
- * thread comes first, with that thread's own scratch. A plan is one parallel region: from call to call threads wait
- * for the pieces of the call before, not for each other, so that small kernels cost little, a slower core does less, and
- * a thread that has lost its core to another program holds up one piece at most. Nothing a kernel computes depends on where the cuts are
- * (kernels combine partial results in an order of their own), so bits do not depend on the number of threads.
- * One piece never enters OpenMP: a run with one thread, or a small range, costs a function call.
+ * A kernel's range is cut into contiguous pieces whose sizes differ by at most one; piece p is run by whichever thread
+ * comes first, with that thread's own scratch. A plan is one parallel region: from call to call threads wait for the
+ * pieces of the call before, not for each other, so that small kernels cost little, a slower core does less, and a thread
+ * that has lost its core to another program holds up one piece at most. Nothing a kernel computes depends on where the
+ * cuts are (kernels combine partial results in an order of their own), so bits do not depend on the number of threads.
+ * A run with one thread never enters OpenMP.
  */
 #include "runtime/kdrt/kdrt.h"
 
