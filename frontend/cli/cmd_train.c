@@ -329,10 +329,10 @@ static void plan_rows(Train *t, const Plan *m) {
     t->out.report.n_plan = n;
 }
 
-/* Is d[i] hidden by a declaration of the file itself, which an import's gives way to? */
+/* Is d[i] hidden by a declaration of the file itself, or of an import that comes first, of the same name? */
 static bool hidden(const KdDecl *d, int n, int i) {
     for (int k = 0; k < n && !d[i].main; k++) {
-        if (d[k].main && strcmp(d[k].name, d[i].name) == 0) {
+        if ((d[k].main || k < i) && strcmp(d[k].name, d[i].name) == 0) {
             return true;
         }
     }
