@@ -18,7 +18,7 @@ double kdc_now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-enum { KEEP = 24 << 20 }; /* a default that is small beside a network of some hundred channels, which has more work for each weight */
+enum { KEEP = 16 << 20 }; /* a default that is small beside a network of some hundred channels, which has more work for each weight */
 
 void kdc_failed(KdcProgram *p) {
     const char *message = NULL;

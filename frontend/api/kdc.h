@@ -46,7 +46,7 @@ typedef struct KdcOptions { /* all zero: the defaults */
     int n_skip;
     const char *schedule; /* forces this schedule of passes/schedule/schedule.def where it applies; NULL: the cheapest */
     int64_t memory_limit; /* bytes of activations, met by computing values again where that is needed; 0: none */
-    int64_t keep; /* bytes of packed weights that a net may keep from run to run (kdc_hold_weights); 0: 24 MiB; -1: none */
+    int64_t keep; /* bytes of packed weights that a net may keep from run to run (kdc_hold_weights); 0: 16 MiB; -1: none */
     KdcWinograd winograd;
     int opt;            /* code generation level 0..3, plus 1; 0: the default (3) */
     const char *triple; /* for object files; NULL: this machine. What runs here is always for this machine. */
