@@ -64,24 +64,14 @@ static int64_t cpu_level(void) {
 
 /* ---- the plan ---------------------------------------------------------------------------------------- */
 
-static void bind(const KdrtPlan *plan, const KdrtCall *call, void *const *ext, void *arena, void **bufs) {
-    for (int64_t a = 0; a < call->n_args; a++) {
-        const KdrtArg *arg = &call->args[a];
-        const void *base = arg->base == KDRT_ARENA  ? arena
-                           : arg->base == KDRT_POOL ? plan->pool
-                                                    : ext[arg->base];
-        bufs[a] = (char *)base + arg->offset;
-    }
-}
-
 void kdx_run_serial(KdrtContext *cx, const KdrtPlan *plan, void *const *ext, void *arena) {
     void *bufs[KDRT_MAX_ARGS];
     for (int64_t c = 0; c < plan->n_calls; c++) {
         const KdrtCall *call = &plan->calls[c];
-        if (call->once && cx->prepared) {
+        if (kdrt_left_out(cx, call)) {
             continue;
         }
-        bind(plan, call, ext, arena, bufs);
+        kdrt_bind(plan, call, ext, arena, bufs);
         if (call->range > 0) {
             call->fn(bufs, 0, call->range, cx->scratch);
         }
@@ -121,7 +111,10 @@ void kdx_run_openmp(KdrtContext *cx, const KdrtPlan *plan, void *const *ext, voi
     threads = threads < 1 ? 1 : threads < cx->threads ? threads : cx->threads;
     for (int64_t c = 0; c < plan->n_calls; c++) {
         const KdrtCall *call = &plan->calls[c];
-        bind(plan, call, ext, arena, bufs);
+        if (kdrt_left_out(cx, call)) {
+            continue;
+        }
+        kdrt_bind(plan, call, ext, arena, bufs);
         int64_t pieces = call->range / (call->grain > 1 ? call->grain : 1);
         pieces = pieces < threads ? pieces : threads;
         Team t = {cx, call, bufs, pieces, 0};

@@ -54,6 +54,18 @@ typedef struct KdrtPlan {
     const void *pool;
 } KdrtPlan;
 
+/* Is this call left out, because what it computes from weights alone is in the arena still? */
+static inline int kdrt_left_out(const KdrtContext *cx, const KdrtCall *call) { return call->once && cx->prepared; }
+
+/* The addresses of a call's buffers. */
+static inline void kdrt_bind(const KdrtPlan *plan, const KdrtCall *call, void *const *ext, void *arena, void **bufs) {
+    for (int64_t a = 0; a < call->n_args; a++) {
+        const KdrtArg *arg = &call->args[a];
+        const void *base = arg->base == KDRT_ARENA ? arena : arg->base == KDRT_POOL ? plan->pool : ext[arg->base];
+        bufs[a] = (char *)base + arg->offset;
+    }
+}
+
 /* Executes the plan's calls in order. What an entry consists of. */
 void kdrt_run(KdrtContext *cx, const KdrtPlan *plan, void *const *ext, void *arena);
 

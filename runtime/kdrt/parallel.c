@@ -81,23 +81,13 @@ void kdrt_parallel_for(KdrtContext *cx, KdrtKernel *fn, void *const *bufs, int64
     }
 }
 
-static void bind(const KdrtPlan *plan, const KdrtCall *call, void *const *ext, void *arena, void **bufs) {
-    for (int64_t a = 0; a < call->n_args; a++) {
-        const KdrtArg *arg = &call->args[a];
-        const void *base = arg->base == KDRT_ARENA  ? arena
-                           : arg->base == KDRT_POOL ? plan->pool
-                                                    : ext[arg->base];
-        bufs[a] = (char *)base + arg->offset;
-    }
-}
-
 static void run_apart(KdrtContext *cx, const KdrtPlan *plan, void *const *ext, void *arena) {
     void *bufs[KDRT_MAX_ARGS];
     for (int64_t c = 0; c < plan->n_calls; c++) {
         const KdrtCall *call = &plan->calls[c];
-        if (call->once && cx->prepared)
+        if (kdrt_left_out(cx, call))
             continue;
-        bind(plan, call, ext, arena, bufs);
+        kdrt_bind(plan, call, ext, arena, bufs);
         kdrt_parallel_for(cx, call->fn, bufs, call->range, call->grain, c);
         if (cx->after)
             cx->after(cx->user, c);
@@ -134,13 +124,13 @@ static void run_team(KdrtContext *cx, const KdrtPlan *plan, void *const *ext, vo
     KdrtProfile *profile = omp_get_thread_num() == 0 ? cx->profile : NULL;
     for (int64_t c = 0; c < plan->n_calls; c++) {
         const KdrtCall *call = &plan->calls[c];
-        int pieces = call->once && cx->prepared ? 0 : pieces_of(cx, call);
+        int pieces = kdrt_left_out(cx, call) ? 0 : pieces_of(cx, call);
         if (pieces == 0)
             continue;
         double start = profile && c < profile->n ? now() : 0;
         int p = atomic_fetch_add_explicit(&progress[c].taken, 1, memory_order_relaxed);
         if (p < pieces)
-            bind(plan, call, ext, arena, bufs);
+            kdrt_bind(plan, call, ext, arena, bufs);
         for (; p < pieces; p = atomic_fetch_add_explicit(&progress[c].taken, 1, memory_order_relaxed)) {
             call->fn(bufs, piece_begin(call->range, pieces, p), piece_begin(call->range, pieces, p + 1), scratch);
             atomic_fetch_add_explicit(&progress[c].done, 1, memory_order_release);
