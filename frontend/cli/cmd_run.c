@@ -449,23 +449,10 @@ static bool work(Run *r) {
     return ok && !r->failed;
 }
 
-static int check_usage(const KdcArgs *a) {
-    if (!a->name) {
-        return kdc_usage_error(a, "which network of %s? name it: %s:NAME", a->file, a->file);
-    }
-    if (!a->in || !*a->in) {
-        return kdc_usage_error(a, "which image? --in FILE, or a folder of them");
-    }
-    if (!a->output || !*a->output) {
-        return kdc_usage_error(a, "where to? --out FILE.png or FOLDER");
-    }
-    return a->batch > 1 ? kdc_usage_error(a, "images go through the network one at a time: no --batch") : 0;
-}
-
 int kdc_cmd_run(const KdcArgs *args) {
     KdcArgs a = *args;
     KdcWatch w;
-    int code = check_usage(&a);
+    int code = kdc_cli_check_pictures(&a);
     if (code) {
         return code;
     }

@@ -281,3 +281,16 @@ bool kdc_cli_write(KdcProgram *p, const char *path, const void *data, size_t n) 
     clearerr(stdout); /* said once */
     return kdc_cli_trouble(p, &t);
 }
+
+int kdc_cli_check_pictures(const KdcArgs *a) {
+    if (!a->name) {
+        return kdc_usage_error(a, "which network of %s? name it: %s:NAME", a->file, a->file);
+    }
+    if (!a->in || !*a->in) {
+        return kdc_usage_error(a, "which image? --in FILE, or a folder of them");
+    }
+    if (!a->output || !*a->output) {
+        return kdc_usage_error(a, "where to? --out FILE.png or FOLDER");
+    }
+    return a->batch > 1 ? kdc_usage_error(a, "images go through the network one at a time: no --batch") : 0;
+}

@@ -16,6 +16,8 @@ typedef struct KdcWatch {
 
 /* The program, loaded, with passes' names checked. NULL after messages; *code is then the exit code. */
 KdcProgram *kdc_cli_open(const KdcArgs *a, KdcWatch *w, int *code);
+/* Of verbs that take pictures through one network: is everything named? 0, or 2 after a message. */
+int kdc_cli_check_pictures(const KdcArgs *a);
 /* The same with the text that a->file is to have; NULL: read it. */
 KdcProgram *kdc_cli_open_text(const KdcArgs *a, const char *text, size_t n, KdcWatch *w, int *code);
 /* Prints what is left to say, frees, and gives the exit code. ok: the verb itself succeeded. */

@@ -196,19 +196,6 @@ static bool work(KdcFeatureVerb *v) {
 
 /* ---- the verb -------------------------------------------------------------------------------------------- */
 
-static int check_usage(const KdcArgs *a) {
-    if (!a->name) {
-        return kdc_usage_error(a, "which network of %s? name it: %s:NAME", a->file, a->file);
-    }
-    if (!a->in || !*a->in) {
-        return kdc_usage_error(a, "which image? --in FILE, or a folder of them");
-    }
-    if (!a->output || !*a->output) {
-        return kdc_usage_error(a, "where to? --out FILE.png or FOLDER");
-    }
-    return a->batch > 1 ? kdc_usage_error(a, "images go through the network one at a time: no --batch") : 0;
-}
-
 /* A run folder in the place of the program: its file, its -D (given ones go first) and its weights. */
 static int open_run(KdcArgs *a, const KdcArgs *given, KdcArgs *stored, KdcRunArgs *r, const char ***weights) {
     KdTrouble t;
@@ -266,7 +253,7 @@ int kdc_feature_verb(KdcFeatureVerb *v, const KdcArgs *given) {
     KdcRunArgs r = {0};
     const char **weights = NULL;
     v->a = *given;
-    int code = check_usage(given);
+    int code = kdc_cli_check_pictures(given);
     if (code == 0) {
         code = open_run(&v->a, given, &stored, &r, &weights);
         code = code ? code : run(v);

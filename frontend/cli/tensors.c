@@ -67,26 +67,30 @@ static void list_networks(const KdWeights *w, KdStr *names) {
     }
 }
 
-/* One network of what was read; the others are let go. */
-static bool choose_network(KdcProgram *p, KdcFiles *f, int first, const char *file, const char *from) {
-    KdStr names = {.cx = p->cx};
+/* Of what was read from `file` only the files with something of `net` ("G.") are left; with alone, only those tensors, as from a
+ * file of that network. An error when there is none: *names says which there are. */
+static bool keep_files(KdcProgram *p, KdcFiles *f, int first, const char *file, const char *net, bool alone, KdStr *names) {
     int kept = first;
     for (int i = first; i < f->weights.n; i++) {
         KdcWeightsFile w = f->weights.v[i];
-        list_networks(w.w, &names);
-        w.run = NULL; /* a network by itself, as from a file */
-        if (keep_network(w.w, from)) {
+        list_networks(w.w, names);
+        w.run = alone ? NULL : w.run;
+        if (alone ? keep_network(w.w, net) > 0 : kdc_weights_hold(w.w, net)) {
             f->weights.v[kept++] = w;
         } else {
             kd_weights_free(w.w);
         }
     }
     f->weights.n = kept;
-    if (kept > first) {
-        return true;
+    if (kept == first) {
+        kd_error(p->cx, 0, "%s has no network %.*s; it has %s", file, (int)strlen(net) - 1, net, names->n ? names->s : "none");
     }
-    kd_error(p->cx, 0, "%s has no network %.*s; it has %s", file, (int)strlen(from) - 1, from, names.n ? names.s : "none");
-    return false;
+    return kept > first;
+}
+
+/* FILE:FROM: one network of what was read; the others are let go. */
+static bool choose_network(KdcProgram *p, KdcFiles *f, int first, const char *file, const char *from) {
+    return keep_files(p, f, first, file, from, true, &(KdStr){.cx = p->cx});
 }
 
 /* A run folder of kdc train: its newest good checkpoint, and its frozen networks. */
@@ -117,29 +121,15 @@ static bool read_run(KdcProgram *p, KdcFiles *f, KdcWeightsFile w) {
     return true;
 }
 
-/* NET=RUN: of what was read of the run only the files with something of NET are left. It is an error when there is none:
- * the network would keep its random weights. */
+/* NET=RUN: where the run has nothing of NET, that would keep its random weights. */
 static bool keep_holders(KdcProgram *p, KdcFiles *f, int first, const char *net, const char *folder) {
     KdStr names = {.cx = p->cx};
-    int kept = first, n = (int)strlen(net) - 1;
-    for (int i = first; i < f->weights.n; i++) {
-        KdcWeightsFile w = f->weights.v[i];
-        list_networks(w.w, &names);
-        if (kdc_weights_hold(w.w, net)) {
-            f->weights.v[kept++] = w;
-        } else {
-            kd_weights_free(w.w);
-        }
-    }
-    f->weights.n = kept;
-    if (kept > first) {
-        return true;
-    }
-    kd_error(p->cx, 0, "%s has no network %.*s; it has %s", folder, n, net, names.n ? names.s : "none");
-    if (names.n) {
+    int n = (int)strlen(net) - 1;
+    bool ok = keep_files(p, f, first, folder, net, false, &names);
+    if (!ok && names.n) {
         kd_hint(p->cx, "--weights %.*s=%s:%.*s", n, net, folder, (int)strcspn(names.s, ","), names.s);
     }
-    return false;
+    return ok;
 }
 
 bool kdc_files_read(KdcProgram *p, const KdcArgs *a, KdcFiles *f) {
