@@ -303,6 +303,49 @@ KdFunc *kd_lang_net(KdProgram *p, const char *name, const KdNetOptions *o) {
     return n.f;
 }
 
+/* ---- hyper-parameters ------------------------------------------------------------------------ */
+
+typedef struct ConfigErrand {
+    KdProgram *p;
+    const char *name;
+    KdConfig *c;
+    bool ok;
+} ConfigErrand;
+
+static void do_config(void *arg) {
+    ConfigErrand *n = arg;
+    KdContext *cx = n->p->cx;
+    KdElab *E = kd_elab_new(n->p, n->name, KD_INFER, false);
+    KdVal v;
+    kd_enter_main(E);
+    if (!find_thing(E, n->name, &v)) return;
+    if (v.kind == KD_VAL_DEF && v.def->kind == KD_DEF_NET)
+        v = kd_instantiate_default(E, v.def, (KdSpan){0}, false);
+    if (v.kind != KD_VAL_INSTANCE) {
+        if (v.kind != KD_VAL_POISON)
+            kd_error(cx, 0, "%s is no network, but %s", n->name, kd_val_describe(E, v));
+        return;
+    }
+    const KdDef *d = v.inst->net;
+    n->c->net = d->name;
+    n->c->file = d->module->prelude    ? NULL
+                 : d->module->embedded ? d->module->file + strlen("models/")
+                                       : d->module->file;
+    n->c->embedded = d->module->embedded;
+    n->c->n = d->n_hyper;
+    n->c->v = KD_NEW_ARRAY(cx, KdHyper, d->n_hyper + 1);
+    for (int i = 0; i < d->n_hyper; i++)
+        n->c->v[i] = (KdHyper){d->hyper[i].name, kd_intern_z(cx, kd_val_full_text(E, v.inst->hyper[i]))};
+    n->ok = true;
+}
+
+bool kd_lang_config(KdProgram *p, const char *name, KdConfig *c) {
+    ConfigErrand n = {p, name, c, false};
+    *c = (KdConfig){0};
+    kd_on_big_stack(p->cx, do_config, &n);
+    return n.ok;
+}
+
 /* ---- sessions -------------------------------------------------------------------------------- */
 
 static KdValue scalar_input(KdElab *E, const char *name, KdDType d) {

@@ -55,6 +55,17 @@ typedef struct KdNetOptions {
  * (or "out.0", "out.1", ... when it returns a list), then buffer updates in training mode, taps and gradients. */
 KdFunc *kd_lang_net(KdProgram *p, const char *name, const KdNetOptions *o);
 
+/* How network `name`, an instance or a template with defaults, is configured. */
+typedef struct KdHyper { const char *name, *value; } KdHyper; /* value: as one writes it: "64", "[16, 24]", "instance_norm" */
+typedef struct KdConfig {
+    const char *net;  /* "Unet" */
+    const char *file; /* where it is declared: as an import of it begins (built-in: "nets/unet.kd"); NULL: the prelude */
+    bool embedded;    /* built-in */
+    int n;
+    KdHyper *v; /* all of its hyper-parameters, in order */
+} KdConfig;
+bool kd_lang_config(KdProgram *p, const char *name, KdConfig *c); /* false after diagnostics */
+
 typedef struct KdSessionInfo {
     const char *name, *from; /* "paired", "unpaired", "labels", or "" */
     int n_every; const int64_t *every; /* periods of the `every` blocks, in program order; at most 16 */
