@@ -21,6 +21,12 @@ KdFunc *kd_func_new(KdContext *cx, const char *name) {
     return f;
 }
 
+KdFunc *kd_func_like(const KdFunc *f) {
+    KdFunc *g = kd_func_new(f->cx, f->name);
+    g->part_of = f->part_of;
+    return g;
+}
+
 void kd_output(KdFunc *f, const char *name, KdValue v, KdValue updates) {
     kd_push(f->cx, &f->outputs, (KdOutput){kd_intern_z(f->cx, name), v, updates});
 }

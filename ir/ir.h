@@ -163,10 +163,12 @@ struct KdFunc {
     uint32_t n, cap;
     KD_VEC(KdValue) inputs; /* INPUT nodes, in declaration order */
     KD_VEC(KdOutput) outputs;
+    const char *part_of; /* of a narrowed network: the one of whose weights its own are the leading parts; else NULL */
     KdMap cons; /* structural hash -> node */
 };
 
 KdFunc *kd_func_new(KdContext *cx, const char *name);
+KdFunc *kd_func_like(const KdFunc *f); /* an empty one that stands for f: its context, name, part_of */
 static inline const KdNode *kd_node(const KdFunc *f, KdValue v) { return &f->nodes[v]; }
 static inline const KdType *kd_vtype(const KdFunc *f, KdValue v) { return f->nodes[v].type; }
 void kd_output(KdFunc *f, const char *name, KdValue v, KdValue updates);

@@ -121,7 +121,7 @@ static KdValue differentiate(Autodiff *a, const KdNode *grad) {
 }
 
 KdFunc *kd_pass_autodiff(const KdFunc *f) {
-    Autodiff a = {.cx = f->cx, .f = f, .b = kd_builder(kd_func_new(f->cx, f->name))};
+    Autodiff a = {.cx = f->cx, .f = f, .b = kd_builder(kd_func_like(f))};
     a.by_loss.cx = f->cx;
     a.to = KD_NEW_ARRAY(f->cx, KdValue, f->n);
     for (KdValue n = 0; n < f->n; n++) a.to[n] = KD_NONE;

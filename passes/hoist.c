@@ -108,8 +108,8 @@ bool kd_hoist(const KdFunc *f, KdFunc **before, KdFunc **after) {
     if (!find(&m)) {
         return false;
     }
-    *before = kd_func_new(cx, f->name);
-    *after = kd_func_new(cx, f->name);
+    *before = kd_func_like(f);
+    *after = kd_func_like(f);
     KdBuilder early = kd_builder(*before), late = kd_builder(*after);
     KdValue *to_early = KD_NEW_ARRAY(cx, KdValue, f->n), *to_late = KD_NEW_ARRAY(cx, KdValue, f->n);
     for (KdValue v = 0; v < f->n; v++) {

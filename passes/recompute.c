@@ -95,8 +95,8 @@ static KdValue append(KdBuilder *b, const KdFunc *f, KdValue v, const KdValue *i
     return made;
 }
 
-static KdFunc *copy_function(KdContext *cx, const KdFunc *f) {
-    KdFunc *g = kd_func_new(cx, f->name);
+static KdFunc *copy_function(const KdFunc *f) {
+    KdFunc *g = kd_func_like(f);
     KdBuilder b = kd_builder(g);
     for (KdValue v = 0; v < f->n; v++) append(&b, f, v, kd_node(f, v)->in, kd_node(f, v)->group);
     for (int i = 0; i < f->outputs.n; i++)
@@ -397,7 +397,7 @@ static void rebuild_group(Rebuild *r, int g) {
 
 static KdFunc *rebuild(const Search *s, KdContext *cx) {
     const KdFunc *f = s->base.f;
-    Rebuild r = {.s = s, .f = f, .b = kd_builder(kd_func_new(cx, f->name))};
+    Rebuild r = {.s = s, .f = f, .b = kd_builder(kd_func_like(f))};
     size_t n = (size_t)f->n + 1;
     r.first = KD_NEW_ARRAY(cx, KdValue, n);
     r.again = KD_NEW_ARRAY(cx, KdValue, n);

@@ -2,7 +2,7 @@
 #include "passes/rewrite.h"
 
 KdFunc *kd_rewrite(const KdFunc *f, const bool *keep, KdRewriteFn *fn, void *user) {
-    KdFunc *g = kd_func_new(f->cx, f->name);
+    KdFunc *g = kd_func_like(f);
     KdBuilder b = kd_builder(g);
     KdValue *to = KD_NEW_ARRAY(f->cx, KdValue, f->n);
     for (KdValue n = 0; n < f->n; n++) {

@@ -121,10 +121,10 @@ typedef struct KdcMatch {
 
 /* By name (also "a[0].b" = "a.0.b", under a prefix common to the file, and as "NET.a" for net NET, which may be NULL), then, if
  * allowed, module by module as nn.Sequential numbers them (convention) or in the file's order, then by order and shape.
- * Nothing is written. false after a diagnostic that names the tensors in question. */
+ * A narrowed network (KdcTensor.part_of) finds the larger tensors of its whole one. Nothing is written. false after a diagnostic that names the tensors in question. */
 bool kdc_match(KdcProgram *p, const char *net, KdcTensor *const *t, int n, const KdWeights *w, const char *file,
                bool by_order, KdcMatch *m);
-/* Copies x into t, converted. false after a diagnostic. */
+/* Copies x, or where t.part_of allows its leading part, into t, converted. false after a diagnostic. */
 bool kdc_load_tensor(KdcProgram *p, KdcTensor *t, const KdTensor *x, const char *file);
 
 /* ---- summary.c ------------------------------------------------------------------------------------- */

@@ -83,6 +83,7 @@ KdcTensor kdc_tensor_of(KdcProgram *p, const KdFunc *f, KdValue input) {
     const KdNode *n = kd_node(f, input);
     KdcTensor t = describe(kd_attr_str(f, n, "name"), n->type, role[kd_input_role(f, input)]);
     t.init = kd_attr_str(f, n, "init");
+    t.part_of = t.role == KDC_DATA ? NULL : f->part_of;
     t.data = kdc_memory(p, kdc_tensor_bytes(&t));
     for (int i = 0; i < f->outputs.n; i++) {
         t.updated = t.updated || f->outputs.v[i].updates == input;

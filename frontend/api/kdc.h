@@ -68,6 +68,7 @@ typedef struct KdcTensor {
     int64_t dim[6], count;
     const char *init; /* how it begins, for weights, buffers and states: "normal(0, 0.02)"; else "" */
     bool updated;     /* an input that a run overwrites with its new value */
+    const char *part_of; /* of a network made by narrow(): the network of whose tensors this is the leading part; else NULL */
     void *data;       /* 64-byte aligned, owned by the runnable or session; zero at first */
 } KdcTensor;
 

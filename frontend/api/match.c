@@ -122,6 +122,15 @@ static bool same_shape(const KdcTensor *t, const KdTensor *x) {
     return same;
 }
 
+/* That, or t is a narrowed network's and x is larger: its leading part will do. */
+static bool fits(const KdcTensor *t, const KdTensor *x) {
+    bool fit = t->rank == x->rank;
+    for (int d = 0; fit && d < t->rank; d++) {
+        fit = t->dim[d] == x->dim[d] || (t->part_of && t->dim[d] < x->dim[d]);
+    }
+    return fit;
+}
+
 static bool trained(const KdcTensor *t) {
     return t->role == KDC_WEIGHT || t->role == KDC_FROZEN;
 }
@@ -459,10 +468,10 @@ bool kdc_match(KdcProgram *p, const char *net, KdcTensor *const *t, int n, const
     bool *used = KD_NEW_ARRAY(cx, bool, w->n + 1);
     m->from = KD_NEW_ARRAY(cx, const KdTensor *, n + 1);
     m->kind = KD_NEW_ARRAY(cx, KdcMatchKind, n + 1);
-    match_names(cx, net, t, n, w, m, used);
+    match_names(cx, n && t[0]->part_of ? t[0]->part_of : net, t, n, w, m, used);
     bool ok = true;
     for (int i = 0; i < n; i++) { /* a name that fits with a shape that does not is a wrong file */
-        if (m->from[i] && !same_shape(t[i], m->from[i])) {
+        if (m->from[i] && !fits(t[i], m->from[i])) {
             wrong_shape(cx, t[i], m->from[i], file);
             ok = false;
         }
@@ -475,24 +484,59 @@ bool kdc_match(KdcProgram *p, const char *net, KdcTensor *const *t, int n, const
     return ok;
 }
 
+/* x, converted, into t's memory, which has a place for all of it. */
+static bool convert(KdcDType d, const KdTensor *x, void *data, KdTrouble *trouble) {
+    switch (d) {
+    case KDC_F32:
+        return kd_tensor_f32(x, data, trouble);
+    case KDC_I32:
+        return kd_tensor_i32(x, data, trouble);
+    case KDC_U8:
+        return kd_tensor_u8(x, data, trouble);
+    }
+    return false;
+}
+
+/* The leading part of what has x's dims. */
+static void copy_part(const KdcTensor *t, const KdTensor *x, const char *from) {
+    size_t item = t->dtype == KDC_U8 ? 1 : 4;
+    int64_t line = t->rank ? t->dim[t->rank - 1] : 1, at[KD_MAX_RANK] = {0};
+    char *to = t->data;
+    for (int64_t done = 0; done < t->count; done += line, to += item * (size_t)line) {
+        int64_t offset = 0;
+        for (int d = 0; d < t->rank; d++) {
+            offset = offset * x->dim[d] + at[d];
+        }
+        memcpy(to, from + item * (size_t)offset, item * (size_t)line);
+        for (int d = t->rank - 2; d >= 0 && ++at[d] == t->dim[d]; d--) {
+            at[d] = 0;
+        }
+    }
+}
+
+static bool load_part(KdcProgram *p, const KdcTensor *t, const KdTensor *x, KdTrouble *trouble) {
+    int64_t count = 1;
+    for (int d = 0; d < x->rank; d++) {
+        count *= x->dim[d];
+    }
+    KdcTensor whole = *t;
+    whole.count = count;
+    void *data = kdc_memory(p, kdc_tensor_bytes(&whole));
+    bool ok = convert(t->dtype, x, data, trouble);
+    if (ok) {
+        copy_part(t, x, data);
+    }
+    kdc_memory_free(p, data);
+    return ok;
+}
+
 bool kdc_load_tensor(KdcProgram *p, KdcTensor *t, const KdTensor *x, const char *file) {
     KdTrouble trouble;
-    bool ok = false;
-    if (!same_shape(t, x)) {
+    if (!fits(t, x)) {
         wrong_shape(p->cx, t, x, file);
         return false;
     }
-    switch (t->dtype) {
-    case KDC_F32:
-        ok = kd_tensor_f32(x, t->data, &trouble);
-        break;
-    case KDC_I32:
-        ok = kd_tensor_i32(x, t->data, &trouble);
-        break;
-    case KDC_U8:
-        ok = kd_tensor_u8(x, t->data, &trouble);
-        break;
-    }
+    bool ok = same_shape(t, x) ? convert(t->dtype, x, t->data, &trouble) : load_part(p, t, x, &trouble);
     if (!ok) {
         kd_error(p->cx, 0, "%s: %s", file, trouble.text);
     }

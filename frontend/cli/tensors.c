@@ -219,6 +219,11 @@ static void print_map(const KdcArgs *a, const KdcTensor *t, const char *file, co
     }
 }
 
+/* What the tensors' network is called in a file: its own name, or that of the network that it was narrowed from. */
+static const char *own_name(const KdcArgs *a, KdcTensor *const *t, int n) {
+    return n && t[0]->part_of ? t[0]->part_of : a->name;
+}
+
 /* Loads what the file has for those tensors under `net` that are still missing; done[] says which. A file of weights of
  * which nothing is taken is a mistake (must); one of inputs need not hold any. */
 static bool fill_from(KdcProgram *p, const KdcArgs *a, const KdWeights *w, const char *file, const char *net,
@@ -303,7 +308,7 @@ static bool fill_from_run(KdcProgram *p, const KdcArgs *a, const KdcWeightsFile 
     int *place = KD_NEW_ARRAY(p->cx, int, n + 1);
     bool *filled = KD_NEW_ARRAY(p->cx, bool, n + 1);
     int count = 0, errors = kd_error_count(p->cx);
-    if (whole_net && !*net && !kdc_weights_hold(w->w, kd_format(p->cx, "%s.", a->name))) {
+    if (whole_net && !*net && !kdc_weights_hold(w->w, kd_format(p->cx, "%s.", own_name(a, t, n)))) {
         return true;
     }
     for (int i = 0; i < n; i++) {
@@ -365,7 +370,9 @@ static bool take_given(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, bool 
     }
     for (int i = 0; i < f->weights.n; i++) {
         const KdcWeightsFile *w = &f->weights.v[i];
-        bool own = whole_net && *w->net && strcmp(w->net, kd_format(p->cx, "%s.", a->name)) == 0; /* S=FILE for S itself */
+        bool own = whole_net && *w->net && /* S=FILE for S itself */
+                   (strcmp(w->net, kd_format(p->cx, "%s.", a->name)) == 0 ||
+                    strcmp(w->net, kd_format(p->cx, "%s.", own_name(a, t, n))) == 0);
         const char *net = own ? "" : w->net;
         if (*net && !known_network(p, a, w, whole_net, t, n)) {
             return false;

@@ -122,6 +122,7 @@ typedef struct KdDef {
 typedef enum KdStmtKind {
     KD_STMT_IMPORT,   /* names[0]: the path */
     KD_STMT_PARAM,    /* names[0], type, exprs[0] */
+    KD_STMT_CHOICE,   /* names[0] = exprs[0] */
     KD_STMT_LET,      /* names = exprs[0]; several names take a list apart */
     KD_STMT_ASSIGN,   /* names[0] = exprs[0] */
     KD_STMT_EXPR,     /* exprs[0] */

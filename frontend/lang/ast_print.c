@@ -291,6 +291,9 @@ static void print_stmt(KdStr *s, const KdStmt *t, int indent) {
         }
         kd_str_printf(s, " = ");
         break;
+    case KD_STMT_CHOICE:
+        kd_str_printf(s, "choice %s = ", t->n_names ? t->names[0] : "?");
+        break;
     case KD_STMT_LET:
         for (int i = 0; i < t->n_names; i++)
             kd_str_printf(s, "%s%s", i ? ", " : "let ", t->names[i]);

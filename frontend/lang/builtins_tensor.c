@@ -465,6 +465,30 @@ static KdVal do_argmax(KdCall *c) {
     return kd_elab_end(c->E, c->at, keepdim ? v : kd_reshape(&c->E->b, v, rank, dim));
 }
 
+/* narrow(x, dim, start, length), PyTorch's */
+static KdVal do_narrow_tensor(KdCall *c) {
+    KdValue x;
+    int64_t dim, start, length, begin[KD_MAX_RANK] = {0}, end[KD_MAX_RANK];
+    if (!kd_arg_tensor(c, 0, &x)) return kd_poison();
+    const KdType *t = kd_vtype(c->E->f, x);
+    if (!kd_arg_dim(c, 1, t->rank, 0, &dim) || !kd_arg_int(c, 2, &start) || !kd_arg_int(c, 3, &length)) return kd_poison();
+    if (start < 0 || length < 1 || start > t->dim[dim] - length)
+        return kd_arg_error(c, 2, "%lld + %lld is outside of dimension %lld of %s", (long long)start, (long long)length,
+                            (long long)dim, kd_shape_text(c->E->cx, t));
+    memcpy(end, t->dim, (size_t)t->rank * sizeof *end);
+    begin[dim] = start;
+    end[dim] = start + length;
+    if (!kd_elab_begin(c->E, c->at)) return kd_poison();
+    return kd_elab_end(c->E, c->at, kd_slice(&c->E->b, x, begin, end, NULL));
+}
+
+/* The same word for the part of a network: narrow(S, name = value, ...). */
+static KdVal do_narrow(KdCall *c) {
+    static const KdBuiltin of_tensor = {"narrow", "x, dim, start, length", do_narrow_tensor, -1, false};
+    bool tensor = c->args->n > 0 && c->args->v[0].value.kind == KD_VAL_TENSOR;
+    return tensor ? kd_call_builtin(c->E, &of_tensor, c->args, c->expr) : kd_narrow(c->E, c->args);
+}
+
 /* random(shape): uniform in [0, 1), a stream of its own for each call. */
 static KdVal do_random(KdCall *c) {
     int rank;
@@ -495,6 +519,7 @@ const KdBuiltin kd_builtins_tensor[] = {
     {"max", "*x, dim?, keepdim?", do_max, -1},
     {"min", "*x, dim?, keepdim?", do_min, -1},
     {"argmax", "x, dim?, keepdim?", do_argmax, -1},
+    {"narrow", "x, dim, start, length", do_narrow, -1, true},
     {"random", "shape", do_random, -1},
     {NULL, NULL, NULL, -1},
 };

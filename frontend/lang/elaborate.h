@@ -87,7 +87,7 @@ struct KdVal {
         const KdOptimizer *opt;
     };
     const KdApplied *applied; /* what a net gave back: its taps and those inside */
-    KdWeight *weight;         /* this very weight or buffer */
+    KdWeight *weight;         /* this very weight or buffer, or its leading part */
 };
 
 typedef struct KdNamed { const char *name; KdVal value; } KdNamed;
@@ -130,7 +130,10 @@ struct KdInst {
     const char *label; /* "Unet[ngf = 16]" */
     KdFrame *frame;    /* that created it; of one that a fn gave back, the caller's */
     KdStore *store;    /* NULL until it has a name */
+    bool *given;       /* hyper-parameters that were written; the others have defaults */
     bool frozen, bare; /* bare: a net applied without brackets */
+    bool narrow;       /* made by narrow(): weights are the leading parts of those of `whole`, whose store this is */
+    const struct KdInst *whole;
     KdLoc where;
 };
 
@@ -179,6 +182,8 @@ struct KdProgram {
     KD_VEC(KdSourceModule *) modules; /* imported before importing; [0] is the prelude */
     KdSourceModule *main;
     KD_VEC(KdDecl) decls;
+    KD_VEC(KdChoice) choices;
+    int n_genes;
     bool *define_used;
     bool import_failed;
     KdMap warned; /* places of warnings: a session is elaborated once a variant */
@@ -227,6 +232,9 @@ struct KdElab {
     const char *strip;  /* prefix of paths that input names leave out ("S."), or "" */
     bool loading;       /* first elaboration: collect decls, report params */
     bool dead;          /* a limit was hit: everything is poison */
+    const int *draw;    /* the picks of the choices' genes, or NULL */
+    int n_genes;        /* of the choices so far */
+    int narrow;         /* applications of narrowed instances around here */
     int depth, nesting, max_depth;
     int64_t steps;
     uint64_t serial;
@@ -313,6 +321,7 @@ bool kd_bind_formals(KdElab *E, const char *what, const KdFormal *f, int n, cons
 bool kd_check_type(KdElab *E, const KdTypeNote *t, KdVal v, const char *what, KdSpan at, bool in_caller);
 KdVal kd_apply(KdElab *E, KdVal callee, const KdActuals *args, const KdExpr *call);
 KdVal kd_instantiate(KdElab *E, const KdDef *net, const KdExpr *e); /* Unet[...] */
+KdVal kd_narrow(KdElab *E, const KdActuals *args); /* narrow(S, name = value, ...) */
 KdVal kd_instantiate_default(KdElab *E, const KdDef *net, KdSpan at, bool bare);
 KdFrame *kd_frame_new(KdElab *E, const KdSourceModule *m, const KdDef *def);
 bool kd_enter(KdElab *E, KdFrame *f, KdSpan at, const char *what); /* false: too deep */
@@ -326,6 +335,8 @@ void kd_name_instances(KdElab *E, KdVal v, const char *base, const KdScope *scop
 void kd_name_anonymous(KdElab *E, KdInst *inst); /* "conv2d_0" */
 void kd_hand_over(KdVal v, const KdFrame *from, KdFrame *to); /* the instances in v that `from` created become `to`'s */
 KdVal kd_declare_weight(KdElab *E, const KdExpr *call, KdVal shape, KdVal init, KdVal name, bool buffer, KdSpan at);
+/* w's value with its leading part replaced by `part`, which is nowhere larger. */
+KdValue kd_with_leading_part(KdElab *E, const KdWeight *w, KdValue part);
 const char *kd_canonical_init(KdElab *E, const char *text, KdSpan at); /* NULL after a diagnostic */
 /* All weights below a store, in order of creation; buffers too if asked. */
 typedef struct KdWeights { KD_VEC(KdWeight *) v; } KdWeights;
@@ -353,6 +364,7 @@ typedef struct KdCall {
     KdVal *v;              /* by parameter; KD_VAL_NONE where optional and not given */
     KdSpan *span;
     int n;                 /* of a variadic: how many came */
+    const KdActuals *args; /* of a raw one */
 } KdCall;
 
 typedef KdVal KdBuiltinFn(KdCall *c);
@@ -362,6 +374,7 @@ struct KdBuiltin {
     const char *params; /* "x, dim?, keepdim?"; "*x, dim?": any number first */
     KdBuiltinFn *fn;
     int op;             /* a primitive op called by its attributes, or -1 */
+    bool raw;           /* fn gets the arguments as they came, in `args`, and nothing else */
 };
 
 const KdBuiltin *kd_find_builtin(const char *name);

@@ -260,6 +260,12 @@ static KdActuals eval_args(KdElab *E, const KdExpr *e, const KdVal *first, KdSpa
     return a;
 }
 
+static int find_actual(const KdActuals *args, const char *name) {
+    for (int i = 0; i < args->n; i++)
+        if (args->v[i].name == name) return i;
+    return -1;
+}
+
 /* ---- instances ------------------------------------------------------------------------------- */
 
 static KdVal make_instance(KdElab *E, const KdDef *net, const KdActuals *args, const char *label,
@@ -274,6 +280,9 @@ static KdVal make_instance(KdElab *E, const KdDef *net, const KdActuals *args, c
                      .bare = bare,
                      .where = kd_elab_loc(E, args->at)};
     inst->hyper = KD_NEW_ARRAY(E->cx, KdVal, net->n_hyper + 1);
+    inst->given = KD_NEW_ARRAY(E->cx, bool, net->n_hyper + 1);
+    for (int i = 0; i < net->n_hyper; i++)
+        inst->given[i] = slot[i] != NULL;
     KdFrame *f = kd_frame_new(E, net->module,
                               net); /* defaults see earlier hyper-parameters and the net's file */
     if (!kd_enter(E, f, args->at, kd_format(E->cx, "in %s", label))) return kd_poison();
@@ -299,6 +308,43 @@ KdVal kd_instantiate(KdElab *E, const KdDef *net, const KdExpr *e) {
 KdVal kd_instantiate_default(KdElab *E, const KdDef *net, KdSpan at, bool bare) {
     return make_instance(E, net, &(KdActuals){.at = at},
                          bare ? net->name : kd_format(E->cx, "%s[]", net->name), bare);
+}
+
+/* S's hyper-parameters but for those in args: what S was not given follows from the others, as where S was made. */
+KdVal kd_narrow(KdElab *E, const KdActuals *args) {
+    KdVal whole = args->n ? args->v[0].value : kd_none();
+    if (whole.kind == KD_VAL_POISON) return whole;
+    if (whole.kind != KD_VAL_INSTANCE || args->v[0].name || !whole.inst->hyper || whole.inst->bare)
+        return kd_elab_error(E, args->at, "narrow: first comes the network, made with brackets; found %s",
+                             kd_val_describe(E, whole));
+    if (!whole.inst->store)
+        return kd_elab_error(E, args->at, "narrow: give the network a name first, let S = %s", whole.inst->label);
+    const KdInst *of = whole.inst;
+    KdActuals all = {KD_NEW_ARRAY(E->cx, KdActual, args->n + of->net->n_hyper), 0, args->at};
+    for (int i = 1; i < args->n; i++) {
+        if (!args->v[i].name)
+            return kd_elab_error(E, args->v[i].span, 
+                                 "narrow: hyper-parameters are given by name, narrow(%s, name = value)", of->store->path);
+        all.v[all.n++] = args->v[i];
+    }
+    for (int i = 0; i < of->net->n_hyper; i++)
+        if (of->given[i] && find_actual(args, of->net->hyper[i].name) < 0)
+            all.v[all.n++] = (KdActual){.name = of->net->hyper[i].name, .value = of->hyper[i]};
+    KdStr label = {.cx = E->cx};
+    kd_str_printf(&label, "narrow(%s", of->store->path);
+    for (int i = 1; i < args->n; i++)
+        kd_str_printf(&label, ", %s = %s", args->v[i].name, kd_val_text(E, args->v[i].value));
+    kd_str_printf(&label, ")");
+    KdVal v = make_instance(E, of->net, &all, kd_intern_z(E->cx, label.s), false);
+    if (v.kind != KD_VAL_INSTANCE) return v;
+    v.inst->frame = of->frame;
+    v.inst->store = of->store;
+    v.inst->frozen = of->frozen;
+    v.inst->narrow = true;
+    v.inst->whole = of;
+    v.has_mode = whole.has_mode;
+    v.mode = whole.mode;
+    return v;
 }
 
 /* ---- application ----------------------------------------------------------------------------- */
@@ -352,6 +398,23 @@ static KdVal apply_fn(KdElab *E, const KdDef *d, const KdActuals *args) {
     return v;
 }
 
+static KdVal apply_instance(KdElab *E, KdVal handle, const KdActuals *args);
+
+/* The weights of a narrowed network are those that its whole one declares where it is applied, which nobody reads. */
+static bool apply_whole(KdElab *E, const KdInst *narrow, const KdActuals *args) {
+    bool same = true;
+    for (int i = 0; i < narrow->net->n_hyper; i++)
+        same = same && narrow->given[i] == narrow->whole->given[i] && kd_val_equal(narrow->hyper[i], narrow->whole->hyper[i]);
+    if (same) { /* narrow by its inputs alone: they do not say what the whole one's are */
+        kd_elab_error(E, args->at, "narrow(%s): %s has not been applied at its full size yet", narrow->store->path,
+                      narrow->store->path);
+        kd_hint(E->cx, "apply it first to what the whole networks give; what nobody reads is not computed");
+        return false;
+    }
+    KdVal whole = {.kind = KD_VAL_INSTANCE, .inst = (KdInst *)narrow->whole, .has_mode = true, .mode = KD_INFER};
+    return apply_instance(E, whole, args).kind != KD_VAL_POISON;
+}
+
 static KdVal apply_instance(KdElab *E, KdVal handle, const KdActuals *args) {
     KdInst *inst = handle.inst;
     const KdDef *d = inst->net;
@@ -363,6 +426,7 @@ static KdVal apply_instance(KdElab *E, KdVal handle, const KdActuals *args) {
                              inst->label);
     if (!inst->store && inst->frame->store) kd_name_anonymous(E, inst);
     KdFrame *f = kd_frame_new(E, d->module, d);
+    if (inst->narrow && !inst->store->applied && !apply_whole(E, inst, args)) return kd_poison();
     if (!kd_enter(E, f, args->at, application_text(E, inst->label, d, slot))) return kd_poison();
     f->store = inst->bare ? NULL : inst->store;
     f->bare = inst->bare;
@@ -371,7 +435,9 @@ static KdVal apply_instance(KdElab *E, KdVal handle, const KdActuals *args) {
         E->mode = handle.mode;
     else if (inst->frozen)
         E->mode = KD_INFER;
+    E->narrow += inst->narrow;
     KdVal v = run_body(E, f, d, inst, slot, inst->label);
+    E->narrow -= inst->narrow;
     E->mode = mode;
     kd_leave(E);
     if (inst->store) inst->store->applied = true;

@@ -112,13 +112,14 @@ static void exec_update(KdElab *E, const KdStmt *s) {
     if (E->mode != KD_TRAIN || w->store->frozen) return;
     KdVal v = kd_eval_expr(E, s->exprs[0]);
     if (v.kind == KD_VAL_POISON) return;
-    if (v.kind != KD_VAL_TENSOR || kd_val_type(E, v) != w->type) {
+    const KdType *type = kd_val_type(E, *old); /* of a narrowed network's: a leading part of w's */
+    if (v.kind != KD_VAL_TENSOR || kd_val_type(E, v) != type) {
         kd_elab_error(E, s->exprs[0]->at, "the buffer '%s' is %s, its update %s", s->names[0],
-                      kd_type_text(E->cx, w->type), kd_val_describe(E, v));
+                      kd_type_text(E->cx, type), kd_val_describe(E, v));
         return;
     }
     if (E->session && E->session->idle) return;
-    w->now = kd_unary(&E->b, KD_OP_DETACH, v.t);
+    w->now = kd_with_leading_part(E, w, kd_unary(&E->b, KD_OP_DETACH, v.t));
     w->buffer_updated = true;
 }
 
@@ -196,6 +197,7 @@ void kd_exec_stmt(KdElab *E, const KdStmt *s) {
         break;
     case KD_STMT_IMPORT:
     case KD_STMT_PARAM:
+    case KD_STMT_CHOICE:
     case KD_STMT_DEF:
         break; /* program.c */
     }

@@ -260,6 +260,39 @@ static KdWeight *create(KdElab *E, KdStore *s, const char *name, const KdType *t
     return w;
 }
 
+/* W[:o, :i], ...: what a narrowed network has of w. */
+static KdVal leading_part(KdElab *E, KdWeight *w, const KdType *t, KdSpan at) {
+    int64_t begin[KD_MAX_RANK] = {0};
+    bool fits = t->rank == w->type->rank;
+    for (int d = 0; fits && d < t->rank; d++)
+        fits = t->dim[d] <= w->type->dim[d];
+    if (!fits) {
+        if (kd_elab_complained(E, at)) return kd_poison();
+        kd_elab_error(E, at, "%s is %s, of which no leading part is %s: a narrowed network is nowhere wider than the whole one",
+                      w->path, kd_shape_text(E->cx, w->type), kd_shape_text(E->cx, t));
+        kd_note(E->cx, w->where, "created here");
+        return kd_poison();
+    }
+    if (!kd_elab_begin(E, at)) return kd_poison();
+    KdVal v = weight_value(E, w);
+    v.t = kd_slice(&E->b, w->now, begin, t->dim, NULL);
+    return v;
+}
+
+KdValue kd_with_leading_part(KdElab *E, const KdWeight *w, KdValue part) {
+    for (int d = w->type->rank - 1; d >= 0; d--) {
+        const KdType *t = kd_vtype(E->f, part);
+        int64_t begin[KD_MAX_RANK] = {0}, end[KD_MAX_RANK];
+        if (t->dim[d] == w->type->dim[d]) continue;
+        for (int k = 0; k < t->rank; k++)
+            end[k] = k == d ? w->type->dim[d] : t->dim[k];
+        begin[d] = t->dim[d];
+        KdValue both[2] = {part, kd_slice(&E->b, w->now, begin, end, NULL)};
+        part = kd_build(&E->b, KD_OP_CONCAT, NULL, both, 2, (KdAttr[]){{.i = d}});
+    }
+    return part;
+}
+
 KdVal kd_declare_weight(KdElab *E, const KdExpr *call, KdVal shape, KdVal init, KdVal given,
                         bool buffer, KdSpan at) {
     const char *what = buffer ? "buffer" : "weight", *base = what;
@@ -296,10 +329,13 @@ KdVal kd_declare_weight(KdElab *E, const KdExpr *call, KdVal shape, KdVal init, 
         name = kd_intern_z(E->cx, kd_format(E->cx, "%s_%d", base, k));
         w = find_weight(s, name);
     }
+    if (!w && E->narrow)
+        return kd_elab_error(E, at, "the whole network has no %s: a narrowed one has nothing of its own", join_path(E, s, name));
     if (!w) {
         if (!kd_elab_begin(E, at)) return kd_poison();
         return weight_value(E, create(E, s, name, t, spec, buffer, at));
     }
+    if (w->type != t && E->narrow) return leading_part(E, w, t, at);
     if (w->type != t) {
         if (kd_elab_complained(E, at)) return kd_poison();
         kd_elab_error(E, at,

@@ -137,7 +137,8 @@ static bool find_thing(KdElab *E, const char *name, KdVal *v) {
     }
     KD_VEC(const char *) names = {0};
     for (int i = 0; i < p->decls.n; i++)
-        if (p->decls.v[i].kind != KD_DECL_PARAM && p->decls.v[i].kind != KD_DECL_SESSION)
+        if (p->decls.v[i].kind != KD_DECL_PARAM && p->decls.v[i].kind != KD_DECL_CHOICE &&
+            p->decls.v[i].kind != KD_DECL_SESSION)
             kd_push(E->cx, &names, p->decls.v[i].name);
     kd_error(E->cx, 0, "%s has no fn, net or network '%s'", p->main->file, name);
     kd_elab_near(E, name, names.v, names.n);
@@ -267,7 +268,7 @@ static void do_net(void *arg) {
     NetErrand *n = arg;
     KdProgram *p = n->p;
     int errors = kd_error_count(p->cx);
-    KdElab *E = kd_elab_new(p, n->name, KD_INFER, false);
+    KdElab *E = kd_elab_new(p, n->name, KD_INFER, false, n->o->draw);
     E->mode = n->o->mode;
     kd_enter_main(E);
     KdVal v;
@@ -277,6 +278,8 @@ static void do_net(void *arg) {
         if (v.kind != KD_VAL_INSTANCE) return;
         v.inst->store = kd_store_new(E, NULL, "", v.inst->net);
     } else if (v.kind == KD_VAL_INSTANCE && v.inst->store) {
+        E->f->part_of = v.inst->narrow ? v.inst->store->path : NULL;
+        v.inst->narrow = false; /* from outside: a small network with small weights of its own */
         E->strip = kd_format(E->cx, "%s.", v.inst->store->path);
     }
     const KdDef *d = v.kind == KD_VAL_DEF ? v.def : v.inst->net;
@@ -418,7 +421,7 @@ static void do_session(void *arg) {
     SessionErrand *n = arg;
     const KdDef *def = find_session(n->p, n->name);
     if (!def) return;
-    KdElab *E = kd_elab_new(n->p, n->name, KD_INFER, false);
+    KdElab *E = kd_elab_new(n->p, n->name, KD_INFER, false, n->o->draw);
     E->mode = KD_TRAIN;
     if (!kd_run_session(E, def, n->mask, n->o)) return;
     kd_session_outputs(E, n->info);

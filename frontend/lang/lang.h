@@ -25,17 +25,30 @@ typedef struct KdProgram KdProgram;
 KdProgram *kd_lang_load(KdContext *cx, const char *file, const char *text, size_t n, const KdLangOptions *o);
 void kd_lang_print_ast(KdStr *s, const KdProgram *p); /* --emit=ast: reads as .kd */
 
-typedef enum KdDeclKind { KD_DECL_PARAM, KD_DECL_LET, KD_DECL_INSTANCE, KD_DECL_FN, KD_DECL_NET, KD_DECL_SESSION } KdDeclKind;
+typedef enum KdDeclKind { KD_DECL_PARAM, KD_DECL_CHOICE, KD_DECL_LET, KD_DECL_INSTANCE, KD_DECL_FN, KD_DECL_NET, KD_DECL_SESSION } KdDeclKind;
 
 typedef struct KdDecl {
     KdDeclKind kind;
     const char *name;
-    const char *value; /* of a param: its value as text; of an instance: "Unet[ngf = 16]"; else "" */
+    const char *value; /* of a param or a choice: its value as text; of an instance: "Unet[ngf = 16]"; else "" */
     bool frozen;       /* of an instance */
     bool main;         /* declared in the file itself, not in an import */
     KdLoc loc;
 } KdDecl;
 const KdDecl *kd_lang_decls(const KdProgram *p, int *n);
+
+/* `choice NAME = SPACE`: what a training step draws and a search searches. */
+typedef struct KdGene { const char *const *alternative; int n; } KdGene; /* as text, in the order written: from small to large */
+typedef struct KdChoice {
+    const char *name;
+    const KdGene *genes;
+    int n_genes, first; /* genes first ... first + n_genes - 1 of the program */
+    bool list;          /* the value is a list with one pick of each gene; else of the only gene */
+    bool fixed;         /* by -D: nothing is drawn */
+    KdLoc loc;
+} KdChoice;
+const KdChoice *kd_lang_choices(const KdProgram *p, int *n);
+int kd_lang_genes(const KdProgram *p); /* of all choices */
 
 /* A type given from outside for a data parameter (from a tensor file, or --size / --batch). */
 typedef struct KdGiven { const char *name; const KdType *type; } KdGiven;
@@ -48,6 +61,7 @@ typedef struct KdNetOptions {
     KdMode mode;
     bool grads; /* add outputs "grad.X" for every data input and weight X, of sum(out * seed); `seed` is a data input if given, else ones */
     const char *const *taps; int n_taps; /* extra outputs: "bottleneck", "down[3]" */
+    const int *draw; /* the pick of each gene of the program; NULL: the last ones */
 } KdNetOptions;
 
 /* NAME is a fn, a net template with all hyper-parameters defaulted, or an instance. The function's inputs: data by parameter

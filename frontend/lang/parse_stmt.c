@@ -247,6 +247,13 @@ static KdStmt *parse_param(KdParser *p) {
     return s;
 }
 
+static KdStmt *parse_choice(KdParser *p) {
+    KdStmt *s = stmt(p, KD_STMT_CHOICE, kd_parse_next(p)->span);
+    if (take_name(p, s, "after 'choice'") && kd_parse_expect(p, KD_TOK_ASSIGN, "and the alternatives after the name of a choice"))
+        add_expr(p, s, kd_parse_expr(p));
+    return s;
+}
+
 static KdStmt *parse_def(KdParser *p, KdDefKind kind) {
     KdStmt *s = stmt(p, KD_STMT_DEF, kd_parse_next(p)->span);
     KdDef *d = s->def = KD_NEW(p->cx, KdDef);
@@ -396,8 +403,10 @@ static KdStmt *parse_statement(KdParser *p, bool inner) {
     KdToken *t = kd_parse_peek(p);
     bool top_only = t->kind == KD_TOK_IMPORT || t->kind == KD_TOK_PARAM || t->kind == KD_TOK_FN ||
                     t->kind == KD_TOK_NET || t->kind == KD_TOK_SESSION;
-    if (inner && top_only)
+    bool choice = t->kind == KD_TOK_NAME && strcmp(t->text, "choice") == 0 && t[1].kind == KD_TOK_NAME && !t[1].newline;
+    if (inner && (top_only || choice))
         kd_parse_error(p, t->span, "'%s' stands at the top of a file, not inside a block", t->text);
+    if (choice) return parse_choice(p);
     switch ((int)t->kind) {
     case KD_TOK_LET:
         return parse_let(p);

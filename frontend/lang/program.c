@@ -162,6 +162,18 @@ static KdVal importers_default(KdElab *E, const char *name, KdVal def) {
     return def;
 }
 
+/* The -D of that name, now used; NULL: there is none. */
+static const KdDefine *find_define(KdElab *E, const char *name) {
+    const KdLangOptions *o = &E->p->options;
+    const KdDefine *found = NULL;
+    for (int i = 0; i < o->n_define; i++) {
+        if (strcmp(o->define[i].name, name) != 0) continue;
+        E->p->define_used[i] = true;
+        found = &o->define[i];
+    }
+    return found;
+}
+
 static void run_param(KdElab *E, const KdStmt *s) {
     if (!s->n_names || !s->n_exprs) return;
     KdVal v = kd_eval_expr(E, s->exprs[0]);
@@ -178,14 +190,92 @@ static void run_param(KdElab *E, const KdStmt *s) {
             v = kd_float(kd_number(v));
     }
     if (v.kind != KD_VAL_POISON) v = importers_default(E, s->names[0], v);
-    const KdLangOptions *o = &E->p->options;
-    for (int i = 0; i < o->n_define; i++) {
-        if (strcmp(o->define[i].name, s->names[0]) != 0) continue;
-        E->p->define_used[i] = true;
-        if (v.kind != KD_VAL_POISON) v = define_value(E, &o->define[i], v, s->name_spans[0]);
+    const KdDefine *d = find_define(E, s->names[0]);
+    if (d && v.kind != KD_VAL_POISON) v = define_value(E, d, v, s->name_spans[0]);
+    kd_bind_global(E, E->frame->module, s->names[0], v);
+}
+
+/* ---- choices --------------------------------------------------------------------------------- */
+
+static bool is_literal_kind(KdVal v) { return v.kind >= KD_VAL_INT && v.kind <= KD_VAL_STRING; }
+
+/* The genes of a space: one, or one for each of its lists. false after a diagnostic. */
+static bool read_space(KdElab *E, KdVal space, KdSpan at, KdVal *genes, int *n, bool *list) {
+    bool ok = space.kind == KD_VAL_LIST && space.list->n > 0;
+    *list = ok && space.list->v[0].kind == KD_VAL_LIST;
+    *n = *list ? space.list->n : 1;
+    for (int i = 0; ok && i < *n; i++) {
+        genes[i] = *list ? space.list->v[i] : space;
+        ok = genes[i].kind == KD_VAL_LIST && genes[i].list->n > 0;
+        for (int k = 0; ok && k < genes[i].list->n; k++)
+            ok = is_literal_kind(genes[i].list->v[k]);
+    }
+    if (!ok && space.kind != KD_VAL_POISON)
+        kd_elab_error(E, at, "a choice is between the elements of a list of numbers, strings or booleans, or of each of a list of such lists; found %s",
+                      kd_val_describe(E, space));
+    return ok;
+}
+
+/* Is the value of a -D in the space? */
+static bool in_space(KdElab *E, KdVal v, const KdVal *genes, int n, bool list, const char *name, KdSpan at) {
+    if (list && v.list->n != n) {
+        kd_elab_error(E, at, "choice %s: expected a list of %d, found %s", name, n, kd_val_text(E, v));
+        return false;
+    }
+    for (int i = 0; i < n; i++) {
+        KdVal pick = list ? v.list->v[i] : v;
+        bool found = false;
+        for (int k = 0; k < genes[i].list->n; k++)
+            found = found || kd_val_equal(pick, genes[i].list->v[k]);
+        if (found) continue;
+        kd_elab_error(E, at, list ? "choice %s: %s is not among the alternatives %s of element %d" : "choice %s: %s is not among the alternatives %s",
+                      name, kd_val_text(E, pick), kd_val_text(E, genes[i]), i);
+        return false;
+    }
+    return true;
+}
+
+static void record_choice(KdElab *E, const KdStmt *s, const KdVal *genes, int n, bool list, bool fixed) {
+    KdGene *g = KD_NEW_ARRAY(E->cx, KdGene, n);
+    for (int i = 0; i < n; i++) {
+        const char **text = KD_NEW_ARRAY(E->cx, const char *, genes[i].list->n);
+        for (int k = 0; k < genes[i].list->n; k++)
+            text[k] = kd_intern_z(E->cx, kd_val_full_text(E, genes[i].list->v[k]));
+        g[i] = (KdGene){text, genes[i].list->n};
+    }
+    KdChoice c = {s->names[0], g, n, E->n_genes, list, fixed, kd_elab_loc(E, s->name_spans[0])};
+    kd_push(E->cx, &E->p->choices, c);
+    E->p->n_genes = E->n_genes + n;
+}
+
+static void run_choice(KdElab *E, const KdStmt *s) {
+    if (!s->n_names || !s->n_exprs) return;
+    KdVal space = kd_eval_expr(E, s->exprs[0]), v = kd_poison();
+    KdVal *genes = KD_NEW_ARRAY(E->cx, KdVal, space.kind == KD_VAL_LIST ? space.list->n + 1 : 1);
+    const KdDefine *d = find_define(E, s->names[0]);
+    int n;
+    bool list;
+    if (read_space(E, space, s->exprs[0]->at, genes, &n, &list)) {
+        KdVal picks = kd_list(E, n);
+        for (int i = 0; i < n; i++) {
+            int last = genes[i].list->n - 1, pick = E->draw ? E->draw[E->n_genes + i] : last;
+            kd_items(picks)[i] = genes[i].list->v[pick < 0 || pick > last ? last : pick];
+        }
+        v = list ? picks : kd_items(picks)[0];
+        if (d) v = define_value(E, d, v, s->name_spans[0]);
+        if (d && v.kind != KD_VAL_POISON && !in_space(E, v, genes, n, list, s->names[0], s->name_spans[0])) v = kd_poison();
+        if (E->loading) record_choice(E, s, genes, n, list, d != NULL);
+        E->n_genes += n;
     }
     kd_bind_global(E, E->frame->module, s->names[0], v);
 }
+
+const KdChoice *kd_lang_choices(const KdProgram *p, int *n) {
+    *n = p->choices.n;
+    return p->choices.v;
+}
+
+int kd_lang_genes(const KdProgram *p) { return p->n_genes; }
 
 /* ---- the top level --------------------------------------------------------------------------- */
 
@@ -202,13 +292,15 @@ static void run_module(KdElab *E, const KdSourceModule *m) {
         const KdStmt *s = m->block.v[i];
         if (s->kind == KD_STMT_PARAM)
             run_param(E, s);
+        else if (s->kind == KD_STMT_CHOICE)
+            run_choice(E, s);
         else
             kd_exec_stmt(E, s);
     }
     kd_leave(E);
 }
 
-KdElab *kd_elab_new(KdProgram *p, const char *name, KdMode mode, bool loading) {
+KdElab *kd_elab_new(KdProgram *p, const char *name, KdMode mode, bool loading, const int *draw) {
     KdElab *E = KD_NEW(p->cx, KdElab);
     E->cx = p->cx;
     E->p = p;
@@ -216,6 +308,7 @@ KdElab *kd_elab_new(KdProgram *p, const char *name, KdMode mode, bool loading) {
     E->b = kd_builder(E->f);
     E->mode = mode;
     E->loading = loading;
+    E->draw = draw;
     E->strip = "";
     E->max_depth = p->options.max_depth > 0 ? p->options.max_depth : KD_DEFAULT_DEPTH;
     E->rng_seed = E->rng_step = KD_NONE;
@@ -241,7 +334,8 @@ static void declare(KdElab *E, const KdSourceModule *m) {
     KdProgram *p = E->p;
     for (int i = 0; i < m->block.n; i++) {
         const KdStmt *s = m->block.v[i];
-        if (s->kind != KD_STMT_DEF && s->kind != KD_STMT_LET && s->kind != KD_STMT_PARAM) continue;
+        if (s->kind != KD_STMT_DEF && s->kind != KD_STMT_LET && s->kind != KD_STMT_PARAM && s->kind != KD_STMT_CHOICE)
+            continue;
         for (int k = 0; k < s->n_names; k++) {
             KdDecl d = {.name = s->names[k],
                         .value = "",
@@ -251,8 +345,10 @@ static void declare(KdElab *E, const KdSourceModule *m) {
             KdVal v = kd_map_get(&E->globals[m->index].index, (uint64_t)(uintptr_t)d.name, &at)
                           ? E->globals[m->index].vars.v[at].value
                           : kd_poison();
-            d.kind = s->kind == KD_STMT_PARAM ? KD_DECL_PARAM : KD_DECL_LET;
-            if (s->kind == KD_STMT_PARAM) d.value = kd_intern_z(p->cx, kd_val_text(E, v));
+            d.kind = s->kind == KD_STMT_PARAM    ? KD_DECL_PARAM
+                     : s->kind == KD_STMT_CHOICE ? KD_DECL_CHOICE
+                                                 : KD_DECL_LET;
+            if (d.kind != KD_DECL_LET) d.value = kd_intern_z(p->cx, kd_val_text(E, v));
             if (s->kind == KD_STMT_LET && v.kind == KD_VAL_INSTANCE) {
                 d.kind = KD_DECL_INSTANCE;
                 d.value = v.inst->label;
@@ -286,7 +382,7 @@ typedef struct Load {
 static void unknown_defines(KdProgram *p) {
     KD_VEC(const char *) names = {0};
     for (int i = 0; i < p->decls.n; i++)
-        if (p->decls.v[i].kind == KD_DECL_PARAM) kd_push(p->cx, &names, p->decls.v[i].name);
+        if (p->decls.v[i].kind == KD_DECL_PARAM || p->decls.v[i].kind == KD_DECL_CHOICE) kd_push(p->cx, &names, p->decls.v[i].name);
     for (int i = 0; i < p->options.n_define; i++) {
         if (p->define_used[i]) continue;
         const char *name = p->options.define[i].name, *near = kd_nearest(name, names.v, names.n);
@@ -303,7 +399,7 @@ static void do_load(void *arg) {
     if (!kd_load_sources(p, l->file, l->text, l->n)) return;
     for (int i = 0; i < p->modules.n; i++)
         kd_resolve(p, p->modules.v[i]);
-    KdElab *E = kd_elab_new(p, "top", KD_INFER, true);
+    KdElab *E = kd_elab_new(p, "top", KD_INFER, true, NULL);
     declare(E, p->main);
     for (int i = p->modules.n - 1; i > 0; i--)
         if (p->modules.v[i] != p->main) declare(E, p->modules.v[i]);

@@ -178,6 +178,7 @@ static void walk_stmt(Resolver *r, KdStmt *s) {
         bind(r, s->names[0]);
         return;
     case KD_STMT_PARAM:
+    case KD_STMT_CHOICE:
     case KD_STMT_LET:
     case KD_STMT_EXPR:
     case KD_STMT_RETURN:
@@ -213,7 +214,8 @@ static void collect(Resolver *r, KdSourceModule *m) {
     m->resolved.cx = r->cx;
     for (int i = 0; i < m->block.n; i++) {
         KdStmt *s = m->block.v[i];
-        if (s->kind != KD_STMT_DEF && s->kind != KD_STMT_LET && s->kind != KD_STMT_PARAM) continue;
+        if (s->kind != KD_STMT_DEF && s->kind != KD_STMT_LET && s->kind != KD_STMT_PARAM && s->kind != KD_STMT_CHOICE)
+            continue;
         for (int k = 0; k < s->n_names; k++) {
             uint64_t first;
             if (kd_map_get(&m->resolved, (uint64_t)(uintptr_t)s->names[k], &first)) {
