@@ -57,6 +57,8 @@ static const Shape shapes[] = {
     {KD_OP_CONV2D, 192, 192, 64, 3, 1, "conv_depthwise", 192},
     {KD_OP_CONV2D, 96, 96, 128, 3, 2, "conv_depthwise", 96},
     {KD_OP_CONV_TRANSPOSE2D, 192, 192, 64, 3, 1, "conv_depthwise_back", 192},
+    {KD_OP_CONV2D, 192, 192, 64, 1, 1, "conv_pointwise"},
+    {KD_OP_CONV_TRANSPOSE2D, 192, 192, 64, 1, 1, "conv_pointwise_back"},
     {KD_OP_CONV2D_WGRAD, 192, 192, 64, 3, 1, "wgrad_dot", 192},
     {KD_OP_MATMUL, 256, 512, 512, 0, 0, "matmul_packed"},
 };

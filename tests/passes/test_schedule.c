@@ -37,6 +37,8 @@ typedef struct Conv {
 #define TAPS(...) {"conv_taps", KD_OP_CONV_TRANSPOSE2D, __VA_ARGS__}
 #define DEPTH(...) {"conv_depthwise", KD_OP_CONV2D, __VA_ARGS__}
 #define DEPTHBACK(...) {"conv_depthwise_back", KD_OP_CONV_TRANSPOSE2D, __VA_ARGS__}
+#define POINT(...) {"conv_pointwise", KD_OP_CONV2D, __VA_ARGS__}
+#define POINTBACK(...) {"conv_pointwise_back", KD_OP_CONV_TRANSPOSE2D, __VA_ARGS__}
 #define OUTER(...) {"wgrad_outer", KD_OP_CONV2D_WGRAD, __VA_ARGS__}
 #define INNER(...) {"wgrad_inner", KD_OP_CONV2D_WGRAD, __VA_ARGS__}
 #define DOT(...) {"wgrad_dot", KD_OP_CONV2D_WGRAD, __VA_ARGS__}
@@ -130,6 +132,15 @@ static const Conv convs[] = {
     DEPTHBACK(1, 5, 1, 1, 13, 18, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BIAS_RELU),
     DEPTHBACK(2, 3, 1, 2, 9, 20, 3, 3, {1, 1}, {0, 2, 1, 0}, {1, 1}, {0, 0}, SCALED, TWO),
     DEPTHBACK(1, 4, 1, 1, 8, 7, 3, 2, {1, 1}, {2, 1, 2, 1}, {2, 1}, {0, 0}, RELU, UPDATE),
+    POINT(1, 1, 8, 9, 6, 7, 1, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, SCALED, BIAS_RELU),
+    POINT(2, 1, 5, 33, 16, 16, 1, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, PLAIN, RESIDUAL),
+    POINT(1, 3, 6, 4, 5, 21, 1, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, RELU, UPDATE),
+    POINT(2, 1, 12, 3, 1, 9, 1, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, CONCAT, TWO),
+    POINT(1, 1, 7, 1, 1, 1, 1, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, PLAIN, BARE),
+    POINT(1, 1, 3, 40, 33, 64, 1, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, SCALED, BARE),
+    POINTBACK(1, 1, 9, 17, 7, 6, 1, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, RELU, BIAS_RELU),
+    POINTBACK(2, 2, 5, 14, 8, 16, 1, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, SCALED, TWO),
+    POINTBACK(1, 1, 6, 5, 30, 1, 1, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, {0, 0}, PLAIN, UPDATE),
 
     OUTER(1, 1, 8, 16, 6, 16, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, PLAIN, BARE),
     OUTER(2, 1, 5, 19, 7, 9, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0}, RELU, UPDATE),
