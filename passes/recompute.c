@@ -525,7 +525,7 @@ static void search_from_base(Search *s) {
 }
 
 static void lay_out_base(Search *s) {
-    s->base.f = copy_function(s->base.cx, s->f);
+    s->base.f = copy_function(s->f);
     lay_out(&s->base, s->o);
 }
 
@@ -561,7 +561,7 @@ const KdFunc *kd_recompute(const KdFunc *f, const KdPassOptions *o, int64_t pack
     const char *message = NULL;
     if (KD_TRY(cx, l)) {
         run(s);
-        s->result = info->least < info->planned ? copy_function(cx, s->base.f) : f;
+        s->result = info->least < info->planned ? copy_function(s->base.f) : f;
         kd_landing_pop(cx);
     } else {
         s->failure = kd_failure(cx, &message);
