@@ -30,8 +30,8 @@ typedef struct Train {
     KdcFiles files;
     const char *session, *folder;
     KdcFeed feed;
-    KdDataset *data;
-    KdLoader *loader;
+    KdDataset *data, *rest; /* rest: samples without a label, or NULL */
+    KdLoader *loader, *rest_loader;
     KdcRunFolder out;
     KdcProgress progress;
     int64_t first, total, epoch_samples; /* steps first + 1 .. total are this run's */
@@ -91,56 +91,27 @@ static void take_snapshot(Train *t, int64_t step) {
 
 /* ---- data ------------------------------------------------------------------------------------------- */
 
-static KdDataOptions data_options(const Train *t, bool *ok) {
-    const KdcArgs *a = t->a;
-    KdDataOptions o = {.root = a->data, .phase = a->phase, .wanted = t->feed.wanted, .b_to_a = a->b_to_a,
-                       .load_h = (int)a->load_h, .load_w = (int)a->load_w,
-                       .crop_h = t->feed.height, .crop_w = t->feed.width, .no_flip = a->no_flip, .serial = a->serial,
-                       .limit = a->limit, .classes = t->feed.classes ? t->feed.classes : (int)a->classes,
-                       .ignore = (int)a->ignore, .seed = a->seed};
-    *ok = true;
-    if (a->preprocess && !kd_preprocess_named(a->preprocess, &o.preprocess)) {
-        kd_error(t->p->cx, 0, "--preprocess %s: expected resize_and_crop, crop, scale_width, scale_width_and_crop or none", a->preprocess);
-        *ok = false;
-    }
-    if (a->layout && !kd_layout_named(a->layout, &o.layout)) {
-        kd_error(t->p->cx, 0, "--layout %s: expected aligned, unpaired, folders, labels or plain", a->layout);
-        *ok = false;
-    }
-    if (t->feed.classes && a->classes && a->classes != t->feed.classes) {
-        kd_error(t->p->cx, 0, "--classes %" PRId64 ": the session takes maps of %d classes", a->classes, t->feed.classes);
-        *ok = false;
-    }
-    if (a->batch && a->batch != t->feed.batch) {
-        kd_error(t->p->cx, 0, "--batch %" PRId64 ": the session takes %" PRId64 "; its params decide (-D batch=%" PRId64 ")", a->batch,
-                 t->feed.batch, a->batch);
-        *ok = false;
-    }
-    if ((a->height && a->height != t->feed.height) || (a->width && a->width != t->feed.width)) {
-        kd_error(t->p->cx, 0, "--size %" PRId64 "x%" PRId64 ": the session takes %dx%d; its params decide (-D size=%" PRId64 ")", a->height,
-                 a->width, t->feed.height, t->feed.width, a->height);
-        *ok = false;
-    }
-    if ((a->crop_h && a->crop_h != t->feed.height) || (a->crop_w && a->crop_w != t->feed.width)) {
-        kd_error(t->p->cx, 0, "--crop-size %" PRId64 "x%" PRId64 ": the session takes %dx%d; its params decide (-D size=%" PRId64 ")", a->crop_h,
-                 a->crop_w, t->feed.height, t->feed.width, a->crop_h);
-        *ok = false;
-    }
-    return o;
-}
-
+/* Samples without a label come from a data set of their own: those that --labelled leaves out, or all when it leaves out none. */
 static bool open_data(Train *t) {
     KdTrouble trouble;
-    bool ok;
-    KdDataOptions o = data_options(t, &ok);
-    if (!ok) {
+    KdDataOptions o;
+    if (!kdc_feed_options(t->p, t->a, &t->feed, &o)) {
         return false;
     }
     t->data = kd_dataset_open(&o, &trouble);
     if (!t->data) {
         return kdc_cli_trouble(t->p, &trouble);
     }
-    t->epoch_samples = kd_dataset_count(t->data);
+    t->epoch_samples = kd_dataset_of(t->data);
+    if (t->feed.n_rest) {
+        const uint64_t other_order = 0x756e6c6162656c; /* than that of the labelled ones */
+        o.others = true;
+        o.seed ^= other_order;
+        t->rest = kd_dataset_open(&o, &trouble);
+        if (!t->rest) {
+            return kdc_cli_trouble(t->p, &trouble);
+        }
+    }
     return kdc_feed_fits(t->p, &t->feed, t->data, t->a->data);
 }
 
@@ -152,33 +123,42 @@ static int ahead(const Train *t) {
     return (int)t->feed.batch * 2 + workers(t);
 }
 
-static bool open_loader(Train *t, int64_t first_sample) {
+static bool open_loaders(Train *t) {
     KdTrouble trouble;
-    t->loader = kd_loader_new(t->data, first_sample, workers(t), ahead(t), &trouble);
-    return t->loader || kdc_cli_trouble(t->p, &trouble);
+    t->loader = kd_loader_new(t->data, t->first * t->feed.batch, workers(t), ahead(t), &trouble);
+    if (t->loader && t->rest) {
+        t->rest_loader = kd_loader_new(t->rest, t->first * t->feed.rest_batch, workers(t), ahead(t), &trouble);
+    }
+    return (t->loader && (!t->rest || t->rest_loader)) || kdc_cli_trouble(t->p, &trouble);
 }
 
 static int64_t epoch_of(const Train *t, int64_t step) {
     return 1 + (step - 1) * t->feed.batch / t->epoch_samples;
 }
 
-/* The batch of `step`: from the loader, which is there already; or, to do a step again, decoded now. */
-static bool feed(Train *t, int64_t step, bool again) {
+static bool feed_from(Train *t, bool rest, int64_t step, bool again) {
     KdSample s;
     KdTrouble trouble;
-    double start = kdc_now();
-    for (int64_t i = 0; i < t->feed.batch; i++) {
-        bool ok = again ? kd_dataset_sample(t->data, (step - 1) * t->feed.batch + i, &s, &trouble)
-                        : kd_loader_next(t->loader, &s, &trouble);
+    int64_t batch = rest ? t->feed.rest_batch : t->feed.batch;
+    for (int64_t i = 0; i < batch; i++) {
+        bool ok = again ? kd_dataset_sample(rest ? t->rest : t->data, (step - 1) * batch + i, &s, &trouble)
+                        : kd_loader_next(rest ? t->rest_loader : t->loader, &s, &trouble);
         if (!ok) {
             return kdc_cli_trouble(t->p, &trouble);
         }
-        kdc_feed_sample(&t->feed, &s, i);
+        (rest ? kdc_feed_rest : kdc_feed_sample)(&t->feed, &s, i);
         kd_sample_free(&s);
     }
-    if (again) {
-        t->decode_seconds = (kdc_now() - start) / (double)t->feed.batch;
+    return true;
+}
+
+/* The batch of `step`: from the loaders, which are there already; or, to do a step again, decoded now. */
+static bool feed(Train *t, int64_t step, bool again) {
+    double start = kdc_now();
+    if (!feed_from(t, false, step, again) || (t->rest && !feed_from(t, true, step, again))) {
+        return false;
     }
+    t->decode_seconds = again ? (kdc_now() - start) / (double)t->feed.batch : t->decode_seconds;
     return true;
 }
 
@@ -208,7 +188,7 @@ static int64_t machine_memory(void) {
 
 static int64_t image_bytes(const Train *t) {
     int64_t sample = (int64_t)t->feed.height * t->feed.width * 3 * kd_dataset_images(t->data);
-    return tensors_bytes(t, true) + sample * ahead(t) + kd_dataset_decode_bytes(t->data) * workers(t);
+    return tensors_bytes(t, true) + (sample * ahead(t) + kd_dataset_decode_bytes(t->data) * workers(t)) * (t->rest ? 2 : 1);
 }
 
 typedef struct Plan {
@@ -308,6 +288,10 @@ static void plan_rows(Train *t, const Plan *m) {
     kdc_duration(t->step_seconds * (double)(t->total - t->first), time, sizeof time);
     add_pair(t, &v, &n, "data", kd_format(cx, "%s: %s, %" PRId64 " samples", t->a->data, kd_layout_name(kd_dataset_layout(t->data)),
                                           t->epoch_samples));
+    if (t->a->labelled > 0 || t->rest) {
+        add_pair(t, &v, &n, "labels", kd_format(cx, "the truth of %" PRId64 " samples%s", kd_dataset_count(t->data),
+                                                t->rest ? kd_format(cx, "; of %" PRId64 " the input alone", kd_dataset_count(t->rest)) : ""));
+    }
     add_pair(t, &v, &n, "steps", kd_format(cx, "%" PRId64 "..%" PRId64 ", batch %" PRId64 " of %dx%d, %.3g epochs", t->first + 1, t->total,
                                            t->feed.batch, t->feed.height, t->feed.width,
                                            (double)(t->total * t->feed.batch) / (double)t->epoch_samples));
@@ -706,7 +690,8 @@ static bool start(Train *t, const KdcRunArgs *r) {
     KdcRunArgs now = {.hash = kdc_session_hash(t->s), .samples = t->epoch_samples};
     return kdc_run_folder_take(&t->out, t->p, t->folder) && free_folder(t->p, t->a, t->folder) &&
            kdc_run_args_write(t->p, t->folder, t->a, &now) && kdc_run_folder_open(&t->out, t->first) &&
-           (t->first || !has_frozen(t) || kdc_session_save_frozen(t->s, frozen) == KDC_OK) && open_loader(t, t->first * t->feed.batch);
+           (!(t->a->labelled > 0) || kdc_run_folder_labelled(&t->out, t->data)) &&
+           (t->first || !has_frozen(t) || kdc_session_save_frozen(t->s, frozen) == KDC_OK) && open_loaders(t);
 }
 
 static bool work(Train *t, const KdcRunArgs *r) {
@@ -734,7 +719,7 @@ static bool work(Train *t, const KdcRunArgs *r) {
     }
     if (!t->a->quiet) {
         fprintf(stderr, "%s; peak memory %s, waited %.2g s for images\n%s/report.html\n", state, bytes_text(t, kdc_peak_bytes()),
-                kd_loader_waited(t->loader), t->folder);
+                kd_loader_waited(t->loader) + (t->rest_loader ? kd_loader_waited(t->rest_loader) : 0), t->folder);
     }
     return !t->failed;
 }
@@ -782,12 +767,10 @@ static int train(KdcArgs *a, const char *folder, const KdcRunArgs *r) {
         kdc_failed(p);
     }
     kdc_train_eval_close(t.eval);
-    if (t.loader) {
-        kd_loader_free(t.loader);
-    }
-    if (t.data) {
-        kd_dataset_free(t.data);
-    }
+    kd_loader_free(t.loader);
+    kd_loader_free(t.rest_loader);
+    kd_dataset_free(t.data);
+    kd_dataset_free(t.rest);
     kdc_run_folder_close(&t.out);
     kdc_files_free(&t.files);
     free(t.snapshot);

@@ -39,7 +39,7 @@ enum {
 
 static TakeFn take_each, take_flag, take_text, take_list, take_whole, take_level, take_size, take_load, take_crop, take_shape,
     take_seed, take_color, take_winograd, take_define, take_bytes, take_range, take_direction, take_more, take_at, take_measure,
-    take_eval_size;
+    take_eval_size, take_share;
 
 #define FLAG(f) take_flag, offsetof(KdcArgs, f), 0, 0, 0
 #define TEXT(f) take_text, offsetof(KdcArgs, f), 0, 0, 0
@@ -85,6 +85,7 @@ static const Option options[] = {
     {0, "no-flip", NULL, TRAIN, "never mirror images", FLAG(no_flip)},
     {0, "serial-batches", NULL, TRAIN, "images in the order of their names", FLAG(serial)},
     {0, "max-dataset-size", "N", FOLDERS | RUN | MAPS, "use so many images only", WHOLE(limit, 1, 1000000000)},
+    {0, "labelled", "SHARE", TRAIN, "the truth of so many of the pairs only, drawn at random: 0.25 or 25% (all)", OWN(take_share)},
     {0, "classes", "N", FOLDERS, "label maps: values 0..N-1", WHOLE(classes, 1, 65536)},
     {0, "ignore-label", "N", FOLDERS, "label maps: a value that does not count", WHOLE(ignore, 0, 65535)},
 
@@ -339,6 +340,19 @@ static int take_bytes(KdcArgs *a, const Option *o, const char *text) {
 /* LO..HI */
 static int take_range(KdcArgs *a, const Option *o, const char *text) {
     char first[32] = "", *end;
+/* 0.25 or 25% */
+static int take_share(KdcArgs *a, const Option *o, const char *text) {
+    char *end;
+    double v = strtod(text, &end);
+    bool percent = *end == '%' && end > text;
+    v = percent ? v / 100 : v;
+    if (!isdigit((unsigned char)*text) || end[percent ? 1 : 0] || !(v > 0 && v <= 1)) {
+        return kdc_usage_error(a, "--%s needs a share above 0 and up to 1, such as 0.25 or 25%%, got '%s'", o->name, text);
+    }
+    a->labelled = v;
+    return 0;
+}
+
     const char *dots = strstr(text, "..");
     size_t n = dots ? (size_t)(dots - text) : 0;
     if (n > 0 && n < sizeof first) {

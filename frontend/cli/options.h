@@ -33,6 +33,7 @@ typedef struct KdcArgs {
         sample_every, memory_limit, classes, ignore, runs, at_x, at_y, k, eval_every, eval_h, eval_w, eval_pictures;
     /* 0: not given. memory_limit: bytes. ignore: -1 when not given */
     double range_lo, range_hi; /* of a network's images; -1, 1 */
+    double labelled;           /* the share of the pairs whose truth is used; 0: not given */
     uint64_t seed;
     bool color; /* of stderr: decided from --color, NO_COLOR, TERM and the terminal */
 } KdcArgs;

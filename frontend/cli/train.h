@@ -41,14 +41,21 @@ typedef struct KdcFeed {
     int64_t batch;
     int height, width, classes; /* classes: of one-hot maps; 0: none */
     KdLayout wanted;
+    /* inputs of samples whose truth nobody may see: `unlabelled`, `unlabelled_edges` */
+    int n_rest;
+    KdcFeedInput rest[2];
+    int64_t rest_batch;
 } KdcFeed;
 
 /* Which image goes to which input, by the session's `from`. false after a diagnostic. */
 bool kdc_feed_plan(KdcProgram *p, KdcSession *s, KdcFeed *f);
 /* Do the data set's samples have what f needs? false after a diagnostic. */
 bool kdc_feed_fits(KdcProgram *p, const KdcFeed *f, const KdDataset *d, const char *root);
-/* Writes sample s as element i of the batch. */
+/* How the arguments and f want the data set opened. false after a diagnostic. */
+bool kdc_feed_options(KdcProgram *p, const KdcArgs *a, const KdcFeed *f, KdDataOptions *o);
+/* Writes sample s as element i of the batch; of the unlabelled one. */
 void kdc_feed_sample(const KdcFeed *f, const KdSample *s, int64_t i);
+void kdc_feed_rest(const KdcFeed *f, const KdSample *s, int64_t i);
 
 /* ---- train_eval.c ----------------------------------------------------------------------------------- */
 
@@ -96,6 +103,8 @@ typedef struct KdcRunFolder {
 bool kdc_run_folder_take(KdcRunFolder *f, KdcProgram *p, const char *path);
 /* Opens its logs; what they say of steps after `keep` is dropped. */
 bool kdc_run_folder_open(KdcRunFolder *f, int64_t keep);
+/* labelled.txt: the files whose truth is used, a line each. */
+bool kdc_run_folder_labelled(KdcRunFolder *f, const KdDataset *d);
 bool kdc_run_folder_log(KdcRunFolder *f, int64_t step, int64_t epoch, double rate, const char *const *name, const double *value,
                         int n);
 /* What an evaluation measured. */

@@ -36,23 +36,55 @@ static bool kind_of_instances(KdcProgram *p, KdcFeedInput *in) {
            refuse(p, t, "instance edges as f32 [batch, 1, height, width]");
 }
 
-static bool same_size(KdcProgram *p, KdcFeed *f, const KdcTensor *t) {
+/* `batch`: that of the first input of its kind, 0 before it. */
+static bool same_size(KdcProgram *p, KdcFeed *f, const KdcTensor *t, int64_t *batch) {
     int h = (int)t->dim[t->rank - 2], w = (int)t->dim[t->rank - 1];
     if (t->count == 0) {
         kd_error(p->cx, 0, "input %s %s is empty: batch, height and width must be at least 1", t->name, kdc_tensor_shape(p->cx, t));
         return false;
     }
     if (f->height == 0) {
-        f->batch = t->dim[0];
         f->height = h;
         f->width = w;
     }
-    if (f->batch == t->dim[0] && f->height == h && f->width == w) {
+    *batch = *batch ? *batch : t->dim[0];
+    if (*batch == t->dim[0] && f->height == h && f->width == w) {
         return true;
     }
     kd_error(p->cx, 0, "input %s %s: expected the batch, height and width of the first input, %lld, %d, %d", t->name,
-             kdc_tensor_shape(p->cx, t), (long long)f->batch, f->height, f->width);
+             kdc_tensor_shape(p->cx, t), (long long)*batch, f->height, f->width);
     return false;
+}
+
+/* Input t of the image of that number in a sample. */
+static bool plan_input(KdcProgram *p, KdcFeed *f, KdcTensor *t, int image, KdcFeedInput *in, int64_t *batch) {
+    bool labels = f->wanted == KD_LAYOUT_LABELS;
+    *in = (KdcFeedInput){.t = t, .image = image};
+    if (!(labels && image == 0 ? kind_of_labels(p, in) : labels && image == 2 ? kind_of_instances(p, in) : kind_of_image(p, in)) ||
+        !same_size(p, f, t, batch)) {
+        return false;
+    }
+    if (in->kind == KDC_IN_ONE_HOT && f->classes && f->classes != t->dim[1]) {
+        kd_error(p->cx, 0, "input %s %s: expected the %d classes of the first input", t->name, kdc_tensor_shape(p->cx, t), f->classes);
+        return false;
+    }
+    f->classes = in->kind == KDC_IN_ONE_HOT ? (int)t->dim[1] : f->classes;
+    return true;
+}
+
+/* Inputs by these names are of samples whose truth stays outside; they get all of a sample but the truth. -1: another name. */
+static int image_of_rest(const char *name) {
+    return strcmp(name, "unlabelled") == 0 ? 0 : strcmp(name, "unlabelled_edges") == 0 ? 2 : -1;
+}
+
+static bool plan_rest(KdcProgram *p, KdcFeed *f, KdcTensor *t, const char *from) {
+    int image = image_of_rest(t->name);
+    if (image == 2 ? strcmp(from, "labels") != 0 : strcmp(from, "labels") != 0 && strcmp(from, "paired") != 0) {
+        kd_error(p->cx, 0, "input %s: samples without a label are part of a session from %s, not of one %s%s", t->name,
+                 image == 2 ? "labels" : "paired or labels", *from ? "from " : "without 'from'", from);
+        return false;
+    }
+    return plan_input(p, f, t, image, &f->rest[f->n_rest++], &f->rest_batch);
 }
 
 bool kdc_feed_plan(KdcProgram *p, KdcSession *s, KdcFeed *f) {
@@ -65,18 +97,20 @@ bool kdc_feed_plan(KdcProgram *p, KdcSession *s, KdcFeed *f) {
         if (t->role != KDC_DATA || scalar_of_step(t)) {
             continue;
         }
+        if (image_of_rest(t->name) >= 0) {
+            if (!plan_rest(p, f, t, from)) {
+                return false;
+            }
+            continue;
+        }
         if (f->n == most) {
             kd_error(p->cx, 0, "input %s has no image to come from: a session %s%s takes %d input%s", t->name,
                      *from ? "from " : "without 'from'", from, most, most > 1 ? "s" : "");
             return false;
         }
-        KdcFeedInput *in = &f->in[f->n];
-        *in = (KdcFeedInput){.t = t, .image = f->n};
-        bool ok = labels && f->n == 0 ? kind_of_labels(p, in) : labels && f->n == 2 ? kind_of_instances(p, in) : kind_of_image(p, in);
-        if (!ok || !same_size(p, f, t)) {
+        if (!plan_input(p, f, t, f->n, &f->in[f->n], &f->batch)) {
             return false;
         }
-        f->classes = in->kind == KDC_IN_ONE_HOT ? (int)t->dim[1] : f->classes;
         f->n++;
     }
     if (f->n < least) {
@@ -88,12 +122,57 @@ bool kdc_feed_plan(KdcProgram *p, KdcSession *s, KdcFeed *f) {
 }
 
 bool kdc_feed_fits(KdcProgram *p, const KdcFeed *f, const KdDataset *d, const char *root) {
-    if (f->n <= kd_dataset_images(d)) {
+    int wanted = f->n;
+    for (int k = 0; k < f->n_rest; k++) {
+        wanted = f->rest[k].image + 1 > wanted ? f->rest[k].image + 1 : wanted;
+    }
+    if (wanted <= kd_dataset_images(d)) {
         return true;
     }
     kd_error(p->cx, 0, "%s: a sample of this data set (%s) has %d image%s, the session takes %d", root,
-             kd_layout_name(kd_dataset_layout(d)), kd_dataset_images(d), kd_dataset_images(d) == 1 ? "" : "s", f->n);
+             kd_layout_name(kd_dataset_layout(d)), kd_dataset_images(d), kd_dataset_images(d) == 1 ? "" : "s", wanted);
     return false;
+}
+
+/* "--size 32x32: the session takes 64x64; its params decide (-D size=64)" */
+static bool other_size(KdcProgram *p, const KdcFeed *f, const char *option, int64_t h, int64_t w) {
+    if ((!h || h == f->height) && (!w || w == f->width)) {
+        return false;
+    }
+    kd_error(p->cx, 0, "--%s %lldx%lld: the session takes %dx%d; its params decide (-D size=%lld)", option, (long long)h, (long long)w,
+             f->height, f->width, (long long)h);
+    return true;
+}
+
+bool kdc_feed_options(KdcProgram *p, const KdcArgs *a, const KdcFeed *f, KdDataOptions *o) {
+    bool pairs = f->wanted == KD_LAYOUT_ALIGNED || f->wanted == KD_LAYOUT_LABELS, ok = true;
+    *o = (KdDataOptions){.root = a->data, .phase = a->phase, .wanted = f->wanted, .b_to_a = a->b_to_a,
+                         .load_h = (int)a->load_h, .load_w = (int)a->load_w,
+                         .crop_h = f->height, .crop_w = f->width, .no_flip = a->no_flip, .serial = a->serial,
+                         .limit = a->limit, .classes = f->classes ? f->classes : (int)a->classes,
+                         .ignore = (int)a->ignore, .seed = a->seed, .share = a->labelled};
+    if (a->preprocess && !kd_preprocess_named(a->preprocess, &o->preprocess)) {
+        kd_error(p->cx, 0, "--preprocess %s: expected resize_and_crop, crop, scale_width, scale_width_and_crop or none", a->preprocess);
+        ok = false;
+    }
+    if (a->layout && !kd_layout_named(a->layout, &o->layout)) {
+        kd_error(p->cx, 0, "--layout %s: expected aligned, unpaired, folders, labels or plain", a->layout);
+        ok = false;
+    }
+    if (f->classes && a->classes && a->classes != f->classes) {
+        kd_error(p->cx, 0, "--classes %lld: the session takes maps of %d classes", (long long)a->classes, f->classes);
+        ok = false;
+    }
+    if (a->batch && a->batch != f->batch) {
+        kd_error(p->cx, 0, "--batch %lld: the session takes %lld; its params decide (-D batch=%lld)", (long long)a->batch,
+                 (long long)f->batch, (long long)a->batch);
+        ok = false;
+    }
+    if (a->labelled > 0 && !pairs) {
+        kd_error(p->cx, 0, "--labelled %g: only a session from paired or labels has a truth to leave out", a->labelled);
+        ok = false;
+    }
+    return !other_size(p, f, "size", a->height, a->width) && !other_size(p, f, "crop-size", a->crop_h, a->crop_w) && ok;
 }
 
 static void put_gray(const KdImage *x, float *out) {
@@ -148,31 +227,40 @@ static void put_edges(const KdImage *x, float *out) {
     }
 }
 
+static void put(const KdcFeedInput *in, const KdSample *s, int64_t i, int64_t batch) {
+    const KdImage *x = &s->image[in->image];
+    int64_t at = i * (in->t->count / batch);
+    float *real = (float *)in->t->data + at;
+    switch (in->kind) {
+    case KDC_IN_RGB:
+        kd_image_to_planes(x, real);
+        break;
+    case KDC_IN_GRAY:
+        put_gray(x, real);
+        break;
+    case KDC_IN_STORED:
+        put_stored(x, (uint8_t *)in->t->data + at);
+        break;
+    case KDC_IN_ONE_HOT:
+        put_one_hot(x, (int)in->t->dim[1], real);
+        break;
+    case KDC_IN_LABEL:
+        put_labels(x, (int32_t *)in->t->data + at);
+        break;
+    case KDC_IN_EDGES:
+        put_edges(x, real);
+        break;
+    }
+}
+
 void kdc_feed_sample(const KdcFeed *f, const KdSample *s, int64_t i) {
     for (int k = 0; k < f->n; k++) {
-        const KdcFeedInput *in = &f->in[k];
-        const KdImage *x = &s->image[in->image];
-        int64_t at = i * (in->t->count / f->batch);
-        float *real = (float *)in->t->data + at;
-        switch (in->kind) {
-        case KDC_IN_RGB:
-            kd_image_to_planes(x, real);
-            break;
-        case KDC_IN_GRAY:
-            put_gray(x, real);
-            break;
-        case KDC_IN_STORED:
-            put_stored(x, (uint8_t *)in->t->data + at);
-            break;
-        case KDC_IN_ONE_HOT:
-            put_one_hot(x, f->classes, real);
-            break;
-        case KDC_IN_LABEL:
-            put_labels(x, (int32_t *)in->t->data + at);
-            break;
-        case KDC_IN_EDGES:
-            put_edges(x, real);
-            break;
-        }
+        put(&f->in[k], s, i, f->batch);
+    }
+}
+
+void kdc_feed_rest(const KdcFeed *f, const KdSample *s, int64_t i) {
+    for (int k = 0; k < f->n_rest; k++) {
+        put(&f->rest[k], s, i, f->rest_batch);
     }
 }

@@ -1,4 +1,4 @@
-/* train_folder.c: a run's folder: kdc.json, log.jsonl, event files, samples/, report.html. Checkpoints are the session's own
+/* train_folder.c: a run's folder: kdc.json, labelled.txt, log.jsonl, event files, samples/, report.html. Checkpoints are the session's own
  * (kdc_session_save). Everything is written whole (file.h) or appended a record at a time (log.h). */
 #include "frontend/cli/train.h"
 
@@ -16,7 +16,7 @@
 
 /* ---- kdc.json --------------------------------------------------------------------------------------- */
 
-typedef enum FieldKind { TEXT, WHOLE, FLAG } FieldKind;
+typedef enum FieldKind { TEXT, WHOLE, FLAG, REAL } FieldKind; /* REAL: 0 when it was not given */
 
 typedef struct Field {
     const char *name;
@@ -36,6 +36,7 @@ static const Field fields[] = {
     FREE(WHOLE, steps),      FREE(WHOLE, epochs),     AT(WHOLE, batch, 0),        AT(WHOLE, height, 0),
     AT(WHOLE, width, 0),     FREE(WHOLE, save_every), FREE(WHOLE, sample_every),  AT(TEXT, schedule, 0),
     AT(TEXT, winograd, 0), /* they decide the last bits */
+    AT(REAL, labelled, 0),
     FREE(WHOLE, eval_every), FREE(TEXT, eval_data),   FREE(TEXT, eval_phase),     FREE(WHOLE, eval_h),
     FREE(WHOLE, eval_w),     FREE(FLAG, eval_stored), FREE(WHOLE, eval_pictures), FREE(TEXT, metrics),
     FREE(TEXT, against),     FREE(TEXT, ref),         FREE(TEXT, inception),
@@ -54,6 +55,8 @@ static json_t *field_json(const KdcArgs *a, const Field *f) {
         return *(const int64_t *)at != f->none ? json_integer(*(const int64_t *)at) : NULL;
     case FLAG:
         return *(const bool *)at ? json_true() : NULL;
+    case REAL:
+        return *(const double *)at != 0 ? json_real(*(const double *)at) : NULL;
     }
     return NULL;
 }
@@ -100,7 +103,7 @@ const char *kdc_run_args_text(KdcProgram *p, const KdcArgs *a) {
     KdStr s = {.cx = p->cx};
     for (int i = 0; i < KD_COUNT(fields); i++) {
         json_t *v = field_json(a, &fields[i]);
-        bool text = json_is_string(v), whole = json_is_integer(v);
+        bool text = json_is_string(v), whole = json_is_integer(v), real = json_is_real(v);
         bool said = strcmp(fields[i].name, "file") != 0 && strcmp(fields[i].name, "name") != 0; /* in the title */
         if (v && said) {
             kd_str_printf(&s, "%s%s", s.n ? ", " : "", fields[i].name);
@@ -108,6 +111,8 @@ const char *kdc_run_args_text(KdcProgram *p, const KdcArgs *a) {
                 kd_str_printf(&s, " %s", json_string_value(v));
             } else if (whole) {
                 kd_str_printf(&s, " %" PRId64, (int64_t)json_integer_value(v));
+            } else if (real) {
+                kd_str_printf(&s, " %g", json_real_value(v));
             }
         }
         json_decref(v);
@@ -144,6 +149,10 @@ static void take_field(KdcArgs *a, const Field *f, const json_t *v, KdcRunArgs *
     case FLAG:
         other = *(bool *)at && !json_is_true(v);
         *(bool *)at = *(bool *)at || json_is_true(v);
+        break;
+    case REAL:
+        other = *(double *)at != 0 && json_number_value(v) != *(double *)at;
+        *(double *)at = *(double *)at != 0 ? *(double *)at : json_number_value(v);
         break;
     }
     if (other && !f->free) {
@@ -304,6 +313,15 @@ bool kdc_run_folder_open(KdcRunFolder *f, int64_t keep) {
     f->log = kd_log_open(kd_format(f->p->cx, "%s/log.jsonl", f->path), keep, &t);
     f->events = f->log ? kd_events_open(f->path, keep, &t) : NULL;
     return f->events || kdc_cli_trouble(f->p, &t);
+}
+
+bool kdc_run_folder_labelled(KdcRunFolder *f, const KdDataset *d) {
+    KdStr s = {.cx = f->p->cx};
+    KdTrouble t;
+    for (int64_t i = 0; i < kd_dataset_count(d); i++) {
+        kd_str_printf(&s, "%s\n", kd_dataset_path(d, i));
+    }
+    return kd_file_write(kd_format(f->p->cx, "%s/labelled.txt", f->path), s.s, strlen(s.s), &t) || kdc_cli_trouble(f->p, &t);
 }
 
 static double unix_time(void) {

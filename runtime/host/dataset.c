@@ -675,6 +675,35 @@ static void limit_lists(KdDataset *d) {
     }
 }
 
+/* Which items a share has is a matter of their number and places alone, so that runs with other seeds have the same. */
+static bool in_share(double share, int64_t i, int64_t n) {
+    const uint64_t key = 0x6b646320736861;
+    int64_t part = (int64_t)(share * (double)n + 0.5);
+    return kd_data_permuted(key, i, n) < (part > 1 ? part : 1);
+}
+
+static void take_share(KdDataset *d) {
+    d->of = d->count;
+    d->count = d->o.share > 0 ? 0 : d->count;
+    for (int k = 0; d->o.share > 0 && k < d->lists; k++) {
+        KdDataList *l = &d->list[k];
+        int64_t n = l->n, in = 0;
+        for (int64_t i = 0; i < n; i++) {
+            in += in_share(d->o.share, i, n);
+        }
+        bool all = d->o.others && in == n;
+        l->n = 0;
+        for (int64_t i = 0; i < n; i++) {
+            if (all || in_share(d->o.share, i, n) != d->o.others) {
+                l->path[l->n++] = l->path[i];
+            } else {
+                free(l->path[i]);
+            }
+        }
+        d->count = l->n > d->count ? l->n : d->count;
+    }
+}
+
 static void probe_some(KdDataset *d) {
     KdImageInfo info;
     KdTrouble ignored;
@@ -742,6 +771,7 @@ KdDataset *kd_dataset_open(const KdDataOptions *o, KdTrouble *t) {
     d->o.root = d->root;
     d->o.phase = d->phase;
     limit_lists(d);
+    take_share(d);
     probe_some(d);
     return d;
 }
@@ -783,6 +813,14 @@ const char *kd_dataset_phase(const KdDataset *d) {
 
 KdLayout kd_dataset_layout(const KdDataset *d) {
     return d->layout;
+}
+
+int64_t kd_dataset_of(const KdDataset *d) {
+    return d->of;
+}
+
+const char *kd_dataset_path(const KdDataset *d, int64_t item) {
+    return d->list[0].path[item];
 }
 
 int64_t kd_dataset_count(const KdDataset *d) {

@@ -48,6 +48,9 @@ typedef struct KdDataOptions {
     bool test;              /* no randomness: order by name, load = crop, centre crop, no flip */
     bool serial;            /* unpaired: B by number too, not at random; order by name */
     int64_t limit;          /* use at most so many items; 0: all */
+    double share;           /* between 0 and 1: so much of the items (at least one), drawn with a seed of its own: the same for
+                               the same number of items, and a smaller share is part of a larger one; 0: all */
+    bool others;            /* those that are not in the share instead; if there are none, all */
     int classes;            /* labels: values 0..classes-1 (others are an error that names file and value); 0: 256 */
     int ignore;             /* labels: a value that is allowed besides; -1: none */
     uint64_t seed;
@@ -63,6 +66,8 @@ const char *kd_dataset_phase(const KdDataset *d); /* "train"; "": images without
 /* The phases at which the layout has images, train, val and test first; each and the list are the caller's to free. */
 bool kd_dataset_phases(const char *root, KdLayout layout, char ***phase, int *n, KdTrouble *t);
 int64_t kd_dataset_count(const KdDataset *d); /* samples of an epoch; unpaired: the larger folder's */
+int64_t kd_dataset_of(const KdDataset *d);    /* the same if there were no share */
+const char *kd_dataset_path(const KdDataset *d, int64_t item); /* of its first file */
 /* Images of a sample: 1 (plain), 2 (pair, unpaired), 2 or 3 (labels first: label, image, instance). */
 int kd_dataset_images(const KdDataset *d);
 /* What decoding one image takes, by the largest of the first few: for the memory plan, times the number of workers. */

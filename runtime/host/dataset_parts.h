@@ -16,7 +16,7 @@ struct KdDataset {
     int lists;          /* files of an item: 1 (aligned, plain), 2, or 3 (labels with instance ids) */
     KdDataList list[3]; /* item k is path[k] of each; unpaired: each of its own length */
     bool half;          /* labels: the image is the left half of what list[1] holds */
-    int64_t count;      /* samples of an epoch */
+    int64_t count, of;  /* samples of an epoch; without a share */
     KdDataList unmatched;
     int64_t decode_bytes;
 };
@@ -29,6 +29,9 @@ void kd_data_count_other(const char *folder, int64_t count[KD_OTHER_KINDS]);
 
 /* Is list k of this data set one of label or instance maps? */
 bool kd_data_is_index(const KdDataset *d, int k);
+
+/* A permutation of 0..count-1 at i: the same for the same key. sample.c */
+int64_t kd_data_permuted(uint64_t key, int64_t i, int64_t count);
 
 /* The size that a stored image of width x height is resized to, and whether what comes out can be cropped to
  * crop_h x crop_w. false after naming `path`. sample.c */

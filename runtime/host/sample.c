@@ -31,7 +31,7 @@ static int64_t below(uint64_t r, int64_t n) {
     return (int64_t)(((r >> 32) * (uint64_t)n) >> 32);
 }
 
-static int64_t permuted(uint64_t key, int64_t i, int64_t count) {
+int64_t kd_data_permuted(uint64_t key, int64_t i, int64_t count) {
     int half = 1;
     while (half < 31 && (INT64_C(1) << (2 * half)) < count) {
         half++;
@@ -225,7 +225,7 @@ static bool make(const KdDataset *d, int64_t number, KdSample *s, KdTrouble *t) 
     const KdDataOptions *o = &d->o;
     bool ordered = o->test || o->serial, unpaired = d->layout == KD_LAYOUT_UNPAIRED;
     int64_t epoch = number / d->count, at = number % d->count;
-    int64_t i = ordered ? at : permuted(draw(o->seed, epoch, DRAW_ORDER), at, d->count), j = 0;
+    int64_t i = ordered ? at : kd_data_permuted(draw(o->seed, epoch, DRAW_ORDER), at, d->count), j = 0;
     if (unpaired) {
         int64_t n = d->list[1].n;
         j = ordered ? i % n : below(draw(o->seed, number, DRAW_OTHER), n);

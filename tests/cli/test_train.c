@@ -548,6 +548,79 @@ static void test_bad_image(void **state) {
     unlink(in(s, "plain/p2x.png"));
 }
 
+/* Pairs of one level each: picture i is i on the left and 200 + i on the right, the truth. */
+static void make_pairs(const Setup *s, const char *folder, int n) {
+    char name[64];
+    mkdir(in(s, folder), 0777);
+    snprintf(name, sizeof name, "%s/train", folder);
+    mkdir(in(s, name), 0777);
+    for (int i = 0; i < n; i++) {
+        KdImage x;
+        KdTrouble t;
+        assert_true(kd_image_new(32, 16, 3, 8, &x, &t));
+        for (int k = 0; k < 32 * 16 * 3; k++) {
+            ((uint8_t *)x.samples)[k] = (uint8_t)(k % 96 < 48 ? i : 200 + i);
+        }
+        snprintf(name, sizeof name, "%s/train/%02d.png", folder, i);
+        assert_true(kd_png_write(in(s, name), &x, NULL, 0, &t));
+        kd_image_free(&x);
+    }
+}
+
+/* Which levels the log's values NAME had: level v is v / 127.5 - 1 there. */
+static void levels_of(const Setup *s, const char *log, const char *name, bool seen[256]) {
+    char *text = read_text(s, log, NULL), key[32];
+    int n = 0;
+    snprintf(key, sizeof key, "\"%s\":", name);
+    memset(seen, 0, 256 * sizeof *seen);
+    for (char *p = text; (p = strstr(p, key)); n++) {
+        double v = (strtod(p += strlen(key), NULL) + 1) * 127.5;
+        assert_true(v > -0.1 && v < 255.1);
+        seen[(int)(v + 0.5)] = true;
+    }
+    assert_int_equal(n, 60);
+    free(text);
+}
+
+static void test_labelled(void **state) {
+    const Setup *s = ready(state);
+    static const char semi[] =
+        "let G = conv2d[3, 3, padding = 1]\n"
+        "session semi(x: [1, 3, 16, 16], y: [1, 3, 16, 16], unlabelled: [1, 3, 16, 16]) from paired {\n"
+        "    let loss = l1_loss(G(x), y) + l1_loss(G(unlabelled), unlabelled)\n"
+        "    minimize loss over G with adam(1e-3)\n"
+        "    let a = mean(x)\n    let b = mean(y)\n    let u = mean(unlabelled)\n    log loss, a, b, u\n}\n"
+        "session alone(x: [1, 3, 16, 16], unlabelled: [1, 3, 16, 16]) { minimize mean(G(x)) over G with sgd(0.1) }\n";
+    write_text(s, "semi.kd", semi, sizeof semi - 1);
+    make_pairs(s, "pairs", 16);
+    expect_run(s, "train semi.kd:semi --data pairs --load-size 16 --labelled 0.25 --steps 60 --save-every 20 --out semi", 0);
+    expect_message(s, "the truth of 4 samples; of 12 the input alone");
+    assert_int_equal(count_lines(s, "semi/labelled.txt"), 4);
+    bool a[256], b[256], u[256];
+    levels_of(s, "semi/log.jsonl", "a", a);
+    levels_of(s, "semi/log.jsonl", "b", b);
+    levels_of(s, "semi/log.jsonl", "u", u);
+    char *list = read_text(s, "semi/labelled.txt", NULL), name[16];
+    for (int v = 0; v < 256; v++) {
+        snprintf(name, sizeof name, "/%02d.png\n", v);
+        bool labelled = v < 16 && strstr(list, name);
+        assert_int_equal(a[v], labelled);
+        assert_int_equal(b[v], v >= 200 && a[v - 200]);
+        assert_int_equal(u[v], v < 16 && !labelled); /* never the truth of any, never a labelled one */
+    }
+    free(list);
+    expect_run(s, "train semi.kd:semi --data pairs --load-size 16 --labelled 25% --steps 23 --out semi2", 0);
+    expect_run(s, "train semi.kd:semi --out semi2 --resume --steps 60", 0);
+    same_tensors(s, "semi/checkpoint-000060.safetensors", "semi2/checkpoint-000060.safetensors");
+    expect_run(s, "train semi.kd:semi --out semi2 --resume --steps 61 --labelled 0.5", 0);
+    expect_message(s, "labelled: what is given now is not");
+    expect_run(s, "train semi.kd:alone --data pairs --steps 2", 1);
+    expect_message(s, "part of a session from paired or labels");
+    expect_run(s, "train all.kd --data set --steps 2 --labelled 0.5 --out u", 1);
+    expect_message(s, "has a truth to leave out");
+    expect_run(s, "train semi.kd:semi --data pairs --steps 2 --labelled 1.5", 2);
+}
+
 static void test_usage(void **state) {
     const Setup *s = ready(state);
     expect_run(s, "train all.kd", 2);
@@ -577,7 +650,7 @@ int main(void) {
         cmocka_unit_test(test_other_program), cmocka_unit_test(test_nan),     cmocka_unit_test(test_memory_limit),
         cmocka_unit_test(test_nan_weights),   cmocka_unit_test(test_one_at_a_time), cmocka_unit_test(test_other_arguments),
         cmocka_unit_test(test_bad_image),   cmocka_unit_test(test_usage),        cmocka_unit_test(test_weights_of_run),
-        cmocka_unit_test(test_frozen_warning), cmocka_unit_test(test_weights_on_resume),
+        cmocka_unit_test(test_frozen_warning), cmocka_unit_test(test_weights_on_resume), cmocka_unit_test(test_labelled),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

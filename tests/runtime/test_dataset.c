@@ -371,6 +371,42 @@ static void many(const char *folder, int n) {
     }
 }
 
+/* Shares are nested, do not depend on the seed, and together with the others are all. */
+static void shares(void **state) {
+    (void)state;
+    many("sh", 23);
+    static const struct { double share; int count; } rows[] = {{0.01, 1}, {0.1, 2}, {0.25, 6}, {0.5, 12}, {1, 23}};
+    bool before[23] = {0};
+    for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+        bool in[23] = {0};
+        for (int others = 0; others < 2; others++) {
+            KdDataOptions o = {.root = at("sh"), .crop_h = 16, .crop_w = 16, .load_h = 24, .load_w = 24, .ignore = -1,
+                               .share = rows[r].share, .others = others};
+            o.seed = (uint64_t)(100 * others) + r;
+            KdDataset *d = opened(&o);
+            int count = others && rows[r].count < 23 ? 23 - rows[r].count : rows[r].count; /* none left: all */
+            assert_int_equal(kd_dataset_count(d), count);
+            assert_int_equal(kd_dataset_of(d), 23);
+            bool seen[23] = {0};
+            for (int i = 0; i < count; i++) {
+                KdSample s = sample(d, i);
+                int k = pixel(&s.image[0], 0, 0)[0];
+                assert_false(seen[k]);
+                seen[k] = true;
+                assert_true(!others || rows[r].count == 23 || !in[k]);
+                in[k] = in[k] || !others;
+                kd_sample_free(&s);
+            }
+            assert_non_null(strstr(kd_dataset_path(d, 0), "sh/train/0"));
+            kd_dataset_free(d);
+        }
+        for (int k = 0; k < 23; k++) {
+            assert_true(!before[k] || in[k]);
+            before[k] = in[k];
+        }
+    }
+}
+
 static void order(void **state) {
     (void)state;
     many("or", 23);
@@ -724,6 +760,7 @@ int main(void) {
         cmocka_unit_test(aligned),       cmocka_unit_test(unpaired),
         cmocka_unit_test(two_folders),   cmocka_unit_test(labels),
         cmocka_unit_test(plain),         cmocka_unit_test(order),
+        cmocka_unit_test(shares),
         cmocka_unit_test(crop_and_flip), cmocka_unit_test(pairs_move_together),
         cmocka_unit_test(sizes),         cmocka_unit_test(strange_names),
         cmocka_unit_test(broken_files),  cmocka_unit_test(pipes),
