@@ -318,7 +318,7 @@ typedef struct ConfigErrand {
 static void do_config(void *arg) {
     ConfigErrand *n = arg;
     KdContext *cx = n->p->cx;
-    KdElab *E = kd_elab_new(n->p, n->name, KD_INFER, false);
+    KdElab *E = kd_elab_new(n->p, n->name, KD_INFER, false, NULL);
     KdVal v;
     kd_enter_main(E);
     if (!find_thing(E, n->name, &v)) return;
