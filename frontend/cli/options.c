@@ -39,7 +39,7 @@ enum {
 
 static TakeFn take_each, take_flag, take_text, take_list, take_whole, take_level, take_size, take_load, take_crop, take_shape,
     take_seed, take_color, take_winograd, take_define, take_bytes, take_range, take_direction, take_more, take_at, take_measure,
-    take_eval_size, take_share, take_amount, take_to;
+    take_eval_size, take_share;
 
 #define FLAG(f) take_flag, offsetof(KdcArgs, f), 0, 0, 0
 #define TEXT(f) take_text, offsetof(KdcArgs, f), 0, 0, 0
@@ -347,24 +347,6 @@ static int take_share(KdcArgs *a, const Option *o, const char *text) {
         return kdc_usage_error(a, "--%s needs a share above 0 and up to 1, such as 0.25 or 25%%, got '%s'", o->name, text);
     }
     a->labelled = v;
-    return 0;
-}
-
-/* 2.6e9, 2.6G (powers of 1000): an amount above 0, for --macs, --params or --latency */
-static int take_amount(KdcArgs *a, const Option *o, const char *text) {
-    char *end;
-    double v = strtod(text, &end);
-    bool time = strcmp(o->name, "latency") == 0;
-    const char *unit = *end && !time ? strchr("KMG", toupper((unsigned char)*end)) : NULL;
-    for (int k = 0; unit && k <= unit - strchr("KMG", 'K'); k++) {
-        v *= 1000;
-    }
-    end += unit ? 1 : 0;
-    if (!(isdigit((unsigned char)*text) || *text == '.') || *end || !(v > 0 && v < 1e18)) {
-        return kdc_usage_error(a, time ? "--%s needs milliseconds, such as 12.5, got '%s'" : "--%s needs a number above 0, such as 2.6e9 or 2.6G, got '%s'",
-                               o->name, text);
-    }
-    *(time ? &a->latency : *o->name == 'm' ? &a->macs : &a->parameters) = v;
     return 0;
 }
 
