@@ -798,7 +798,7 @@ static char *default_folder(const KdcArgs *a, int *code) {
 static int check_eval(const KdcArgs *a) {
     bool asked[KDC_METRICS];
     bool any = a->metrics || a->against || a->eval_every || a->eval_data || a->eval_phase || a->eval_h ||
-               a->eval_stored || a->eval_pictures || a->ref || a->inception;
+               a->eval_stored || a->eval_pictures || a->ref || a->inception || a->features || a->feature_weights;
     if (any && !a->n_evals) {
         return kdc_usage_error(a, "which network is to be evaluated? --eval NET");
     }

@@ -4,7 +4,8 @@
  * eval_measure.c which metrics, the loop over pictures; kdc train measures with it, too
  * eval_source.c where pictures come from: two folders, or a data set through a network
  * eval_net.c    a network applied to samples, through picture.h
- * eval_fid.c    Inception's features of pictures, reference statistics
+ * eval_fid.c    Frechet distances: FID, and of a network of one's own; reference statistics
+ * eval_features.c what they are measured on: a row of numbers for each picture
  * eval_print.c  the table and the JSON
  */
 #ifndef KDC_EVAL_H
@@ -15,7 +16,7 @@
 
 #include <signal.h>
 
-typedef enum KdcMetric { KDC_L1, KDC_PSNR, KDC_SSIM, KDC_FID, KDC_MIOU, KDC_METRICS } KdcMetric;
+typedef enum KdcMetric { KDC_L1, KDC_PSNR, KDC_SSIM, KDC_FID, KDC_MIOU, KDC_FRECHET, KDC_METRICS } KdcMetric;
 enum { KDC_PER_IMAGE = KDC_SSIM + 1 }; /* the first so many have a value for each picture */
 
 /* What is compared: `got` with `want`; either may have no samples (an unpaired set has more of one than of the other). */
@@ -31,6 +32,7 @@ typedef struct KdcEvalRow {
 
 typedef struct KdcEvalSource KdcEvalSource;
 typedef struct KdcEvalFid KdcEvalFid;
+typedef struct KdcEvalFeatures KdcEvalFeatures;
 
 typedef struct KdcEval {
     const KdcArgs *a;
@@ -48,13 +50,14 @@ typedef struct KdcEval {
     KD_VEC(KdcEvalRow) rows;
     int64_t count;                     /* pictures made or read */
     KdConfusion confusion;
-    double pixel, per_class, miou, fid;
+    double pixel, per_class, miou, fid, frechet;
+    int feature_count;                 /* of the network of --features */
     KdcEvalFid *features;
     /* For the record. list: names of all files used, in order; pixels: what `want` showed, after pre-processing. FNV-1a. */
     uint64_t list, pixels;
     const char *what, *against;        /* "S of model.kd", "the data's own pictures" */
     const char *set, *preprocess;      /* "facades (aligned, test, AtoB)", "none" */
-    int64_t generated, references;     /* FID's two sets */
+    int64_t generated, references;     /* the two sets of FID and Frechet */
     const char *reference;             /* "stats.npz", "the data's own pictures" */
 } KdcEval;
 
@@ -81,12 +84,19 @@ bool kdc_eval_list(KdcProgram *p, const char *folder, const char ***path, int *n
 void kdc_eval_hash(uint64_t *hash, const void *data, size_t n);
 #define KDC_EVAL_HASH_START 0xcbf29ce484222325u
 
-/* eval_fid.c */
+/* eval_fid.c: FID and Frechet, whichever of them are computed */
 bool kdc_eval_fid_open(KdcEval *e);
 bool kdc_eval_fid_add(KdcEval *e, const KdcEvalPair *pair);
-bool kdc_eval_fid_rewind(KdcEval *e); /* before another round: forgets pictures, keeps a reference that stays the same */
-bool kdc_eval_fid_finish(KdcEval *e); /* fills fid, generated, references, reference */
+void kdc_eval_fid_rewind(KdcEval *e); /* before another round: forgets pictures, keeps a reference that stays the same */
+bool kdc_eval_fid_finish(KdcEval *e); /* fills fid, frechet, feature_count, generated, references, reference */
 void kdc_eval_fid_close(KdcEval *e);
+
+/* eval_features.c */
+enum { KDC_INCEPTION_FEATURES = 2048 };
+KdcEvalFeatures *kdc_eval_features(KdcEval *e, KdcMetric m); /* of FID or Frechet. NULL after a message */
+/* Of an RGB8 picture: *dims numbers, until the next call. NULL after a message. */
+const float *kdc_eval_features_of(KdcEval *e, KdcEvalFeatures *f, const KdImage *x, int *dims);
+void kdc_eval_features_close(KdcEvalFeatures *f); /* NULL is fine */
 
 /* eval_print.c */
 const char *kdc_metric_name(KdcMetric m); /* "L1" */

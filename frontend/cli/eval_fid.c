@@ -1,105 +1,56 @@
-/* eval_fid.c: FID: Inception's features of the pictures made and of the reference, and the distance of their Gaussians.
- *
- * The network is models/nets/inception.kd, compiled like any other; its weights must all be there by name. A picture is
- * 8-bit RGB of any size (metrics.h: kd_fid_input). The reference is --ref, or else what the pictures are compared with.
+/* eval_fid.c: Frechet distances: of the pictures made and of the reference, the distance of the Gaussians of their features
+ * (eval_features.c). FID is the one of Inception's; with any other network it is called just that. The reference is --ref, or
+ * else what the pictures are compared with.
  */
 #include "frontend/cli/eval.h"
 #include "runtime/host/npz.h"
-#include "runtime/host/pth.h"
 
 #include <string.h>
 #include <sys/stat.h>
 
-enum { SIZE = 299, FEATURES = 2048 };
-
-struct KdcEvalFid {
-    KdcProgram *own; /* Inception's */
-    KdcRunnable *r;
-    KdWeights *weights;
+typedef struct Distance {
+    KdcMetric metric;
+    KdcEvalFeatures *features;
+    int dims; /* 0: not known before the first picture */
     KdMoments *made, *reference;
     double *mean,
         *cov; /* the reference's: of a statistics file, or of `reference` after the first round; NULL: not known yet */
-    bool given;         /* they are of a file */
+    bool given; /* they are of a file */
+} Distance;
+
+struct KdcEvalFid {
+    Distance distance[2]; /* FID, and of a network of one's own */
+    int n;
 };
 
-/* ---- the network --------------------------------------------------------------------------------------- */
-
-/* In own's landing. */
-static bool compile(KdcEvalFid *f, const char *file) {
-    KdcProgram *q = f->own;
+static bool add(KdcEval *e, Distance *d, KdMoments **m, const KdImage *x) {
+    int dims;
     KdTrouble t;
-    KdcMatch m;
-    f->r = kdc_net(q, "I", &(KdcShapes){0});
-    if (!f->r) {
+    const float *row = kdc_eval_features_of(e, d->features, x, &dims);
+    if (!row) {
         return false;
     }
-    if (!(f->weights = kd_checkpoint_file_read(file, &t))) {
-        return kdc_cli_trouble(q, &t);
-    }
-    int n = kdc_input_count(f->r), count = 0;
-    KdcTensor **w = KD_NEW_ARRAY(q->cx, KdcTensor *, n + 1);
-    for (int i = 0; i < n; i++) {
-        if (kdc_input(f->r, i)->role != KDC_DATA) {
-            w[count++] = kdc_input(f->r, i);
-        }
-    }
-    if (!kdc_match(q, "I", w, count, f->weights, file, false, &m)) {
+    if (d->dims && d->dims != dims) {
+        kd_error(e->p->cx, 0, "%s has statistics of %d features, %s gives %d", e->a->ref, d->dims, e->a->features, dims);
         return false;
     }
-    for (int i = 0; i < count; i++) {
-        if (!m.from[i]) {
-            kd_error(q->cx, 0, "%s: there is no tensor %s: these are not the weights of FID's Inception network", file,
-                     w[i]->name);
-            return false;
-        }
-        if (!kdc_load_tensor(q, w[i], m.from[i], file)) {
-            return false;
-        }
+    d->dims = dims;
+    if (!*m && !(*m = kd_moments_new(dims, &t))) {
+        return kdc_cli_trouble(e->p, &t);
     }
-    kdc_hold_weights(f->r, true);
+    kd_moments_add(*m, row);
     return true;
-}
-
-static bool open_network(KdcEval *e, KdcEvalFid *f) {
-    static const char text[] = "import \"nets/inception.kd\"\nlet I = Inception[]\n";
-    KdcOptions o = {.batch = 1, .height = SIZE, .width = SIZE, .threads = (int)e->a->threads};
-    o.cache = e->a->no_cache ? "" : NULL;
-    KdcProgram *q = f->own = kdc_open("kdc eval", text, sizeof text - 1, &o);
-    if (!q) {
-        kd_raise(e->p->cx, KD_FAIL_MACHINE, "out of memory for the Inception network");
-    }
-    volatile bool ok = false;
-    KdLanding l;
-    if (kdc_status(q) == KDC_OK && KD_TRY(q->cx, l)) {
-        ok = compile(f, e->a->inception);
-        kd_landing_pop(q->cx);
-    } else if (kdc_status(q) == KDC_OK) {
-        kdc_failed(q);
-    }
-    if (!ok) {
-        kdc_settle(q, 0);
-        kdc_print_messages(q, stderr, e->a->color);
-        e->p->status = kdc_status(q) == KDC_OK ? KDC_INPUT : kdc_status(q);
-    }
-    kd_weights_free(f->weights);
-    f->weights = NULL;
-    return ok;
-}
-
-static void add(const KdcEvalFid *f, KdMoments *m, const KdImage *x) {
-    kd_fid_input(x, SIZE, kdc_find(f->r, "x")->data);
-    kdc_run(f->r);
-    kd_moments_add(m, kdc_find_output(f->r, "out")->data);
 }
 
 /* ---- the reference ------------------------------------------------------------------------------------- */
 
-/* Its numbers, in p's memory; NULL after a message. */
-static double *take_array(KdcEval *e, const KdArrays *all, const char *name, int rank) {
+/* Its numbers, in p's memory; NULL after a message. n: how many features, or 0: as many as there are. */
+static double *take_array(KdcEval *e, const KdArrays *all, const char *name, int rank, int64_t n) {
     const KdArray *x = kd_npz_find(all, name);
-    if (!x || x->rank != rank || x->dim[0] != FEATURES || (rank == 2 && x->dim[1] != FEATURES)) {
-        kd_error(e->p->cx, 0, "%s: expected %s of 2048%s numbers, found %s", e->a->ref, name, rank == 2 ? " x 2048" : "",
-                 x ? "another shape" : "no such array");
+    if (!x || x->rank != rank || x->dim[0] < 1 || (n && x->dim[0] != n) || (rank == 2 && x->dim[1] != x->dim[0])) {
+        const char *count = n ? kd_format(e->p->cx, "%lld", (long long)n) : "n";
+        kd_error(e->p->cx, 0, "%s: expected %s of %s%s%s numbers, found %s", e->a->ref, name, count, rank == 2 ? " x " : "",
+                 rank == 2 ? count : "", x ? "another shape" : "no such array");
         return NULL;
     }
     double *copy = kdc_memory(e->p, x->count * (int64_t)sizeof *copy);
@@ -107,20 +58,21 @@ static double *take_array(KdcEval *e, const KdArrays *all, const char *name, int
     return copy;
 }
 
-static bool read_statistics(KdcEval *e, KdcEvalFid *f) {
+static bool read_statistics(KdcEval *e, Distance *d) {
     KdArrays all;
     KdTrouble t;
     if (!kd_npz_read(e->a->ref, &all, &t)) {
         return kdc_cli_trouble(e->p, &t);
     }
-    f->mean = take_array(e, &all, "mu", 1);
-    f->cov = f->mean ? take_array(e, &all, "sigma", 2) : NULL;
+    d->mean = take_array(e, &all, "mu", 1, d->metric == KDC_FID ? KDC_INCEPTION_FEATURES : 0);
+    d->dims = d->mean ? (int)kd_npz_find(&all, "mu")->dim[0] : 0;
+    d->cov = d->mean ? take_array(e, &all, "sigma", 2, d->dims) : NULL;
     kd_npz_free(&all);
-    f->given = f->cov != NULL;
-    return f->given;
+    d->given = d->cov != NULL;
+    return d->given;
 }
 
-static bool add_folder(KdcEval *e, KdcEvalFid *f) {
+static bool add_folder(KdcEval *e, Distance *d) {
     const char **path;
     int n;
     if (!kdc_eval_list(e->p, e->a->ref, &path, &n)) {
@@ -132,89 +84,114 @@ static bool add_folder(KdcEval *e, KdcEvalFid *f) {
         if (!kd_image_read(path[i], KD_IMAGE_RGB8, &x, &t)) {
             return kdc_cli_trouble(e->p, &t);
         }
-        add(f, f->reference, &x);
+        bool ok = add(e, d, &d->reference, &x);
         kd_image_free(&x);
+        if (!ok) {
+            return false;
+        }
     }
     e->references = n;
     return true;
 }
 
-/* ---- the metric ---------------------------------------------------------------------------------------- */
+/* ---- the metrics --------------------------------------------------------------------------------------- */
 
 /* A statistics file is looked at before the network is compiled; a folder needs the network. */
-bool kdc_eval_fid_open(KdcEval *e) {
-    KdcEvalFid *f = e->features = KD_NEW(e->p->cx, KdcEvalFid);
-    KdTrouble t;
+static bool open_distance(KdcEval *e, Distance *d) {
     struct stat st;
     bool folder = e->a->ref && stat(e->a->ref, &st) == 0 && S_ISDIR(st.st_mode);
-    e->reference = e->a->ref ? e->a->ref : e->against;
-    if ((e->a->ref && !folder && !read_statistics(e, f)) || !open_network(e, f)) {
+    if (e->a->ref && !folder && !read_statistics(e, d)) {
         return false;
     }
-    f->made = kd_moments_new(FEATURES, &t);
-    f->reference = f->made ? kd_moments_new(FEATURES, &t) : NULL;
-    return f->reference ? !folder || add_folder(e, f) : kdc_cli_trouble(e->p, &t);
+    d->features = kdc_eval_features(e, d->metric);
+    return d->features && (!folder || add_folder(e, d));
 }
 
-bool kdc_eval_fid_add(KdcEval *e, const KdcEvalPair *pair) {
-    if (pair->got.samples) {
-        add(e->features, e->features->made, &pair->got);
-        e->generated++;
-    }
-    if (pair->want.samples && !e->a->ref && !e->features->mean) {
-        add(e->features, e->features->reference, &pair->want);
-        e->references++;
+bool kdc_eval_fid_open(KdcEval *e) {
+    KdcEvalFid *f = e->features = KD_NEW(e->p->cx, KdcEvalFid);
+    const KdcMetric metrics[] = {KDC_FID, KDC_FRECHET};
+    e->reference = e->a->ref ? e->a->ref : e->against;
+    for (int i = 0; i < KD_COUNT(metrics); i++) {
+        if (e->compute[metrics[i]]) {
+            Distance *d = &f->distance[f->n++];
+            d->metric = metrics[i];
+            if (!open_distance(e, d)) {
+                return false;
+            }
+        }
     }
     return true;
 }
 
-bool kdc_eval_fid_rewind(KdcEval *e) {
+bool kdc_eval_fid_add(KdcEval *e, const KdcEvalPair *pair) {
     KdcEvalFid *f = e->features;
-    KdTrouble t;
+    bool made = pair->got.samples != NULL, reference = pair->want.samples && !e->a->ref && !f->distance[0].mean;
+    for (int i = 0; i < f->n; i++) {
+        Distance *d = &f->distance[i];
+        if ((made && !add(e, d, &d->made, &pair->got)) || (reference && !add(e, d, &d->reference, &pair->want))) {
+            return false;
+        }
+    }
+    e->generated += made;
+    e->references += reference;
+    return true;
+}
+
+void kdc_eval_fid_rewind(KdcEval *e) {
+    KdcEvalFid *f = e->features;
     e->generated = 0;
-    kd_moments_free(f->made);
-    f->made = kd_moments_new(FEATURES, &t);
-    if (f->made && e->a->against && !e->a->ref && f->mean) { /* the other network may be trained, too */
-        kdc_memory_free(e->p, f->mean);
-        f->mean = f->cov = NULL;
+    for (int i = 0; i < f->n; i++) {
+        Distance *d = &f->distance[i];
+        kd_moments_free(d->made);
+        d->made = NULL;
+        if (e->a->against && !e->a->ref && d->mean) { /* the other network may be trained, too */
+            kdc_memory_free(e->p, d->mean);
+            d->mean = d->cov = NULL;
+        }
+        if (!d->given && !d->mean && !e->a->ref) {
+            kd_moments_free(d->reference);
+            d->reference = NULL;
+            e->references = 0;
+        }
     }
-    if (f->made && !f->given && !f->mean && !e->a->ref) {
-        kd_moments_free(f->reference);
-        f->reference = kd_moments_new(FEATURES, &t);
-        e->references = 0;
+}
+
+static bool finish(KdcEval *e, Distance *d, double *value, KdTrouble *t) {
+    int64_t n = d->dims, bytes = n * (n + 1) * (int64_t)sizeof(double);
+    if (!d->made || (!d->mean && !d->reference)) {
+        return kd_trouble(t, false, "%s", "there are no pictures on one side");
     }
-    return (f->made && f->reference) || kdc_cli_trouble(e->p, &t);
+    double *made = kdc_memory(e->p, bytes);
+    bool ok = kd_moments_get(d->made, made, made + n, t);
+    if (ok && !d->mean) {
+        d->mean = kdc_memory(e->p, bytes);
+        d->cov = d->mean + n;
+        ok = kd_moments_get(d->reference, d->mean, d->cov, t);
+    }
+    ok = ok && kd_frechet((int)n, made, made + n, d->mean, d->cov, value, t);
+    kdc_memory_free(e->p, made);
+    return ok;
 }
 
 bool kdc_eval_fid_finish(KdcEval *e) {
     KdcEvalFid *f = e->features;
-    int64_t n = FEATURES, bytes = n * (n + 1) * (int64_t)sizeof(double);
-    double *made = kdc_memory(e->p, bytes);
-    KdTrouble t;
-    bool ok = kd_moments_get(f->made, made, made + n, &t);
-    if (ok && !f->mean) {
-        f->mean = kdc_memory(e->p, bytes);
-        f->cov = f->mean + n;
-        ok = kd_moments_get(f->reference, f->mean, f->cov, &t);
-    }
-    ok = ok && kd_frechet(FEATURES, made, made + n, f->mean, f->cov, &e->fid, &t);
-    kdc_memory_free(e->p, made);
-    if (!ok) {
-        KdTrouble named;
-        kd_trouble(&named, t.machine, "FID: %s", t.text);
-        return kdc_cli_trouble(e->p, &named);
+    for (int i = 0; i < f->n; i++) {
+        Distance *d = &f->distance[i];
+        KdTrouble t, named;
+        if (!finish(e, d, d->metric == KDC_FID ? &e->fid : &e->frechet, &t)) {
+            kd_trouble(&named, t.machine, "%s: %s", kdc_metric_name(d->metric), t.text);
+            return kdc_cli_trouble(e->p, &named);
+        }
+        e->feature_count = d->metric == KDC_FRECHET ? d->dims : e->feature_count;
     }
     return true;
 }
 
 void kdc_eval_fid_close(KdcEval *e) {
     KdcEvalFid *f = e->features;
-    if (f) {
-        kd_moments_free(f->made);
-        kd_moments_free(f->reference);
-        kd_weights_free(f->weights);
-        if (f->own) {
-            kdc_close(f->own);
-        }
+    for (int i = 0; f && i < f->n; i++) {
+        kd_moments_free(f->distance[i].made);
+        kd_moments_free(f->distance[i].reference);
+        kdc_eval_features_close(f->distance[i].features);
     }
 }

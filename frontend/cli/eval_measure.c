@@ -12,7 +12,7 @@
 
 /* ---- what was asked for ------------------------------------------------------------------------------ */
 
-static const char *const words[KDC_METRICS] = {"l1", "psnr", "ssim", "fid", "miou"};
+static const char *const words[KDC_METRICS] = {"l1", "psnr", "ssim", "fid", "miou", "frechet"};
 
 int kdc_eval_metrics(const KdcArgs *a, bool *asked) {
     for (const char *p = a->metrics; p && *p;) {
@@ -22,7 +22,7 @@ int kdc_eval_metrics(const KdcArgs *a, bool *asked) {
             m++;
         }
         if (m == KDC_METRICS) {
-            return kdc_usage_error(a, "--metrics takes some of l1,psnr,ssim,fid,miou, got '%.*s'", (int)n, p);
+            return kdc_usage_error(a, "--metrics takes some of l1,psnr,ssim,fid,miou,frechet, got '%.*s'", (int)n, p);
         }
         asked[m] = true;
         p += n + (p[n] == ',');
@@ -41,6 +41,10 @@ static bool choose(KdcEval *e) {
                           : !e->a->inception ? "--inception FILE is not given (weights of models/nets/inception.kd)"
                           : !e->targets && !e->a->ref ? "--ref FILE|FOLDER is not given, nor pictures to compare with"
                                                       : NULL;
+    e->missing[KDC_FRECHET] = e->labels           ? "label maps are compared by mIoU"
+                              : !e->a->features ? "--features FILE.kd:NET.TAP is not given"
+                              : !e->targets && !e->a->ref ? "--ref FILE|FOLDER is not given, nor pictures to compare with"
+                                                          : NULL;
     e->missing[KDC_MIOU] = !e->labels && e->a->pred ? "--classes N is not given: these are pictures, not label maps"
                            : !e->labels
                                ? "the network gives pictures, not class logits, or the data set has no label maps"
@@ -62,6 +66,10 @@ static bool choose(KdcEval *e) {
         }
     }
     return ok && any;
+}
+
+static bool distances(const KdcEval *e) {
+    return e->compute[KDC_FID] || e->compute[KDC_FRECHET];
 }
 
 /* ---- measuring --------------------------------------------------------------------------------------- */
@@ -125,7 +133,7 @@ static bool take(KdcEval *e, const KdcEvalPair *pair) {
     if (e->paired && !measure_pair(e, pair)) {
         return false;
     }
-    return !e->compute[KDC_FID] || kdc_eval_fid_add(e, pair);
+    return !distances(e) || kdc_eval_fid_add(e, pair);
 }
 
 static bool measure_all(KdcEval *e, bool *stopped) {
@@ -160,7 +168,7 @@ bool kdc_eval_begin(KdcEval *e) {
     if (e->labels && !kd_confusion_init(&e->confusion, kdc_eval_classes(e), (int)e->a->ignore, &t)) {
         return kdc_cli_trouble(e->p, &t);
     }
-    return !e->compute[KDC_FID] || kdc_eval_fid_open(e);
+    return !distances(e) || kdc_eval_fid_open(e);
 }
 
 static bool again(KdcEval *e) {
@@ -170,7 +178,10 @@ static bool again(KdcEval *e) {
         memset(e->confusion.count, 0,
                sizeof *e->confusion.count * (size_t)e->confusion.classes * (size_t)e->confusion.classes);
     }
-    return kdc_eval_rewind(e) && (!e->compute[KDC_FID] || kdc_eval_fid_rewind(e));
+    if (distances(e)) {
+        kdc_eval_fid_rewind(e);
+    }
+    return kdc_eval_rewind(e);
 }
 
 bool kdc_eval_measure(KdcEval *e, bool *stopped) {
@@ -181,7 +192,7 @@ bool kdc_eval_measure(KdcEval *e, bool *stopped) {
     if (e->labels) {
         kd_confusion_scores(&e->confusion, &e->pixel, &e->per_class, &e->miou);
     }
-    return !e->compute[KDC_FID] || kdc_eval_fid_finish(e);
+    return !distances(e) || kdc_eval_fid_finish(e);
 }
 
 void kdc_eval_end(KdcEval *e) {

@@ -8,7 +8,7 @@
 static const struct { const char *name, *key, *unit; bool more_is_better; } metrics[KDC_METRICS] = {
     [KDC_L1] = {"L1", "l1", "", false},       [KDC_PSNR] = {"PSNR", "psnr", " dB", true},
     [KDC_SSIM] = {"SSIM", "ssim", "", true},  [KDC_FID] = {"FID", "fid", "", false},
-    [KDC_MIOU] = {"mIoU", "miou", "", true},
+    [KDC_MIOU] = {"mIoU", "miou", "", true},  [KDC_FRECHET] = {"Frechet", "frechet", "", false},
 };
 
 const char *kdc_metric_name(KdcMetric m) {
@@ -48,7 +48,7 @@ static Column column(const KdcEval *e, KdcMetric m) {
 }
 
 double kdc_eval_value(const KdcEval *e, KdcMetric m) {
-    return m == KDC_FID ? e->fid : m == KDC_MIOU ? e->miou : column(e, m).mean;
+    return m == KDC_FID ? e->fid : m == KDC_FRECHET ? e->frechet : m == KDC_MIOU ? e->miou : column(e, m).mean;
 }
 
 /* ---- the table --------------------------------------------------------------------------------------- */
@@ -97,18 +97,32 @@ static void print_per_picture(KdStr *s, const KdcEval *e) {
     }
 }
 
+static void print_distances(KdStr *s, const KdcEval *e) {
+    for (int own = 0; own < 2; own++) {
+        KdcMetric m = own ? KDC_FRECHET : KDC_FID;
+        int least = own ? e->feature_count + 1 : KDC_INCEPTION_FEATURES; /* below it the covariance is singular */
+        if (!e->compute[m]) {
+            continue;
+        }
+        kd_str_printf(s, "%-8s %10.4f  %" PRId64 " pictures against %" PRId64 " of %s\n", metrics[m].name,
+                      kdc_eval_value(e, m), e->generated, e->references, e->reference);
+        if (own) {
+            kd_str_printf(s, "%-8s %10s  %d features of %s: no FID; compare only with figures of the same network\n", "", "",
+                          e->feature_count, e->a->features);
+        }
+        if (e->generated < least) {
+            kd_str_printf(s, "%-8s %10s  fewer than %d pictures: compare only with figures of the same counts\n", "", "",
+                          least);
+        }
+    }
+}
+
 static void print_table(KdStr *s, const KdcEval *e) {
     kd_str_printf(s, "%s against %s\n", e->what, e->against);
     kd_str_printf(s, "%" PRId64 " %s of %s; preprocess %s; list %016" PRIx64 "\n\n", e->count,
                   e->labels ? "label maps" : "pictures", e->set, e->preprocess, e->list);
     print_per_picture(s, e);
-    if (e->compute[KDC_FID]) {
-        kd_str_printf(s, "%-8s %10.4f  %" PRId64 " pictures against %" PRId64 " of %s\n", "FID", e->fid, e->generated,
-                      e->references, e->reference);
-        if (e->generated < 2048) {
-            kd_str_printf(s, "%-8s %10s  fewer than 2048 pictures: compare only with figures of the same counts\n", "", "");
-        }
-    }
+    print_distances(s, e);
     if (e->compute[KDC_MIOU]) {
         kd_str_printf(s, "%-20s %8.4f\n%-20s %8.4f\n%-20s %8.4f\n", "mIoU", e->miou, "pixel accuracy", e->pixel,
                       "class accuracy", e->per_class);
@@ -185,6 +199,16 @@ static json_t *metrics_json(const KdcEval *e) {
         json_object_set_new(v, "reference", text(e->p, e->reference));
         json_object_set_new(v, "resize", json_string("bilinear to 299x299, align_corners off, no antialias"));
         json_object_set_new(all, "fid", v);
+    }
+    if (e->compute[KDC_FRECHET]) {
+        json_t *v = json_object();
+        json_object_set_new(v, "value", real(e->frechet));
+        json_object_set_new(v, "features", text(e->p, e->a->features));
+        json_object_set_new(v, "feature_count", json_integer(e->feature_count));
+        json_object_set_new(v, "generated", json_integer(e->generated));
+        json_object_set_new(v, "references", json_integer(e->references));
+        json_object_set_new(v, "reference", text(e->p, e->reference));
+        json_object_set_new(all, "frechet", v);
     }
     if (e->compute[KDC_MIOU]) {
         json_object_set_new(all, "miou", real(e->miou));

@@ -9,6 +9,7 @@
 
 #include "frontend/cli/heat.h"
 #include "frontend/cli/picture.h"
+#include "frontend/cli/train.h"
 #include "runtime/host/npz.h"
 
 /* Of one picture. Positions that are only of its mirrored edge (picture.h) are left out. */
@@ -46,6 +47,17 @@ void kdc_feature_close(KdcFeatureNet *n);
 bool kdc_feature_run(KdcFeatureNet *n, const KdImage *in, KdImage *out, KdcFeature *f, KdTrouble *t);
 
 /* ---- feature_verb.c ----------------------------------------------------------------------------------- */
+
+/* A run folder in the place of a program: its file, its -D (given ones go first) and its weights, after those given. */
+typedef struct KdcRunProgram {
+    KdcArgs stored;
+    KdcRunArgs run;
+    const char **weights;
+} KdcRunProgram;
+/* *a: as given, unless given->file is such a folder. 0, or the exit code after a message. To be freed in any case, after *a
+ * is no longer used. */
+int kdc_cli_open_run(KdcRunProgram *r, const KdcArgs *given, KdcArgs *a);
+void kdc_cli_free_run(KdcRunProgram *r, const KdcArgs *given);
 
 typedef struct KdcFeatureVerb KdcFeatureVerb;
 struct KdcFeatureVerb {

@@ -196,32 +196,37 @@ static bool work(KdcFeatureVerb *v) {
 
 /* ---- the verb -------------------------------------------------------------------------------------------- */
 
-/* A run folder in the place of the program: its file, its -D (given ones go first) and its weights. */
-static int open_run(KdcArgs *a, const KdcArgs *given, KdcArgs *stored, KdcRunArgs *r, const char ***weights) {
-    KdTrouble t;
-    *stored = *given;
+int kdc_cli_open_run(KdcRunProgram *r, const KdcArgs *given, KdcArgs *a) {
+    KdTrouble t = {0};
+    *r = (KdcRunProgram){.stored = *given};
     if (!kdc_cli_is_folder(given->file)) {
         return 0;
     }
-    stored->file = NULL;
-    *weights = calloc((size_t)given->n_weights + 2, sizeof **weights);
-    if (!*weights || !kdc_run_args_read(given->file, stored, r, &t) || !stored->file) {
+    r->stored.file = NULL;
+    r->weights = calloc((size_t)given->n_weights + 2, sizeof *r->weights);
+    if (!r->weights || !kdc_run_args_read(given->file, &r->stored, &r->run, &t) || !r->stored.file) {
         fprintf(stderr, "kdc: error: %s is no run folder of kdc train%s%s\n", given->file,
-                *weights && stored->file ? "" : ": ", *weights ? t.text : "out of memory");
-        return *weights && !t.machine ? 1 : 3;
+                r->weights && r->stored.file ? "" : ": ", r->weights ? t.text : "out of memory");
+        return r->weights && !t.machine ? 1 : 3;
     }
-    a->file = stored->file;
-    a->defines = stored->defines;
-    a->n_defines = stored->n_defines;
-    a->schedule = stored->schedule;
-    a->winograd = stored->winograd;
+    a->file = r->stored.file;
+    a->defines = r->stored.defines;
+    a->n_defines = r->stored.n_defines;
+    a->schedule = r->stored.schedule;
+    a->winograd = r->stored.winograd;
     for (int i = 0; i < given->n_weights; i++) {
-        (*weights)[i] = given->weights[i];
+        r->weights[i] = given->weights[i];
     }
-    (*weights)[given->n_weights] = given->file;
-    a->weights = *weights;
+    r->weights[given->n_weights] = given->file;
+    a->weights = r->weights;
     a->n_weights = given->n_weights + 1;
     return 0;
+}
+
+void kdc_cli_free_run(KdcRunProgram *r, const KdcArgs *given) {
+    kdc_run_args_free(&r->stored, given, &r->run);
+    free(r->weights);
+    *r = (KdcRunProgram){0};
 }
 
 static int run(KdcFeatureVerb *v) {
@@ -249,16 +254,13 @@ static int run(KdcFeatureVerb *v) {
 }
 
 int kdc_feature_verb(KdcFeatureVerb *v, const KdcArgs *given) {
-    KdcArgs stored;
-    KdcRunArgs r = {0};
-    const char **weights = NULL;
+    KdcRunProgram r;
     v->a = *given;
     int code = kdc_cli_check_pictures(given);
     if (code == 0) {
-        code = open_run(&v->a, given, &stored, &r, &weights);
+        code = kdc_cli_open_run(&r, given, &v->a);
         code = code ? code : run(v);
-        kdc_run_args_free(&stored, given, &r);
+        kdc_cli_free_run(&r, given);
     }
-    free(weights);
     return code;
 }

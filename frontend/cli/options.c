@@ -89,7 +89,7 @@ static const Option options[] = {
     {0, "classes", "N", FOLDERS, "label maps: values 0..N-1", WHOLE(classes, 1, 65536)},
     {0, "ignore-label", "N", FOLDERS, "label maps: a value that does not count", WHOLE(ignore, 0, 65535)},
 
-    {0, "metrics", "LIST", EVAL | TRAIN | COMPARE, "some of l1,psnr,ssim,fid,miou (each that its inputs are given for)", TEXT(metrics)},
+    {0, "metrics", "LIST", EVAL | TRAIN | COMPARE, "some of l1,psnr,ssim,fid,miou,frechet (each that its inputs are given for)", TEXT(metrics)},
     {0, "against", "NET", EVAL | TRAIN, "compare with this network of the file instead of with the data's own pictures", TEXT(against)},
     {0, "against", "NET", SIMILARITY, "the teacher (the only frozen network of the file)", TEXT(against)},
     {0, "tap", "[NET=]NAME", SIMILARITY, "the feature, such as down[2]: of both networks, or of NET; may be repeated", LIST(taps)},
@@ -101,8 +101,10 @@ static const Option options[] = {
     {0, "raw", "FILE", MAPS, "also the numbers, of one picture: .npz or .safetensors", TEXT(raw)},
     {0, "pred", "FOLDER", EVAL, "pictures (or label maps) made earlier, instead of a network", TEXT(pred)},
     {0, "truth", "FOLDER", EVAL, "what --pred is compared with, by name", TEXT(truth)},
-    {0, "ref", "FILE|FOLDER", EVAL | TRAIN | COMPARE, "FID: statistics (.npz with mu and sigma), or the pictures they are of", TEXT(ref)},
+    {0, "ref", "FILE|FOLDER", EVAL | TRAIN | COMPARE, "FID, Frechet: statistics (.npz with mu and sigma), or the pictures they are of", TEXT(ref)},
     {0, "inception", "FILE", EVAL | TRAIN | COMPARE, "FID: weights of models/nets/inception.kd", TEXT(inception)},
+    {0, "features", "FILE.kd:NET.TAP", EVAL | TRAIN | COMPARE, "Frechet: a network whose features at TAP (or without it: what it gives) are compared; or RUN:NET.TAP, of a run folder", TEXT(features)},
+    {0, "feature-weights", "FILE", EVAL | TRAIN | COMPARE, "weights of that network, if it is of no run", TEXT(feature_weights)},
 
     {0, "weights", "[NET=]FILE[:FROM]", CODE & ~(COMPILE | IMPORT | COMPARE),
      "weights (of NET): safetensors, .pth, or a run folder (of its network FROM); by name or by order and shape; may be repeated", LIST(weights)},

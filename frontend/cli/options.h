@@ -24,7 +24,7 @@ typedef struct KdcArgs {
     int n_defines, n_imports, n_skips, n_prints, n_taps, n_weights, n_shapes, n_adaptors, n_evals, n_operands, n_eaches;
     const char *other; /* import: the checkpoint; data: the folder */
     const char *output, *emit, *in, *out, *triple, *cpu, *data, *phase, *preprocess, *map, *pred, *truth, *ref,
-        *inception, *metrics, *layout, *against, *schedule, *raw, *eval_data, *eval_phase, *format;
+        *inception, *features, *feature_weights, *metrics, *layout, *against, *schedule, *raw, *eval_data, *eval_phase, *format;
     bool print_all, time_passes, json, grad, train, no_cache, quiet, no_flip, serial, b_to_a, profile, openmp, truncate,
         beside, resume, has_seed, explain, dot, has_at, eval_stored, no_latency;
     const char *winograd; /* "4x4", "2x2", "off", or NULL: 4x4 */

@@ -639,7 +639,7 @@ KdcPictureNet *kdc_feature_net(KdcProgram *p, const KdcArgs *a, const KdcFiles *
         kdc_close(t.q);
     }
     n->loose = !fits;
-    return look_at(n, height, width) && take_tap(n, tap, height, width) ? n : NULL;
+    return look_at(n, height, width) && (!tap || take_tap(n, tap, height, width)) ? n : NULL;
 }
 
 void kdc_picture_free(KdcPictureNet *n) {

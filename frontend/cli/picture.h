@@ -24,7 +24,7 @@ typedef struct KdcPictureNet KdcPictureNet;
  * first run. NULL after messages in p. Free before p is closed. */
 KdcPictureNet *kdc_picture_net(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, const char *name, int height, int width);
 /* The same, for what it has inside: `tap` names a feature as --tap does ("down[2]"), f32 [1, c, h, w]; what the network
- * gives need then be no picture. NULL also where there is no such tap. */
+ * gives need then be no picture. NULL also where there is no such tap. tap NULL: what it gives, of any shape. */
 KdcPictureNet *kdc_feature_net(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, const char *name, const char *tap,
                                int height, int width);
 void kdc_picture_free(KdcPictureNet *n); /* NULL is fine */

@@ -40,6 +40,7 @@ static const Field fields[] = {
     FREE(WHOLE, eval_every), FREE(TEXT, eval_data),   FREE(TEXT, eval_phase),     FREE(WHOLE, eval_h),
     FREE(WHOLE, eval_w),     FREE(FLAG, eval_stored), FREE(WHOLE, eval_pictures), FREE(TEXT, metrics),
     FREE(TEXT, against),     FREE(TEXT, ref),         FREE(TEXT, inception),
+    FREE(TEXT, features),    FREE(TEXT, feature_weights),
 };
 #undef AT
 #undef FREE

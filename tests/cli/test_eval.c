@@ -41,7 +41,9 @@ static const char model_kd[] =
     "net Nan(x: [n, 3, h, w]) { return log(x - 5) }\n"
     "net Dark(x: [n, 3, h, w]) { return concat([0 - x[:, 0:1], x[:, 0:1]], dim = 1) }\n" /* class 1: bright red */
     "net Paint(x: [n, 2, h, w]) { return concat([x[:, 0:1], x[:, 1:2], x[:, 1:2]], dim = 1) }\n"
-    "net Fixed(x: [1, 3, 8, 8]) { return x }\n";
+    "net Fixed(x: [1, 3, 8, 8]) { return x }\n"
+    "net Means(x: [n, 3, h, w]) { return mean(x, [2, 3]) }\n"
+    "net Inner(x: [n, 3, h, w]) {\n    tap doubled = x * 2\n    tap half = x[0] * 0.5\n    return x\n}\n";
 
 static char binary[512], folder[64];
 
@@ -529,6 +531,69 @@ static void fid(void **state) {
     free(text);
 }
 
+/* ---- a Frechet distance of other features ------------------------------------------------------------------ */
+
+/* Means of the channels, as -1..1, of which = 0 against 1; `factor`: the features are so many times that. */
+static double expected_distance(double factor) {
+    double mean[2][3], cov[2][9], d;
+    KdTrouble t;
+    for (int which = 0; which < 2; which++) {
+        KdMoments *m = kd_moments_new(3, &t);
+        for (int k = 0; k < PICTURES; k++) {
+            float row[3];
+            for (int c = 0; c < 3; c++) {
+                double sum = 0;
+                for (int i = 0; i < W * H; i++) {
+                    sum += (value(which, k, 3 * i + c) / 255.0 - 0.5) / 0.5;
+                }
+                row[c] = (float)(factor * sum / (W * H));
+            }
+            kd_moments_add(m, row);
+        }
+        assert_true(kd_moments_get(m, mean[which], cov[which], &t));
+        kd_moments_free(m);
+    }
+    assert_true(kd_frechet(3, mean[0], cov[0], mean[1], cov[1], &d, &t));
+    return d;
+}
+
+static void frechet(void **state) {
+    (void)state;
+    ready();
+    static const struct { const char *line; double factor; } rows[] = {
+        {"m.kd:Same --data pair --features m.kd:Means --json", 1},
+        {"--pred a --truth b --features m.kd:Inner.doubled --metrics frechet --json", 2},
+        {"--pred a --ref b --features m.kd:Same --json", 1}, /* what it gives; the reference is a folder */
+        {"--pred a --truth b --features m.kd:S --feature-weights w.safetensors --json", 0.5},
+    };
+    for (int i = 0; i < COUNT(rows); i++) {
+        json_t *v = results(rows[i].line), *metrics = json_object_get(v, "metrics");
+        double want = expected_distance(rows[i].factor);
+        near(at(v, "metrics.frechet.value"), want, 1e-5 * want);
+        assert_int_equal((int)at(v, "metrics.frechet.feature_count"), 3);
+        assert_int_equal((int)at(v, "metrics.frechet.generated"), PICTURES);
+        assert_int_equal((int)at(v, "metrics.frechet.references"), PICTURES);
+        const char *features = json_string_value(json_object_get(json_object_get(metrics, "frechet"), "features"));
+        assert_non_null(features);
+        assert_non_null(strstr(rows[i].line, features));
+        assert_null(json_object_get(metrics, "fid"));
+        json_decref(v);
+    }
+    double mu[3] = {0}, sigma[9] = {0};
+    const KdArray arrays[] = {{"mu", 1, {3}, 3, mu}, {"sigma", 2, {3, 3}, 9, sigma}}, two = {"mu", 1, {2}, 2, mu};
+    const KdArray wrong[] = {two, {"sigma", 2, {2, 2}, 4, sigma}};
+    KdTrouble t;
+    assert_true(kd_npz_write(here("three.npz"), arrays, 2, &t) && kd_npz_write(here("two.npz"), wrong, 2, &t));
+    json_t *v = results("--pred a --ref three.npz --features m.kd:Means --json");
+    assert_true(at(v, "metrics.frechet.value") > 0);
+    json_decref(v);
+    assert_int_equal(eval("m.kd:Same --data pair --features m.kd:Means"), 0);
+    char *text = text_of("stdout");
+    assert_non_null(strstr(text, "3 features of m.kd:Means: no FID"));
+    assert_non_null(strstr(text, "fewer than 4 pictures"));
+    free(text);
+}
+
 /* ---- what is said -------------------------------------------------------------------------------------- */
 
 static void the_table(void **state) {
@@ -580,6 +645,17 @@ static void wrong_lines(void **state) {
         {"m.kd:S --data pair --weights w2.safetensors", 1, "w2.safetensors"},
         {"--pred a --truth b --inception w.safetensors", 1, "these are not the weights of FID's Inception network"},
         {"m.kd:Same --data pair --weight S", 1, ""},
+        {"m.kd:Same --data pair --metrics frechet", 1, "no Frechet: --features FILE.kd:NET.TAP is not given"},
+        {"--pred a --truth b --features m.kd", 1, "--features m.kd: expected FILE.kd:NET or FILE.kd:NET.TAP"},
+        {"--pred a --truth b --features m.kd:Same.", 1, "--features m.kd:Same.: expected FILE.kd:NET"},
+        {"--pred a --truth b --features gone.kd:S", 1, "gone.kd"},
+        {"--pred a --truth b --features m.kd:Gone", 1, "Gone"},
+        {"--pred a --truth b --features m.kd:Inner.outer", 1, "outer"},
+        {"--pred a --truth b --features m.kd:Inner.half", 1, "the tap half of Inner is f32[3, 20, 24]"},
+        {"--pred a --truth b --features a:S", 1, "a is no run folder"},
+        {"--pred a --truth b --features m.kd:Paint", 1, "m.kd:Paint takes no colour pictures"},
+        {"--pred a --ref two.npz --features m.kd:Means", 1, "two.npz has statistics of 2 features, m.kd:Means gives 3"},
+        {"--pred a --truth b --features m.kd:S --feature-weights gone.safetensors", 1, "gone.safetensors"},
     };
     for (int i = 0; i < COUNT(rows); i++) {
         int code = eval(rows[i].line);
@@ -599,7 +675,7 @@ int main(void) {
         cmocka_unit_test(run_of_the_other_direction),
         cmocka_unit_test(one_network_against_another), cmocka_unit_test(sizes), cmocka_unit_test(small_pictures),
         cmocka_unit_test(label_maps),
-        cmocka_unit_test(fid), cmocka_unit_test(the_table), cmocka_unit_test(wrong_lines),
+        cmocka_unit_test(fid), cmocka_unit_test(frechet), cmocka_unit_test(the_table), cmocka_unit_test(wrong_lines),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
