@@ -11,6 +11,7 @@
 #ifndef KDC_EVAL_H
 #define KDC_EVAL_H
 
+#include "frontend/cli/calibrate.h"
 #include "frontend/cli/common.h"
 #include "runtime/host/metrics.h"
 
@@ -57,6 +58,7 @@ typedef struct KdcEval {
     uint64_t list, pixels;
     const char *what, *against;        /* "S of model.kd", "the data's own pictures" */
     const char *set, *preprocess;      /* "facades (aligned, test, AtoB)", "none" */
+    KdcCalibration calibration;        /* batches 0: not asked for */
     int64_t generated, references;     /* the two sets of FID and Frechet */
     const char *reference;             /* "stats.npz", "the data's own pictures" */
 } KdcEval;

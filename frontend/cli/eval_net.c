@@ -124,7 +124,7 @@ void kdc_eval_net_close(KdcEvalNet *n) {
 
 /* ---- running ------------------------------------------------------------------------------------------- */
 
-static bool to_gray(const KdImage *x, KdImage *out, KdTrouble *t) {
+bool kdc_eval_gray(const KdImage *x, KdImage *out, KdTrouble *t) {
     const uint8_t *rgb = x->samples;
     if (!kd_image_new(x->width, x->height, 1, 8, out, t)) {
         return false;
@@ -153,7 +153,7 @@ static bool apply(KdcEvalNet *n, const KdImage *in, KdImage *out, KdTrouble *t) 
     KdImage gray = {0};
     KdcPictureRun r;
     bool luma = kdc_picture_want(n->net) == KD_IMAGE_GRAY8 && in->channels == 3;
-    bool ok = (!luma || to_gray(in, &gray, t)) && kdc_picture_run(n->net, luma ? &gray : in, out, &r, t);
+    bool ok = (!luma || kdc_eval_gray(in, &gray, t)) && kdc_picture_run(n->net, luma ? &gray : in, out, &r, t);
     kd_image_free(&gray);
     return ok && (kdc_picture_output(n->net)->dim[1] != 1 || to_rgb(out, t));
 }

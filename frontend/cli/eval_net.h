@@ -33,6 +33,7 @@ bool kdc_eval_net_open(KdcEvalNet *n, KdcProgram *p, const KdcArgs *a, const Kdc
 void kdc_eval_net_close(KdcEvalNet *n);
 /* The image of a sample that the network's output is compared with; -1: there is none. */
 int kdc_eval_net_target(const KdcEvalNet *n, const KdSample *x);
+bool kdc_eval_gray(const KdImage *x, KdImage *out, KdTrouble *t); /* 8 bits, of RGB8 */
 /* The network's picture (RGB8) or, of logits, its label map. */
 bool kdc_eval_net_run(KdcEvalNet *n, const KdSample *x, KdImage *out);
 

@@ -119,8 +119,14 @@ static void print_distances(KdStr *s, const KdcEval *e) {
 
 static void print_table(KdStr *s, const KdcEval *e) {
     kd_str_printf(s, "%s against %s\n", e->what, e->against);
-    kd_str_printf(s, "%" PRId64 " %s of %s; preprocess %s; list %016" PRIx64 "\n\n", e->count,
+    kd_str_printf(s, "%" PRId64 " %s of %s; preprocess %s; list %016" PRIx64 "\n", e->count,
                   e->labels ? "label maps" : "pictures", e->set, e->preprocess, e->list);
+    const KdcCalibration *c = &e->calibration;
+    if (c->norms) {
+        kd_str_printf(s, "statistics of %d norm%s estimated over %" PRId64 " batch%s of %" PRId64 " of %s\n", c->norms,
+                      c->norms > 1 ? "s" : "", c->batches, c->batches > 1 ? "es" : "", c->batch, c->pictures);
+    }
+    kd_str_printf(s, "\n");
     print_per_picture(s, e);
     print_distances(s, e);
     if (e->compute[KDC_MIOU]) {
@@ -233,6 +239,14 @@ static json_t *eval_json(const KdcEval *e) {
     json_object_set_new(all, "what", text(e->p, e->what));
     json_object_set_new(all, "against", text(e->p, e->against));
     json_object_set_new(all, "data", data);
+    if (e->calibration.batches) {
+        json_t *c = json_object();
+        json_object_set_new(c, "norms", json_integer(e->calibration.norms));
+        json_object_set_new(c, "batches", json_integer(e->calibration.batches));
+        json_object_set_new(c, "batch", json_integer(e->calibration.batch));
+        json_object_set_new(c, "pictures", text(e->p, e->calibration.pictures));
+        json_object_set_new(all, "calibration", c);
+    }
     json_object_set_new(all, "metrics", metrics_json(e));
     json_object_set_new(all, "not_computed", missing);
     json_object_set_new(all, "pictures", rows_json(e));

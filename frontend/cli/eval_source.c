@@ -24,7 +24,7 @@ struct KdcEvalSource {
     KdLoader *loader;
     KdcFiles files;
     KdcEvalNet net, other; /* other: --against */
-    int classes;
+    int classes, map_classes; /* of what is compared; of the maps of the set, 0: not known */
     int64_t at, count;
     char got_from[4400]; /* what the latest pair's image is of, for messages */
     char want_from[4400];
@@ -256,25 +256,31 @@ static KdDataset *open_as(KdDataOptions *o, KdLayout kind, KdTrouble *t) {
     return d || any ? d : kd_dataset_open(o, t);
 }
 
+/* Without the classes that the network says. false after a message. */
+static bool data_options(KdcEval *e, const char *phase, KdDataOptions *o) {
+    *o = (KdDataOptions){.root = e->a->data,
+                         .phase = phase,
+                         .b_to_a = e->a->b_to_a,
+                         .test = true,
+                         .serial = true,
+                         .no_flip = true,
+                         .classes = (int)e->a->classes,
+                         .ignore = (int)e->a->ignore};
+    e->preprocess = preprocess_of(e, o);
+    return e->preprocess && layout_of(e, &o->layout);
+}
+
 static bool open_set(KdcEval *e) {
     KdcEvalSource *s = e->source;
     KdTrouble t;
-    KdDataOptions o = {.root = e->a->data,
-                       .phase = e->a->phase ? e->a->phase : "test",
-                       .b_to_a = e->a->b_to_a,
-                       .test = true,
-                       .serial = true,
-                       .no_flip = true,
-                       .limit = e->a->limit,
-                       .classes = (int)e->a->classes,
-                       .ignore = (int)e->a->ignore};
+    KdDataOptions o;
     int classes;
-    e->preprocess = preprocess_of(e, &o);
-    if (!e->preprocess || !layout_of(e, &o.layout)) {
+    if (!data_options(e, e->a->phase ? e->a->phase : "test", &o)) {
         return false;
     }
+    o.limit = e->a->limit;
     KdLayout kind = kdc_eval_net_kind(e->p, e->a->name, o.crop_h ? o.crop_h : 256, o.crop_w ? o.crop_w : 256, &classes);
-    o.classes = o.classes ? o.classes : classes; /* a map with others is an error that names it */
+    o.classes = s->map_classes = o.classes ? o.classes : classes; /* a map with others is an error that names it */
     s->set = open_as(&o, kind, &t);
     if (!s->set) {
         return kdc_cli_trouble(e->p, &t);
@@ -355,6 +361,34 @@ static bool open_networks(KdcEval *e) {
     return true;
 }
 
+/* --calibrate: statistics of norms from pictures of the same set, prepared alike. */
+static bool calibrate(KdcEval *e) {
+    KdcEvalSource *s = e->source;
+    const KdcArgs *a = e->a;
+    KdDataOptions o;
+    KdTrouble t;
+    if (!a->calibrate) {
+        return true;
+    }
+    if (!data_options(e, a->calibrate_phase ? a->calibrate_phase : "train", &o)) {
+        return false;
+    }
+    o.layout = kd_dataset_layout(s->set);
+    o.classes = s->map_classes;
+    KdDataset *d = kd_dataset_open(&o, &t);
+    if (!d) {
+        return kdc_cli_trouble(e->p, &t);
+    }
+    e->calibration = (KdcCalibration){.batches = a->calibrate, .batch = a->batch ? a->batch : 1};
+    e->calibration.pictures = kd_format(e->p->cx, "%s (%s, %s)", a->data, kd_layout_name(o.layout), o.phase);
+    bool ok = kdc_calibrate(&s->net, d, &e->calibration);
+    kd_dataset_free(d);
+    if (ok && !e->calibration.norms && !a->quiet) {
+        fprintf(stderr, "kdc: note: %s has no running statistics: --calibrate had nothing to estimate anew\n", a->name);
+    }
+    return ok && (!a->save_calibrated || kdc_calibrate_save(&s->net, a->save_calibrated));
+}
+
 /* Of an unpaired set: has this side of sample 0 come round again? */
 static bool used_up(KdcEvalSource *s, int side, const char *name) {
     if (s->at == 0) {
@@ -418,7 +452,7 @@ static bool open_loader(KdcEval *e) {
 
 bool kdc_eval_open(KdcEval *e) {
     e->source = KD_NEW(e->p->cx, KdcEvalSource);
-    return e->a->pred ? open_folders(e) : open_set(e) && open_networks(e);
+    return e->a->pred ? open_folders(e) : open_set(e) && open_networks(e) && calibrate(e);
 }
 
 bool kdc_eval_rewind(KdcEval *e) {

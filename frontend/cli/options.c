@@ -90,6 +90,9 @@ static const Option options[] = {
     {0, "ignore-label", "N", FOLDERS, "label maps: a value that does not count", WHOLE(ignore, 0, 65535)},
 
     {0, "metrics", "LIST", EVAL | TRAIN | COMPARE, "some of l1,psnr,ssim,fid,miou,frechet (each that its inputs are given for)", TEXT(metrics)},
+    {0, "calibrate", "N", EVAL, "first, running statistics of norms are estimated anew over N batches of training pictures", WHOLE(calibrate, 1, 1000000)},
+    {0, "calibrate-phase", "NAME", EVAL, "which part of the data set these are (train)", TEXT(calibrate_phase)},
+    {0, "save-calibrated", "FILE", EVAL, "write the weights with these statistics: safetensors", TEXT(save_calibrated)},
     {0, "against", "NET", EVAL | TRAIN, "compare with this network of the file instead of with the data's own pictures", TEXT(against)},
     {0, "against", "NET", SIMILARITY, "the teacher (the only frozen network of the file)", TEXT(against)},
     {0, "tap", "[NET=]NAME", SIMILARITY, "the feature, such as down[2]: of both networks, or of NET; may be repeated", LIST(taps)},

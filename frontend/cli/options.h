@@ -24,13 +24,13 @@ typedef struct KdcArgs {
     int n_defines, n_imports, n_skips, n_prints, n_taps, n_weights, n_shapes, n_adaptors, n_evals, n_operands, n_eaches;
     const char *other; /* import: the checkpoint; data: the folder */
     const char *output, *emit, *in, *out, *triple, *cpu, *data, *phase, *preprocess, *map, *pred, *truth, *ref,
-        *inception, *features, *feature_weights, *metrics, *layout, *against, *schedule, *raw, *eval_data, *eval_phase, *format;
+        *inception, *features, *feature_weights, *metrics, *layout, *against, *schedule, *raw, *eval_data, *eval_phase, *format, *calibrate_phase, *save_calibrated;
     bool print_all, time_passes, json, grad, train, no_cache, quiet, no_flip, serial, b_to_a, profile, openmp, truncate,
         beside, resume, has_seed, explain, dot, has_at, eval_stored, no_latency;
     const char *winograd; /* "4x4", "2x2", "off", or NULL: 4x4 */
     int verbose, opt; /* opt: level plus 1, 0: not given */
     int64_t batch, height, width, steps, epochs, threads, load_h, load_w, crop_h, crop_w, limit, workers, save_every,
-        sample_every, memory_limit, classes, ignore, runs, at_x, at_y, k, eval_every, eval_h, eval_w, eval_pictures;
+        sample_every, memory_limit, classes, ignore, runs, at_x, at_y, k, eval_every, eval_h, eval_w, eval_pictures, calibrate;
     /* 0: not given. memory_limit: bytes. ignore: -1 when not given */
     double range_lo, range_hi; /* of a network's images; -1, 1 */
     double labelled;           /* the share of the pairs whose truth is used; 0: not given */

@@ -423,24 +423,25 @@ static void put(Takes takes, const float *value, KdcTensor *t, int classes, int6
     }
 }
 
-static void fill_input(const KdcPictureNet *n, const Size *s, const KdImage *x) {
+static void fill_input(const KdcPictureNet *n, KdcTensor in, const KdImage *x) {
     double lo = n->a->range_lo, hi = n->a->range_hi;
-    int64_t plane = (int64_t)s->padded_height * s->padded_width;
-    int classes = s->in->rank == 4 ? (int)s->in->dim[1] : 1;
+    int height = (int)in.dim[in.rank - 2], width = (int)in.dim[in.rank - 1];
+    int64_t plane = (int64_t)height * width;
+    int classes = in.rank == 4 ? (int)in.dim[1] : 1;
     float value[256]; /* of -1..1: in the arithmetic of training scripts */
     for (int v = 0; v < 256; v++) {
         value[v] = lo == -1 && hi == 1 ? ((float)v / 255 - 0.5f) / 0.5f : (float)(lo + v * (hi - lo) / 255);
     }
     if (n->takes == TAKES_ONE_HOT) {
-        memset(s->in->data, 0, (size_t)kdc_tensor_bytes(s->in));
+        memset(in.data, 0, (size_t)(kdc_tensor_bytes(&in) / in.dim[0]));
     }
-    for (int r = 0; r < s->padded_height; r++) {
+    for (int r = 0; r < height; r++) {
         int64_t row = (int64_t)mirrored_index(r, x->height) * x->width;
-        for (int k = 0; k < s->padded_width; k++) {
+        for (int k = 0; k < width; k++) {
             int64_t from = row + mirrored_index(k, x->width);
             for (int c = 0; c < x->channels; c++) {
-                int64_t at = (int64_t)r * s->padded_width + k;
-                put(n->takes, value, s->in, classes, at, plane, c, sample_at(x, from * x->channels + c));
+                int64_t at = (int64_t)r * width + k;
+                put(n->takes, value, &in, classes, at, plane, c, sample_at(x, from * x->channels + c));
             }
         }
     }
@@ -517,6 +518,29 @@ const KdcTensor *kdc_picture_output(const KdcPictureNet *n) {
 
 const KdcTensor *kdc_picture_feature(const KdcPictureNet *n) {
     return n->last ? n->last->feature : NULL;
+}
+
+const KdcTensor *kdc_picture_input(const KdcPictureNet *n) {
+    return n->last ? n->last->in : NULL;
+}
+
+void kdc_picture_put(const KdcPictureNet *n, const KdImage *x, const KdcTensor *in, int64_t i) {
+    KdcTensor element = *in;
+    element.data = (char *)in->data + i * (kdc_tensor_bytes(in) / in->dim[0]);
+    fill_input(n, element, x);
+}
+
+KdcTensor *const *kdc_picture_weights(const KdcPictureNet *n, int *count) {
+    *count = n->weights.n;
+    return n->weights.v;
+}
+
+void kdc_picture_changed(KdcPictureNet *n) {
+    for (int i = 0; i < SIZES; i++) {
+        if (n->size[i].q) {
+            kdc_hold_weights(n->size[i].r, n->files->n_live == 0); /* packed again in the next run */
+        }
+    }
 }
 
 static bool is_net(KdcProgram *p, const char *name) {
@@ -662,7 +686,7 @@ bool kdc_picture_run(KdcPictureNet *n, const KdImage *in, KdImage *out, KdcPictu
     }
     n->last = s;
     s->used = ++n->runs;
-    fill_input(n, s, in);
+    fill_input(n, *s->in, in);
     double start = kdc_now();
     kdc_run(s->r);
     r->seconds = kdc_now() - start;

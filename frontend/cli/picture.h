@@ -47,5 +47,13 @@ bool kdc_picture_run(KdcPictureNet *n, const KdImage *in, KdImage *out, KdcPictu
 const KdcTensor *kdc_picture_output(const KdcPictureNet *n);
 /* The tap of the last run, of the picture as the network saw it: padded. */
 const KdcTensor *kdc_picture_feature(const KdcPictureNet *n);
+/* What the network was given in the last run, padded. NULL: there was none. */
+const KdcTensor *kdc_picture_input(const KdcPictureNet *n);
+/* Writes a picture as element i of `in`, which is as kdc_picture_input but for its batch, as a run would. */
+void kdc_picture_put(const KdcPictureNet *n, const KdImage *x, const KdcTensor *in, int64_t i);
+
+/* Its weights and buffers, all of them after the first run; whoever writes one says so with kdc_picture_changed. */
+KdcTensor *const *kdc_picture_weights(const KdcPictureNet *n, int *count);
+void kdc_picture_changed(KdcPictureNet *n);
 
 #endif

@@ -612,6 +612,97 @@ static void the_table(void **state) {
     free(text);
 }
 
+/* ---- running statistics, estimated anew ------------------------------------------------------------------ */
+
+static const char norms_kd[] =
+    "net Sum[](x: [n, 3, h, w]) {\n"
+    "    let running_mean = buffer([1], \"zeros\")\n"
+    "    if training { update running_mean = running_mean + mean(x) }\n"
+    "    return x + running_mean\n"
+    "}\n"
+    "net Two[](x: [n, 3, h, w]) {\n"
+    "    let first = batch_norm[momentum = 0.3]\n"
+    "    let second = conv2d[3, 1, spectral = true]\n"
+    "    let third = batch_norm[affine = false, momentum = 1]\n"
+    "    return x |> first |> second |> third\n"
+    "}\n"
+    "let S = Two[]\n";
+
+/* Mean and unbiased variance of channel c of the A pictures first..last together, as -1..1. */
+static void moments_of(int first, int last, int c, double *mean, double *var) {
+    double sum = 0, squares = 0, n = (last - first + 1) * W * H;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int k = first; k <= last; k++) {
+            for (int i = 0; i < W * H; i++) {
+                double v = (value(0, k, 3 * i + c) / 255.0 - 0.5) / 0.5;
+                sum += pass ? 0 : v / n;
+                squares += pass ? (v - sum) * (v - sum) / (n - 1) : 0;
+            }
+        }
+    }
+    *mean = sum;
+    *var = squares;
+}
+
+static const float *tensor(const KdWeights *w, const char *name) {
+    const KdTensor *t = kd_weights_find(w, name);
+    assert_non_null(t);
+    return (const float *)t->data;
+}
+
+static KdWeights *calibrated(const char *options) {
+    char line[512];
+    KdTrouble t;
+    snprintf(line, sizeof line, "norms.kd:S --data pair --calibrate-phase test --save-calibrated c.safetensors --json -q %s", options);
+    json_t *all = results(line);
+    assert_int_equal((int)at(all, "calibration.norms"), 2);
+    json_decref(all);
+    KdWeights *w = kd_weights_read(here("c.safetensors"), &t);
+    assert_non_null(w);
+    return w;
+}
+
+static void statistics_anew(void **state) {
+    (void)state;
+    ready();
+    KdTrouble t;
+    assert_true(kd_file_write(here("norms.kd"), norms_kd, strlen(norms_kd), &t));
+    KdWeights *one = calibrated("--calibrate 3"), *all = calibrated("--calibrate 1 --batch 3");
+    for (int c = 0; c < 3; c++) {
+        double mean[PICTURES], var[PICTURES], m, v;
+        moments_of(0, PICTURES - 1, c, &m, &v);
+        near(tensor(all, "first.running_mean")[c], m, 1e-6);
+        near(tensor(all, "first.running_var")[c], v, 1e-6);
+        for (int k = 0; k < PICTURES; k++) {
+            moments_of(k, k, c, &mean[k], &var[k]);
+        }
+        near(tensor(one, "first.running_mean")[c], (mean[0] + mean[1] + mean[2]) / 3, 1e-6);
+        near(tensor(one, "first.running_var")[c], (var[0] + var[1] + var[2]) / 3, 1e-6);
+        /* buffers that are no statistics stay as they were, however many steps there were */
+        near(tensor(one, "second.weight_u")[c], tensor(all, "second.weight_u")[c], 0);
+    }
+    kd_weights_free(one);
+    json_t *now = results("norms.kd:S --data pair --calibrate-phase test --calibrate 1 --batch 3 --json");
+    json_t *later = results("norms.kd:S --data pair --weights c.safetensors --json");
+    json_t *before = results("norms.kd:S --data pair --json");
+    near(at(now, "metrics.l1.mean"), at(later, "metrics.l1.mean"), 0);
+    assert_true(fabs(at(now, "metrics.l1.mean") - at(before, "metrics.l1.mean")) > 1);
+    json_decref(now), json_decref(later), json_decref(before);
+    kd_weights_free(all);
+    json_t *none = results("m.kd:S --data pair --calibrate-phase test --calibrate 2 --json");
+    assert_int_equal((int)at(none, "calibration.norms"), 0);
+    json_decref(none);
+    char *text = text_of("stderr");
+    assert_non_null(strstr(text, "S has no running statistics"));
+    free(text);
+    assert_int_equal(eval("norms.kd:Sum --data pair --calibrate-phase test --calibrate 2"), 1);
+    text = text_of("stderr");
+    assert_non_null(strstr(text, "running_mean of Sum is not updated as a running average"));
+    free(text);
+    assert_int_equal(eval("norms.kd:S --data pair --save-calibrated c.safetensors"), 2);
+    assert_int_equal(eval("norms.kd:S --data pair --calibrate 2 --save-calibrated norms.kd"), 1);
+}
+
 static void wrong_lines(void **state) {
     (void)state;
     ready();
@@ -675,7 +766,8 @@ int main(void) {
         cmocka_unit_test(run_of_the_other_direction),
         cmocka_unit_test(one_network_against_another), cmocka_unit_test(sizes), cmocka_unit_test(small_pictures),
         cmocka_unit_test(label_maps),
-        cmocka_unit_test(fid), cmocka_unit_test(frechet), cmocka_unit_test(the_table), cmocka_unit_test(wrong_lines),
+        cmocka_unit_test(fid), cmocka_unit_test(frechet), cmocka_unit_test(the_table), cmocka_unit_test(statistics_anew),
+        cmocka_unit_test(wrong_lines),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
