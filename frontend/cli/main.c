@@ -40,6 +40,14 @@ static const Verb verbs[KDC_VERB_COUNT] = {
                           "that a let declares, the program's params. Latency is on one core and on all, in rounds over all\n"
                           "networks. With --data and --weights the metrics of kdc eval.\n",
                           kdc_cmd_compare},
+    [KDC_VERB_PRUNE] = {"prune", "FILE.kd:NET --weights W --macs N -o STUDENT.kd [options]",
+                        "a narrower network from a trained one, to a target of MACs, parameters or latency",
+                        "One of --macs, --params, --latency says how small, or --to gives the widths. --by says which channels stay:\n"
+                        "  scale   one threshold over the scales of norms (CAT; GCC on batch norms)\n"
+                        "  l1      one threshold over the mean |w| of filters (GCC on convolutions)\n"
+                        "  norm    the same share of each layer, by the L1 norm of filters (the default; GAN Compression with --to)\n"
+                        "STUDENT.kd holds the network, STUDENT.safetensors its weights.\n",
+                        kdc_cmd_prune},
     [KDC_VERB_IMPORT] = {"import", "CHECKPOINT FILE.kd:NET -o W.safetensors [options]",
                          "bring in weights: PyTorch .pth and .pt (zip and legacy), safetensors",
                          "By name, by the key names of the official checkpoints, by --map, or by order and shape; the map\n"

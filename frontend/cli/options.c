@@ -30,7 +30,7 @@ enum {
     COMPILE = 1 << KDC_VERB_COMPILE, TRAIN = 1 << KDC_VERB_TRAIN, RUN = 1 << KDC_VERB_RUN, EVAL = 1 << KDC_VERB_EVAL,
     EXPORT = 1 << KDC_VERB_EXPORT, BENCH = 1 << KDC_VERB_BENCH, IMPORT = 1 << KDC_VERB_IMPORT, DATA = 1 << KDC_VERB_DATA,
     CALL = 1 << KDC_VERB_CALL, SIMILARITY = 1 << KDC_VERB_SIMILARITY, ATTENTION = 1 << KDC_VERB_ATTENTION,
-    COMPARE = 1 << KDC_VERB_COMPARE, ALL = (1 << KDC_VERB_COUNT) - 1,
+    COMPARE = 1 << KDC_VERB_COMPARE, PRUNE = 1 << KDC_VERB_PRUNE, ALL = (1 << KDC_VERB_COUNT) - 1,
     CODE = ALL & ~DATA,               /* those that compile */
     PASSES = COMPILE | CALL,          /* those that people look at the compiler with */
     FOLDERS = TRAIN | EVAL | DATA | COMPARE,   /* those that read data sets */
@@ -39,7 +39,7 @@ enum {
 
 static TakeFn take_each, take_flag, take_text, take_list, take_whole, take_level, take_size, take_load, take_crop, take_shape,
     take_seed, take_color, take_winograd, take_define, take_bytes, take_range, take_direction, take_more, take_at, take_measure,
-    take_eval_size, take_share;
+    take_eval_size, take_share, take_amount, take_to;
 
 #define FLAG(f) take_flag, offsetof(KdcArgs, f), 0, 0, 0
 #define TEXT(f) take_text, offsetof(KdcArgs, f), 0, 0, 0
@@ -119,6 +119,16 @@ static const Option options[] = {
     {0, "each", "NAME=A,B,...", COMPARE, "every network once for each of these values of a param; may be repeated", OWN(take_each)},
     {0, "format", "NAME", COMPARE, "text, markdown, csv or json (text)", TEXT(format)},
     {'o', "output", "PAGE.html", COMPARE, "also a page: the table, latency and metrics against width as plots", TEXT(output)},
+    {'o', "output", "STUDENT.kd", PRUNE, "the network to write, and STUDENT.safetensors, its weights", TEXT(output)},
+    {0, "macs", "N", PRUNE, "at most so many multiply-accumulates: 2.6e9, 2.6G", OWN(take_amount)},
+    {0, "params", "N", PRUNE, "at most so many parameters: 350000, 0.35M", OWN(take_amount)},
+    {0, "latency", "MS", PRUNE, "at most so many milliseconds a run, measured here (with --threads)", OWN(take_amount)},
+    {0, "to", "NAME=VALUE", PRUNE, "instead of a target: this hyper-parameter of the network, channels=[16,24]; may be repeated", OWN(take_to)},
+    {0, "by", "NAME", PRUNE, "scale (of norms), l1 (mean |w| of filters), norm (L1 norm of filters, layer by layer)", TEXT(by)},
+    {0, "convention", "NAME", PRUNE, "how --macs counts transposed convolutions: noT, Tin or Tout (Tout)", TEXT(convention)},
+    {0, "min-channels", "N", PRUNE, "leave so many in each layer that cannot vanish altogether (16)", WHOLE(min_channels, 1, 65536)},
+    {0, "dry-run", NULL, PRUNE, "write nothing, only say what would come out", FLAG(dry_run)},
+    {0, "runs", "N", PRUNE, "with --latency: timed runs of each candidate, of which the median counts (10)", WHOLE(runs, 1, 1000000)},
     {0, "no-latency", NULL, COMPARE, "measure no times", FLAG(no_latency)},
     {0, "runs", "N", COMPARE, "rounds of timed runs over all networks, after a warm-up (30)", WHOLE(runs, 1, 1000000)},
     {0, "runs", "N", BENCH, "timed runs after the warm-up (20)", WHOLE(runs, 1, 1000000)},
@@ -133,7 +143,7 @@ static const Option options[] = {
     {'D', "define", "NAME=VALUE", CODE, "set a param", OWN(take_define)},
     {'I', "import", "FOLDER", CODE, "look for imports there too", LIST(imports)},
     {0, "size", "HxW", CODE, "image size where the program leaves it open (256x256)", OWN(take_size)},
-    {0, "shape", "X=DIMS", COMPILE | EXPORT | BENCH | COMPARE | IMPORT, "shape of an input: x=1x3x256x256; may be repeated", OWN(take_shape)},
+    {0, "shape", "X=DIMS", COMPILE | EXPORT | BENCH | COMPARE | IMPORT | PRUNE, "shape of an input: x=1x3x256x256; may be repeated", OWN(take_shape)},
     {0, "batch", "N", CODE, "batch size where the program leaves it open (1)", WHOLE(batch, 1, 65536)},
     {0, "seed", "N", CALL | TRAIN | BENCH | COMPARE | DATA, "of initial weights, order and random numbers (0)", OWN(take_seed)},
     {0, "threads", "N", CODE, "threads (all cores); results do not depend on it", WHOLE(threads, 1, 1024)},
@@ -221,7 +231,7 @@ static int take_flag(KdcArgs *a, const Option *o, const char *value) {
 
 /* 0, or 2 after a message: an empty path names nothing. */
 static int check_path(const KdcArgs *a, const Option *o, const char *value) {
-    static const char *const paths[] = {"FILE", "FOLDER", "PATH", "FILE|FOLDER", "[NET=]FILE[:FROM]", "[ROW=]FILE", "PAGE.html"};
+    static const char *const paths[] = {"FILE", "FOLDER", "PATH", "FILE|FOLDER", "[NET=]FILE[:FROM]", "[ROW=]FILE", "PAGE.html", "STUDENT.kd"};
     for (int i = 0; i < KD_COUNT(paths) && !*value; i++) {
         if (strcmp(o->value, paths[i]) == 0) {
             return kdc_usage_error(a, "--%s needs %s, got ''", o->name, o->value);
@@ -355,6 +365,24 @@ static int take_share(KdcArgs *a, const Option *o, const char *text) {
     return 0;
 }
 
+/* 2.6e9, 2.6G (powers of 1000): an amount above 0, for --macs, --params or --latency */
+static int take_amount(KdcArgs *a, const Option *o, const char *text) {
+    char *end;
+    double v = strtod(text, &end);
+    bool time = strcmp(o->name, "latency") == 0;
+    const char *unit = *end && !time ? strchr("KMG", toupper((unsigned char)*end)) : NULL;
+    for (int k = 0; unit && k <= unit - strchr("KMG", 'K'); k++) {
+        v *= 1000;
+    }
+    end += unit ? 1 : 0;
+    if (!(isdigit((unsigned char)*text) || *text == '.') || *end || !(v > 0 && v < 1e18)) {
+        return kdc_usage_error(a, time ? "--%s needs milliseconds, such as 12.5, got '%s'" : "--%s needs a number above 0, such as 2.6e9 or 2.6G, got '%s'",
+                               o->name, text);
+    }
+    *(time ? &a->latency : *o->name == 'm' ? &a->macs : &a->parameters) = v;
+    return 0;
+}
+
 /* LO..HI */
 static int take_range(KdcArgs *a, const Option *o, const char *text) {
     char first[32] = "", *end;
@@ -435,6 +463,14 @@ static int take_each(KdcArgs *a, const Option *o, const char *text) {
         return kdc_usage_error(a, "--%s needs NAME=A,B,..., such as ngf=64,32,16, got '%s'", o->name, text);
     }
     a->eaches[a->n_eaches++] = text;
+    return 0;
+}
+
+static int take_to(KdcArgs *a, const Option *o, const char *text) {
+    if (!is_assignment(text) || !strchr(text, '=')[1]) {
+        return kdc_usage_error(a, "--%s needs NAME=VALUE, such as channels=[16,24], got '%s'", o->name, text);
+    }
+    a->tos[a->n_tos++] = text;
     return 0;
 }
 
@@ -623,7 +659,7 @@ int kdc_args_parse(KdcArgs *a, int argc, char **argv) {
     a->color = isatty(2) && !(no_color && *no_color) && !(term && strcmp(term, "dumb") == 0);
     const char ***lists[] = {&a->defines, &a->imports, &a->skips,    &a->prints, &a->taps,
                              &a->weights, &a->shapes,  &a->adaptors, &a->evals,  &a->operands,
-                             &a->eaches};
+                             &a->eaches,  &a->tos};
     for (int i = 0; i < KD_COUNT(lists); i++) {
         *lists[i] = calloc((size_t)argc + 1, sizeof **lists[i]);
         if (!*lists[i]) {
@@ -660,4 +696,5 @@ void kdc_args_free(KdcArgs *a) {
     free(a->evals);
     free(a->operands);
     free(a->eaches);
+    free(a->tos);
 }

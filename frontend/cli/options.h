@@ -12,6 +12,7 @@
 
 typedef enum KdcVerbId {
     KDC_VERB_COMPILE, KDC_VERB_TRAIN, KDC_VERB_RUN, KDC_VERB_EVAL, KDC_VERB_EXPORT, KDC_VERB_BENCH, KDC_VERB_COMPARE,
+    KDC_VERB_PRUNE,
     KDC_VERB_IMPORT, KDC_VERB_DATA, KDC_VERB_SIMILARITY, KDC_VERB_ATTENTION, KDC_VERB_CALL, KDC_VERB_COUNT,
 } KdcVerbId;
 
@@ -21,12 +22,18 @@ typedef struct KdcArgs {
     const char *file, *name; /* FILE.kd[:NAME]; NULL if not given */
     const char **defines, **imports, **skips, **prints, **taps, **weights, **shapes, **adaptors, **evals,
         **operands, **eaches; /* operands: of compare, as they were given; file is the first */
+    const char **tos; /* of prune: "channels=[16, 24]" */
+    int n_tos;
     int n_defines, n_imports, n_skips, n_prints, n_taps, n_weights, n_shapes, n_adaptors, n_evals, n_operands, n_eaches;
     const char *other; /* import: the checkpoint; data: the folder */
     const char *output, *emit, *in, *out, *triple, *cpu, *data, *phase, *preprocess, *map, *pred, *truth, *ref,
         *inception, *features, *feature_weights, *metrics, *layout, *against, *schedule, *raw, *eval_data, *eval_phase, *format, *calibrate_phase, *save_calibrated;
     bool print_all, time_passes, json, grad, train, no_cache, quiet, no_flip, serial, b_to_a, profile, openmp, truncate,
         beside, resume, has_seed, explain, dot, has_at, eval_stored, no_latency;
+    const char *by, *convention;      /* of prune; NULL: not given */
+    double macs, parameters, latency; /* targets; latency: in ms; 0: not given */
+    bool dry_run;
+    int64_t min_channels;
     const char *winograd; /* "4x4", "2x2", "off", or NULL: 4x4 */
     int verbose, opt; /* opt: level plus 1, 0: not given */
     int64_t batch, height, width, steps, epochs, threads, load_h, load_w, crop_h, crop_w, limit, workers, save_every,
@@ -58,6 +65,7 @@ int kdc_cmd_eval(const KdcArgs *a);
 int kdc_cmd_export(const KdcArgs *a);
 int kdc_cmd_bench(const KdcArgs *a);
 int kdc_cmd_compare(const KdcArgs *a);
+int kdc_cmd_prune(const KdcArgs *a);
 int kdc_cmd_import(const KdcArgs *a);
 int kdc_cmd_data(const KdcArgs *a);
 int kdc_cmd_similarity(const KdcArgs *a);

@@ -1,0 +1,252 @@
+/* prune_trial.c: the network of kdc prune with other hyper-parameters. See prune.h.
+ *
+ * A candidate is the very text that STUDENT.kd gets, elaborated as a program of its own: what is counted, measured and compared is
+ * what will be there.
+ */
+#define _GNU_SOURCE
+#include "frontend/cli/prune.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- where it is imported from ----------------------------------------------------------------------- */
+
+/* The folder of path, without its slash; "." of a bare name. */
+static const char *folder_of(KdContext *cx, const char *path) {
+    const char *slash = strrchr(path, '/');
+    return !slash ? "." : slash == path ? "/" : kd_intern(cx, path, (size_t)(slash - path));
+}
+
+/* `to` as seen from folder `from`, both absolute: "../nets/my.kd". */
+static const char *relative(KdContext *cx, const char *from, const char *to) {
+    KdStr s = {.cx = cx};
+    size_t same = 0, k = 0;
+    for (; from[k] && from[k] == to[k]; k++) {
+        same = from[k] == '/' ? k + 1 : same;
+    }
+    same = !from[k] && to[k] == '/' ? k + 1 : same;
+    for (const char *p = from + (same > k ? k : same); *p; p += strspn(p, "/")) {
+        kd_str_printf(&s, "../");
+        p += strcspn(p, "/");
+    }
+    kd_str_printf(&s, "%s", to + same);
+    return s.s;
+}
+
+/* Params that -D sets and the network's own file has. */
+static bool copy_params(KdcPrune *m) {
+    KdContext *cx = m->p->cx;
+    KdStr s = {.cx = cx};
+    const char *text = kdc_prune_text(m, NULL);
+    KdcOptions o = m->p->o;
+    o.defines = NULL;
+    o.n_defines = 0;
+    KdcProgram *p = m->p->o.n_defines ? kdc_open(m->file, text, strlen(text), &o) : NULL;
+    for (int i = 0; p && p->lang && i < m->p->o.n_defines; i++) {
+        const char *define = m->p->o.defines[i];
+        size_t n = strcspn(define, "=");
+        const char *name = kd_intern(cx, define, n);
+        const KdDecl *here = kdc_cli_find(m->p, name), *there = kdc_cli_find(p, kd_intern_z(p->cx, name));
+        if (here && there && there->kind == KD_DECL_PARAM) { /* a long list is cut short in messages, but not on the command line */
+            bool cut = strstr(here->value, "...") != NULL;
+            kd_str_printf(&s, "param %s = %s\n", name, cut ? define + n + 1 : here->value);
+        }
+    }
+    kdc_close(p);
+    m->params = s.n ? s.s : "";
+    return true;
+}
+
+bool kdc_prune_place(KdcPrune *m) {
+    KdContext *cx = m->p->cx;
+    char from[PATH_MAX], to[PATH_MAX];
+    const char *file = m->config.file;
+    m->params = "";
+    if (file && strcmp(file, "<stdin>") == 0) {
+        kd_error(cx, 0, "%s is declared in standard input, from where the student cannot import it", m->config.net);
+        return false;
+    }
+    if (!file || m->config.embedded) {
+        m->import = file;
+        return copy_params(m);
+    }
+    if (!realpath(folder_of(cx, m->file), from)) {
+        kd_error(cx, 0, "cannot write %s: there is no folder %s", m->file, folder_of(cx, m->file));
+        return false;
+    }
+    if (!realpath(file, to)) {
+        kd_error(cx, 0, "cannot find %s again, where %s is declared", file, m->config.net);
+        return false;
+    }
+    m->import = relative(cx, from, to);
+    return copy_params(m);
+}
+
+/* ---- text ---------------------------------------------------------------------------------------------- */
+
+/* A value of a hyper-parameter, its lists of lists in lines of at most 130 characters. */
+static void add_value(KdStr *s, const char *value, size_t at) {
+    size_t used = at;
+    for (const char *p = value; *p;) {
+        size_t n = strcspn(p, " ");
+        if (used + n > 130 && used > 8) {
+            kd_str_printf(s, "\n        ");
+            used = 8;
+        } else if (p > value) {
+            kd_str_add(s, " ", 1);
+            used++;
+        }
+        kd_str_add(s, p, n);
+        used += n;
+        p += n + strspn(p + n, " ");
+    }
+}
+
+const char *kdc_prune_text(const KdcPrune *m, const char *const *value) {
+    KdStr s = {.cx = m->p->cx};
+    int n = 0;
+    if (m->import) {
+        kd_str_printf(&s, "import \"%s\"\n", m->import);
+    }
+    kd_str_printf(&s, "%s\nlet %s = %s[", m->params ? m->params : "", m->name, m->config.net);
+    for (int i = 0; value && i < m->config.n; i++) {
+        if (value[i]) {
+            kd_str_printf(&s, "%s    %s = ", n++ ? ",\n" : "\n", m->config.v[i].name);
+            add_value(&s, value[i], 7 + strlen(m->config.v[i].name));
+        }
+    }
+    kd_str_printf(&s, "%s]\n", n ? "\n" : "");
+    return s.s;
+}
+
+void kdc_prune_shorten(KdcPrune *m, const char **value) {
+    KdContext *cx = m->p->cx;
+    KdcOptions o = m->p->o;
+    o.defines = NULL;
+    o.n_defines = 0;
+    for (int i = m->config.n; i-- > 0;) {
+        const char *kept = value[i];
+        KdConfig c;
+        value[i] = NULL;
+        const char *text = kdc_prune_text(m, value);
+        KdcProgram *p = kept ? kdc_open(m->file, text, strlen(text), &o) : NULL;
+        bool same = p && p->lang && kd_lang_config(p->lang, kd_intern_z(p->cx, m->name), &c) && c.n == m->config.n;
+        for (int k = 0; same && k < c.n; k++) {
+            const char *want = k == i ? kept : value[k];
+            same = !want || strcmp(c.v[k].value, want) == 0;
+        }
+        value[i] = same ? NULL : kept ? kd_intern_z(cx, kept) : NULL;
+        kdc_close(p);
+    }
+}
+
+/* ---- trials --------------------------------------------------------------------------------------------- */
+
+static int ascending(const void *x, const void *y) {
+    double a = *(const double *)x, b = *(const double *)y;
+    return (a > b) - (a < b);
+}
+
+/* The median time of `runs` runs after two untimed ones. false: p says why. */
+static bool measure(KdcPrune *m, KdcProgram *p, int runs, double *median) {
+    enum { WARM = 2 };
+    double *seconds = KD_NEW_ARRAY(m->p->cx, double, runs);
+    KdcRunnable *r = kdc_net(p, m->name, &m->shapes);
+    if (!r || kdc_initialise(r, m->a->seed) != KDC_OK) {
+        return false;
+    }
+    for (int i = 0; i < kdc_input_count(r); i++) {
+        KdcTensor *t = kdc_input(r, i);
+        for (int64_t k = 0; t->role == KDC_DATA && t->dtype == KDC_F32 && k < t->count; k++) {
+            ((float *)t->data)[k] = (float)(k * 37 % 256) / 128 - 1;
+        }
+    }
+    kdc_hold_weights(r, true);
+    for (int i = -WARM; i < runs; i++) {
+        double start = kdc_now();
+        if (kdc_run(r) != KDC_OK) {
+            return false;
+        }
+        seconds[i < 0 ? 0 : i] = kdc_now() - start;
+    }
+    qsort(seconds, (size_t)runs, sizeof *seconds, ascending);
+    *median = runs % 2 ? seconds[runs / 2] : (seconds[runs / 2 - 1] + seconds[runs / 2]) / 2;
+    return true;
+}
+
+static bool try_program(KdcPrune *m, KdcProgram *p, int runs, KdcTrial *t, KdStr *why) {
+    KdNetOptions o;
+    KdcUnit u;
+    if (!kdc_net_options(p, &m->shapes, &o) || !kdc_unit_net(p, m->name, &o, &u)) {
+        return false;
+    }
+    t->count = KD_NEW_ARRAY(m->p->cx, int, m->c->groups.n + 1);
+    t->inputs = u.func->inputs.n;
+    t->parameters = kd_lang_parameters(u.func);
+    t->macs = kd_lang_macs(u.func);
+    return kd_channels_fit(m->c, u.func, t->count, why) && (!runs || measure(m, p, runs, &t->seconds));
+}
+
+/* What p has to say, as one line in m's memory; "" for nothing. */
+static const char *said_by(KdcPrune *m, KdcProgram *p) {
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    if (!f) {
+        return "";
+    }
+    kdc_print_messages(p, f, false);
+    fclose(f);
+    const char *line = kd_intern(m->p->cx, text, strcspn(text, "\n"));
+    free(text);
+    return line;
+}
+
+static bool try_text(KdcPrune *m, const char *text, int runs, KdcTrial *t, const char **why) {
+    KdStr reason = {.cx = m->p->cx};
+    KdcOptions o = m->p->o;
+    o.defines = NULL;
+    o.n_defines = 0;
+    *t = (KdcTrial){0};
+    KdcProgram *p = kdc_open(m->file, text, text ? strlen(text) : 0, &o);
+    if (!p) {
+        kd_raise(m->p->cx, KD_FAIL_MACHINE, "out of memory");
+    }
+    volatile bool ok = false;
+    KdLanding l;
+    if (kdc_status(p) == KDC_OK && KD_TRY(p->cx, l)) {
+        ok = try_program(m, p, runs, t, &reason);
+        kd_landing_pop(p->cx);
+    } else if (kdc_status(p) == KDC_OK) {
+        kdc_failed(p);
+    }
+    kdc_settle(p, 0);
+    bool machine = kdc_status(p) == KDC_MACHINE;
+    const char *said = ok ? "" : reason.n ? reason.s : said_by(m, p);
+    kdc_close(p);
+    if (machine) {
+        kd_raise(m->p->cx, KD_FAIL_MACHINE, "%s", said);
+    }
+    if (why) {
+        *why = said;
+    }
+    return ok;
+}
+
+bool kdc_prune_try(KdcPrune *m, const char *const *value, int runs, KdcTrial *t, const char **why) {
+    return try_text(m, kdc_prune_text(m, value), runs, t, why);
+}
+
+bool kdc_prune_verify(KdcPrune *m, const KdcTrial *t) {
+    KdcTrial now;
+    const char *why;
+    bool same = try_text(m, NULL, 0, &now, &why) && now.inputs == t->inputs && now.parameters == t->parameters;
+    for (int i = 0; same && i < m->c->groups.n; i++) {
+        same = now.count[i] == t->count[i];
+    }
+    if (!same) {
+        kd_raise(m->p->cx, KD_FAIL_INTERNAL, "%s is not the network that was to be written: %s", m->file, why);
+    }
+    return same;
+}
