@@ -225,6 +225,15 @@ static void emit_store(KdEmitter *e, const KlInstr *in) {
     }
 }
 
+/* llvm.prefetch(address, write, locality: to the second cache, data). */
+static void emit_prefetch(KdEmitter *e, const KlInstr *in) {
+    int buf = (int)in->imm;
+    bool writes = e->k->bufs.v[buf].access != KL_IN;
+    LLVMValueRef args[4] = {emit_address(e, buf, in->in[0]), LLVMConstInt(e->i32, writes, false),
+                            LLVMConstInt(e->i32, 2, false), LLVMConstInt(e->i32, 1, false)};
+    kd_emit_intrinsic(e, "llvm.prefetch", &e->ptr, 1, args, 4);
+}
+
 static LLVMValueRef emit_gather(KdEmitter *e, const KlInstr *in) {
     int buf = (int)in->imm;
     bool masked = in->n_in > 1;
@@ -402,6 +411,8 @@ static void emit_instr(KdEmitter *e, const KlInstr *in) {
         e->value[in->result] = emit_load(e, in);
     else if (in->op == KL_OP_GATHER)
         e->value[in->result] = emit_gather(e, in);
+    else if (in->op == KL_OP_PREFETCH)
+        emit_prefetch(e, in);
     else if (in->op == KL_OP_STORE)
         emit_store(e, in);
     else if (in->op == KL_OP_SCATTER)

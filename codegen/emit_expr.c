@@ -313,6 +313,7 @@ LLVMValueRef kd_emit_expr(KdEmitter *e, const KlInstr *in) {
     case KL_OP_REDUCE_MIN: return emit_reduce(e, (KlOp)in->op, from, x);
     case KL_OP_LOAD:
     case KL_OP_GATHER:
+    case KL_OP_PREFETCH:
     case KL_OP_STORE:
     case KL_OP_SCATTER:
     case KL_OP_FOR:

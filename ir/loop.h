@@ -200,6 +200,9 @@ KlValue kl_load_if(KlBuilder *b, int buf, KlValue idx, KlValue mask, KlValue els
 void kl_store_if(KlBuilder *b, int buf, KlValue idx, KlValue v, KlValue mask);
 /* idx: vector of i32 element indices. mask, els: KL_NONE for all lanes. Scatter: lanes in order, later wins. */
 KlValue kl_gather(KlBuilder *b, int buf, KlValue idx, KlValue mask, KlValue els);
+/* Asks for the line of an element that will be read, or written where the buffer is, soon: it is brought to the second
+ * cache. Nothing depends on it, and idx may lie outside of the buffer. */
+void kl_prefetch(KlBuilder *b, int buf, KlValue idx);
 void kl_scatter(KlBuilder *b, int buf, KlValue idx, KlValue v, KlValue mask);
 
 /* A loop lo <= i < hi in steps of `step` > 0 (a constant). Between begin and end, b appends to the body;

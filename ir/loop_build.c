@@ -616,6 +616,14 @@ KlValue kl_load(KlBuilder *b, int buf, KlValue idx, int lanes) {
     return append_read(b, &proto);
 }
 
+void kl_prefetch(KlBuilder *b, int buf, KlValue idx) {
+    KlScalar s = access(b, KL_OP_PREFETCH, buf, idx);
+    KlInstr *i = copy_instr(
+        b, &(KlInstr){.op = KL_OP_PREFETCH, .type = kl_type(s, 1), .n_in = 1, .in = &idx, .imm = buf});
+    i->result = KL_NONE;
+    kd_push(b->cx, &b->at->instrs, i);
+}
+
 static KlValue load_masked(KlBuilder *b, KlOp op, int buf, int lanes, KlValue idx, KlValue mask,
                            KlValue els) {
     KlType t = kl_type(access(b, op, buf, idx), lanes);

@@ -345,6 +345,7 @@ static bool run_instr(Eval *e, const KlInstr *i, const KlInstr **yield) {
         return true;
     }
     case KL_OP_LOAD: case KL_OP_GATHER: return load(e, i, r);
+    case KL_OP_PREFETCH: return true;
     case KL_OP_STORE: case KL_OP_SCATTER: return store(e, i);
     case KL_OP_FOR: return run_for(e, i);
     case KL_OP_IF: return !*(const uint8_t *)in[0] || run_block(e, i->body, yield);

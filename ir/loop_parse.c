@@ -363,7 +363,7 @@ static bool memory(Parser *p, KlOp op, KlInstr **r) {
     if (writes) {
         if (!expect(p, ",") || !operand(p, t, &i->in[i->n_in++])) return false;
     }
-    if (accept(p, "if")) {
+    if (op != KL_OP_PREFETCH && accept(p, "if")) {
         if (!operand(p, mask, &i->in[i->n_in++])) return false;
         if (!writes && (!expect(p, "else") || !operand(p, t, &i->in[i->n_in++]))) return false;
     }
@@ -374,7 +374,8 @@ static bool memory(Parser *p, KlOp op, KlInstr **r) {
 static bool plain(Parser *p, KlOp op, KlInstr **r) {
     KlType t, from;
     int pred = 0;
-    if (op == KL_OP_LOAD || op == KL_OP_GATHER || op == KL_OP_STORE || op == KL_OP_SCATTER)
+    if (op == KL_OP_LOAD || op == KL_OP_GATHER || op == KL_OP_STORE || op == KL_OP_SCATTER ||
+        op == KL_OP_PREFETCH)
         return memory(p, op, r);
     if (op == KL_OP_CMP && (pred = one_of(p, kl_pred_text, KD_COUNT(kl_pred_text))) < 0)
         return wrong_at(p, p->at, "expected a predicate");
@@ -411,6 +412,7 @@ static bool plain(Parser *p, KlOp op, KlInstr **r) {
         i = *r = new_instr(p, op, kl_type((KlScalar)t.scalar, 1), 1);
         return operand(p, t, &i->in[0]);
     case KL_OP_CONST: case KL_OP_LOAD: case KL_OP_GATHER: case KL_OP_STORE: case KL_OP_SCATTER:
+    case KL_OP_PREFETCH:
     case KL_OP_FOR: case KL_OP_IF: case KL_OP_YIELD: case KL_OP_COUNT: break;
     }
     return wrong_at(p, p->at, "not an instruction that stands on its own");
@@ -541,7 +543,7 @@ static bool line(Parser *p, KlBlock *b, const KlInstr *owner, int depth) {
     if (op < 0) return wrong_at(p, word, "expected an instruction");
     KlInstr *i = NULL;
     if (!plain(p, (KlOp)op, &i)) return false;
-    int want = op == KL_OP_STORE || op == KL_OP_SCATTER ? 0 : 1;
+    int want = op == KL_OP_STORE || op == KL_OP_SCATTER || op == KL_OP_PREFETCH ? 0 : 1;
     if (count != want)
         return wrong_at(p, word, "%s has %s", kl_op_text[op], want ? "one result" : "no result");
     i->n_results = (uint16_t)want;

@@ -15,6 +15,7 @@
  *            | value '=' 'shuffle' type type operand ',' operand '[' int (',' int)* ']' nl     to, from
  *            | value '=' ('reduce_add' | 'reduce_max' | 'reduce_min') type operand nl          type: of the vector
  *            | value '=' ('load' | 'gather') type name '[' operand ']' ['if' operand 'else' operand] nl
+ *            | 'prefetch' type name '[' operand ']' nl
  *            | ('store' | 'scatter') type name '[' operand ']' ',' operand ['if' operand] nl
  *            | [value (',' value)* '='] 'for' value '=' operand '..' operand 'step' int
  *              ['carry' '(' value ':' type '=' operand (',' ...)* ')'] ['unroll' (int | 'full')] ['vector' int]
@@ -191,7 +192,7 @@ static void print_block(Printer *p, const KlBlock *block, int indent) {
             print_operands(p, i);
             kd_str_printf(p->s, "\n");
         } else if (i->op == KL_OP_LOAD || i->op == KL_OP_GATHER || i->op == KL_OP_STORE ||
-                   i->op == KL_OP_SCATTER) {
+                   i->op == KL_OP_SCATTER || i->op == KL_OP_PREFETCH) {
             print_memory(p, i);
         } else {
             print_plain(p, i);

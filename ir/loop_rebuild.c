@@ -45,6 +45,7 @@ KlValue kl_rebuild(KlBuilder *b, const KlInstr *i, const KlValue *in, KlType t) 
     case KL_OP_GATHER:
         return kl_gather(b, buf, in[0], i->n_in > 1 ? in[1] : KL_NONE,
                          i->n_in > 1 ? in[2] : KL_NONE);
+    case KL_OP_PREFETCH: kl_prefetch(b, buf, in[0]); return KL_NONE;
     case KL_OP_STORE:
         if (i->n_in > 2) kl_store_if(b, buf, in[0], in[1], in[2]);
         else kl_store(b, buf, in[0], in[1]);
@@ -61,7 +62,7 @@ KlValue kl_rebuild(KlBuilder *b, const KlInstr *i, const KlValue *in, KlType t) 
  * ---------------------------------------------------------------------------------------  */
 
 static bool removable(const KlInstr *i) {
-    return i->op != KL_OP_STORE && i->op != KL_OP_SCATTER && i->op != KL_OP_FOR &&
+    return i->op != KL_OP_STORE && i->op != KL_OP_SCATTER && i->op != KL_OP_PREFETCH && i->op != KL_OP_FOR &&
            i->op != KL_OP_IF && i->op != KL_OP_YIELD;
 }
 

@@ -179,7 +179,7 @@ static bool check_instr(Check *c, const KlInstr *owner, const KlInstr *i, int de
     case KL_OP_SELECT: case KL_OP_CVT: case KL_OP_BITCAST: case KL_OP_SPLAT: case KL_OP_EXTRACT:
     case KL_OP_SHUFFLE: case KL_OP_REDUCE_ADD: case KL_OP_REDUCE_MAX:
     case KL_OP_REDUCE_MIN: ok = sound_type(i->type) ? check_lanes(c, i) : bad(c, i, "type"); break;
-    case KL_OP_LOAD: case KL_OP_GATHER: case KL_OP_STORE:
+    case KL_OP_LOAD: case KL_OP_GATHER: case KL_OP_PREFETCH: case KL_OP_STORE:
     case KL_OP_SCATTER: ok = check_memory(c, i); break;
     case KL_OP_FOR: ok = check_for(c, i, depth); break;
     case KL_OP_IF:
@@ -192,7 +192,8 @@ static bool check_instr(Check *c, const KlInstr *owner, const KlInstr *i, int de
     }
     if (!ok) return false;
     bool yields =
-        i->op != KL_OP_STORE && i->op != KL_OP_SCATTER && i->op != KL_OP_IF && i->op != KL_OP_YIELD;
+        i->op != KL_OP_STORE && i->op != KL_OP_SCATTER && i->op != KL_OP_PREFETCH && i->op != KL_OP_IF &&
+        i->op != KL_OP_YIELD;
     if (i->op == KL_OP_FOR ? false : i->n_results != (yields ? 1 : 0))
         return bad(c, i, "result count");
     for (int r = 0; r < i->n_results; r++) {

@@ -167,6 +167,7 @@ static double flops_of(const KlInstr *i) {
     case KL_OP_SHUFFLE:
     case KL_OP_LOAD:
     case KL_OP_GATHER:
+    case KL_OP_PREFETCH:
     case KL_OP_STORE:
     case KL_OP_SCATTER:
     case KL_OP_FOR:

@@ -70,6 +70,7 @@ static bool analyse_instr(KlWiden *e, const KlInstr *i, bool guarded) {
     if (i->op == KL_OP_FOR) return analyse_for(e, i, guarded);
     if (i->op == KL_OP_IF) return analyse_block(e, i->body, guarded || varies);
     if (i->op == KL_OP_YIELD) return true;
+    if (i->op == KL_OP_PREFETCH) return false; /* once for all iterations, not for each lane */
     if (i->op == KL_OP_STORE)
         return e->varying[i->in[0]]; /* one place for all iterations is not independent */
     if (i->type.lanes != 1) return false;

@@ -165,6 +165,120 @@ static void pack_panels(KdLower *l, const Pointwise *p, const Item *it) {
 
 /* ---- the tiles --------------------------------------------------------------------------- */
 
+/* Lines that are asked for while a register tile is computed, a few every ASK steps of the contraction. */
+enum { ASK = 8, LINE = 16, MOST_ASKED = 2 };
+
+typedef struct Asked {
+    KdValue value[MOST_ASKED];
+    int n;
+} Asked;
+
+static void add_asked(Asked *a, KdValue v) {
+    for (int i = 0; i < a->n; i++)
+        if (a->value[i] == v) return;
+    if (a->n < MOST_ASKED) a->value[a->n++] = v;
+}
+
+/* What is loaded, element by element, for v, which has `count` elements. */
+static void find_asked(const KdLower *l, KdValue v, int64_t count, int depth, Asked *a) {
+    const KdFunc *f = l->fu->f;
+    const KdNode *n = kd_node(f, v);
+    KdValue home = l->fu->alias[v] != KD_NONE ? l->fu->alias[v] : v;
+    if (n->type->count != count || n->type->dtype != KD_F32 || depth == 0) return;
+    if (l->fu->stored[home]) {
+        add_asked(a, home);
+        return;
+    }
+    for (int k = 0; k < n->n_in && kd_op_info[n->op].cls == KD_ELEMENTWISE; k++)
+        find_asked(l, n->in[k], count, depth - 1, a);
+}
+
+/* Part `i` of `parts` of n lines of the pixels from `pixel` on, of channel after channel; each of `a` in turn. */
+static void ask(KdLower *l, const Pointwise *p, const Asked *a, KlValue channel, KlValue pixel, int64_t n, int64_t wide,
+                KlValue i, int64_t parts) {
+    KlBuilder *b = &l->b;
+    int64_t each = sch_ceil(n, parts);
+    for (int64_t j = 0; j < each; j++) {
+        KlValue line = sch_minc(b, sch_addc(b, sch_mulc(b, i, each), j), n - 1);
+        KlValue at = sch_mulc(b, sch_split(b, &line, wide), LINE);
+        at = sch_add(b, sch_madc(b, sch_add(b, channel, line), p->pixels, pixel), at);
+        for (int k = 0; k < a->n; k++)
+            kl_prefetch(b, kd_lower_buffer(l, a->value[k]), at);
+    }
+}
+
+typedef struct Asking {
+    Asked in, out;
+} Asking;
+
+/* Nothing where it is in the second cache anyway. */
+static Asking find_asking(const KdLower *l, const Pointwise *p) {
+    Asking a = {0};
+    const KdNode *n = kd_node(l->fu->f, p->c.node);
+    const KdType *x = sch_operand_type(l, p->c.node, 0);
+    if (4.0 * (double)(x->count + n->type->count) < 0.5 * p->c.machine.l2 || p->c.depth < ASK) return a;
+    if (p->columns.count > 1 && p->c.tiles.count == 1) find_asked(l, n->in[0], x->count, 6, &a.in);
+    for (int i = 0; i < l->g->stores.n; i++) {
+        const KdType *t = kd_vtype(l->fu->f, l->g->stores.v[i]);
+        if (t->count == n->type->count && t->dtype == KD_F32) add_asked(&a.out, l->g->stores.v[i]);
+    }
+    return a;
+}
+
+/* Where an item is among its register tiles. */
+typedef struct Place {
+    KlValue call, row, first;
+} Place;
+
+/* Steps first .. first + count of the contraction. */
+static void some_steps(KlBuilder *b, const SchTile *t, const SchProduct *q, KlValue first, int64_t count, KlValue *acc) {
+    int n = t->mr * t->nv;
+    int64_t from[SCH_MAX_TILE], column[SCH_MAX_TILE];
+    KlValue next[SCH_MAX_TILE];
+    sch_strides(from, t->mr, q->apart);
+    sch_strides(column, t->nv, t->lanes);
+    KlFor k = kl_for_begin(b, kl_i64(b, 0), kl_i64(b, count), 1, n, acc);
+    for (int i = 0; i < n; i++)
+        next[i] = k.carried[i];
+    KlValue step = sch_add(b, first, k.i);
+    sch_tile_step(b, t, next, q->rows, sch_madc(b, step, q->row_step, q->row), from, q->columns,
+                  sch_madc(b, step, q->column_step, q->column), column);
+    k.instr->unroll = (uint16_t)sch_unroll(n, count);
+    kl_for_end(b, &k, next, acc);
+}
+
+/* One register tile into it->tile, which asks for lines while it is computed. */
+static void one_tile(KdLower *l, const Pointwise *p, const Item *it, const Asking *asking, const Place *at,
+                     const SchProduct *q) {
+    KlBuilder *b = &l->b;
+    const SchConv *c = &p->c;
+    const SchTile *t = &c->tile;
+    int n = t->mr * t->nv;
+    int64_t row[SCH_MAX_TILE], column[SCH_MAX_TILE], parts = c->depth / ASK;
+    KlValue acc[SCH_MAX_TILE], next[SCH_MAX_TILE];
+    sch_strides(row, t->mr, p->width);
+    sch_strides(column, t->nv, t->lanes);
+    sch_tile_init(b, t, acc, true, it->tile, kl_i64(b, 0), row, column);
+    KlFor f = kl_for_begin(b, kl_i64(b, 0), kl_i64(b, parts), 1, n, acc);
+    for (int i = 0; i < n; i++)
+        next[i] = f.carried[i];
+    if (asking->in.n) { /* of the next block of columns, the calls one after the other */
+        int64_t wide = p->columns.size * p->width / LINE, calls = c->tiles.size * p->columns.size;
+        KlValue channel = sch_mulc(b, sch_madc(b, it->image, c->groups, it->group), c->depth);
+        KlValue pixel = sch_mulc(b, sch_addc(b, it->column_block, 1), p->columns.size * p->width);
+        ask(l, p, &asking->in, channel, pixel, c->depth * wide, wide, sch_madc(b, at->call, parts, f.i), calls * parts);
+    }
+    if (asking->out.n) {
+        KlValue channel = sch_madc(b, sch_madc(b, it->image, c->groups, it->group), c->rows_out, at->row);
+        int64_t wide = p->width / LINE;
+        ask(l, p, &asking->out, channel, at->first, t->mr * wide, wide, f.i, parts);
+    }
+    some_steps(b, t, q, sch_mulc(b, f.i, ASK), ASK, next);
+    kl_for_end(b, &f, next, acc);
+    if (c->depth % ASK) some_steps(b, t, q, kl_i64(b, parts * ASK), c->depth % ASK, acc);
+    sch_tile_store(b, t, acc, it->tile, kl_i64(b, 0), row, column);
+}
+
 /* Rows of the last tile that the one before it has done are left out: each element is finished once. */
 static void finish_tile(KdLower *l, const Pointwise *p, const Item *it, KlValue row_tile, KlValue row, KlValue first) {
     KlBuilder *b = &l->b;
@@ -181,6 +295,7 @@ static void finish_tile(KdLower *l, const Pointwise *p, const Item *it, KlValue 
 }
 
 static void all_tiles(KdLower *l, const Pointwise *p, const Item *it) {
+    Asking asking = find_asking(l, p);
     KlBuilder *b = &l->b;
     const SchConv *c = &p->c;
     KlFor m = sch_loop(b, kl_i64(b, 0), sch_cut_length(b, &c->tiles, it->block), 1);
@@ -192,7 +307,11 @@ static void all_tiles(KdLower *l, const Pointwise *p, const Item *it) {
     SchProduct product = {.rows = it->weights, .row = weights, .apart = 1, .row_step = c->tile.mr,
                           .columns = it->panel, .column = sch_mulc(b, t.i, c->depth * p->width),
                           .column_step = p->width};
-    sch_tile_product(b, &c->tile, &product, kl_i64(b, c->depth), c->depth, true, it->tile, kl_i64(b, 0), p->width);
+    Place at = {sch_madc(b, m.i, p->columns.size, t.i), row, first};
+    if (asking.in.n + asking.out.n)
+        one_tile(l, p, it, &asking, &at, &product);
+    else
+        sch_tile_product(b, &c->tile, &product, kl_i64(b, c->depth), c->depth, true, it->tile, kl_i64(b, 0), p->width);
     finish_tile(l, p, it, tile, row, first);
     sch_loop_end(b, &t);
     sch_loop_end(b, &m);

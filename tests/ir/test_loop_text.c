@@ -73,6 +73,7 @@ static const char everything[] =
     "    }\n"
     "    if %38 {\n"
     "      store f32 y[%0], %37 if %38\n"
+    "      prefetch f32 y[%0]\n"
     "      scatter i32x8 z[%4], %27\n"
     "      scatter i32x8 z[%4], %27 if %8\n"
     "    }\n"
