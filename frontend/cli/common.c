@@ -119,7 +119,7 @@ static KdcWinograd winograd_of(const KdcArgs *a) {
     return strcmp(a->winograd, "2x2") == 0 ? KDC_WINOGRAD_2X2 : KDC_WINOGRAD_OFF;
 }
 
-static KdcOptions options_of(const KdcArgs *a) {
+KdcOptions kdc_cli_options(const KdcArgs *a) {
     return (KdcOptions){.defines = a->defines,
                         .n_defines = a->n_defines,
                         .import_path = a->imports,
@@ -146,7 +146,7 @@ KdcProgram *kdc_cli_open_text(const KdcArgs *a, const char *text, size_t n, KdcW
     if (*code) {
         return NULL;
     }
-    KdcOptions o = options_of(a);
+    KdcOptions o = kdc_cli_options(a);
     KdcProgram *p = kdc_open(a->file, text, n, &o);
     if (!p) {
         fprintf(stderr, "kdc: error: out of memory\n");

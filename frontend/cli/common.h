@@ -14,6 +14,8 @@ typedef struct KdcWatch {
     double seconds[64];
 } KdcWatch;
 
+KdcOptions kdc_cli_options(const KdcArgs *a); /* those of a program that the command opens */
+
 /* The program, loaded, with passes' names checked. NULL after messages; *code is then the exit code. */
 KdcProgram *kdc_cli_open(const KdcArgs *a, KdcWatch *w, int *code);
 /* Of verbs that take pictures through one network: is everything named? 0, or 2 after a message. */

@@ -40,6 +40,7 @@ typedef struct KdcEval {
     KdcProgram *p;
     KdcTensor *const *live; /* weights are a session's tensors, wherever training has brought them (tensors.h) */
     int n_live;
+    bool keep;                         /* samples stay in memory once they have been read */
     const volatile sig_atomic_t *stop; /* not 0: leave off; or NULL */
     KdcEvalSource *source;
     bool labels;                       /* pictures are label maps: `want` is the truth */
@@ -78,6 +79,12 @@ bool kdc_eval_open(KdcEval *e);                                  /* fills source
 bool kdc_eval_next(KdcEval *e, KdcEvalPair *pair, bool *done);   /* the images are the caller's; name lives as long as e */
 bool kdc_eval_rewind(KdcEval *e);                                /* to the first picture */
 void kdc_eval_close(KdcEval *e);
+/* From now on the network of q is measured: the same file with other params, which shares pictures, weights' files and the
+ * metric's own network. Opened and, with --calibrate, calibrated. false after a message in q. */
+bool kdc_eval_take_net(KdcEval *e, KdcProgram *q);
+void kdc_eval_drop_net(KdcEval *e); /* before q is closed */
+bool kdc_eval_save_net(KdcEval *e, const char *path); /* its weights, as measured. false after a message in q */
+KdcStats kdc_eval_net_stats(const KdcEval *e); /* of what ran last */
 int kdc_eval_classes(const KdcEval *e);                          /* of label maps; 0: not known */
 const char *kdc_eval_phase(const KdcEval *e);                    /* of a data set: "test"; "": it has no phases */
 int64_t kdc_eval_pictures(const KdcEval *e);                     /* how many pairs there are */

@@ -11,6 +11,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef struct Folders { /* both sorted, path by path the same stem */
@@ -28,6 +29,8 @@ struct KdcEvalSource {
     int64_t at, count;
     char got_from[4400]; /* what the latest pair's image is of, for messages */
     char want_from[4400];
+    KdSample *kept; /* those that were read so far: `at` of them and more; malloc'ed */
+    int64_t n_kept;
     const char *first[2]; /* names of sample 0: of an unpaired set, where one comes again its folder has been used up */
     bool over[2];
 };
@@ -264,6 +267,8 @@ static bool data_options(KdcEval *e, const char *phase, KdDataOptions *o) {
                          .test = true,
                          .serial = true,
                          .no_flip = true,
+                         .hold_out = e->a->hold_out,
+                         .held = true,
                          .classes = (int)e->a->classes,
                          .ignore = (int)e->a->ignore};
     e->preprocess = preprocess_of(e, o);
@@ -365,14 +370,17 @@ static bool open_networks(KdcEval *e) {
 static bool calibrate(KdcEval *e) {
     KdcEvalSource *s = e->source;
     const KdcArgs *a = e->a;
+    const char *phase = a->calibrate_phase ? a->calibrate_phase : "train";
     KdDataOptions o;
     KdTrouble t;
     if (!a->calibrate) {
         return true;
     }
-    if (!data_options(e, a->calibrate_phase ? a->calibrate_phase : "train", &o)) {
+    if (!data_options(e, phase, &o)) {
         return false;
     }
+    o.held = false; /* those that it is measured on are left out */
+    o.hold_out = strcmp(phase, a->phase ? a->phase : "test") == 0 ? o.hold_out : 0;
     o.layout = kd_dataset_layout(s->set);
     o.classes = s->map_classes;
     KdDataset *d = kd_dataset_open(&o, &t);
@@ -428,10 +436,47 @@ static bool take_sample(KdcEval *e, KdSample *x, KdcEvalPair *pair) {
     return true;
 }
 
+static bool copy_sample(const KdSample *from, KdSample *to, KdTrouble *t) {
+    *to = *from;
+    for (int i = 0; i < from->n; i++) {
+        to->image[i] = (KdImage){0};
+    }
+    for (int i = 0; i < from->n; i++) {
+        const KdImage *x = &from->image[i];
+        if (!kd_image_new(x->width, x->height, x->channels, x->bits, &to->image[i], t)) {
+            kd_sample_free(to);
+            return false;
+        }
+        memcpy(to->image[i].samples, x->samples, (size_t)x->width * (size_t)x->height * (size_t)x->channels * (size_t)(x->bits / 8));
+    }
+    return true;
+}
+
+/* Sample number `at`. */
+static bool next_sample(KdcEval *e, KdSample *x, KdTrouble *t) {
+    KdcEvalSource *s = e->source;
+    if (s->at < s->n_kept) {
+        return copy_sample(&s->kept[s->at], x, t);
+    }
+    if (!kd_loader_next(s->loader, x, t)) {
+        return false;
+    }
+    if (e->keep) {
+        KdSample *more = realloc(s->kept, sizeof *more * (size_t)(s->n_kept + 1));
+        if (!more) {
+            return kd_trouble(t, true, "out of memory for pictures");
+        }
+        s->kept = more;
+        return copy_sample(x, &s->kept[s->n_kept], t) && ++s->n_kept;
+    }
+    return true;
+}
+
 static bool next_of_set(KdcEval *e, KdcEvalPair *pair) {
     KdTrouble t;
     KdSample x = {0};
-    if (!kd_loader_next(e->source->loader, &x, &t)) {
+    if (!next_sample(e, &x, &t)) {
+        kd_sample_free(&x);
         return kdc_cli_trouble(e->p, &t);
     }
     bool ok = take_sample(e, &x, pair);
@@ -448,6 +493,41 @@ static bool open_loader(KdcEval *e) {
     return s->loader || kdc_cli_trouble(e->p, &t);
 }
 
+static void free_kept(KdcEvalSource *s) {
+    for (int64_t i = 0; i < s->n_kept; i++) {
+        kd_sample_free(&s->kept[i]);
+    }
+    free(s->kept);
+    s->kept = NULL;
+    s->n_kept = 0;
+}
+
+bool kdc_eval_take_net(KdcEval *e, KdcProgram *q) {
+    KdcEvalSource *s = e->source;
+    KdSample x = {0};
+    KdTrouble t;
+    kdc_eval_net_close(&s->net);
+    bool ok = s->n_kept ? copy_sample(&s->kept[0], &x, &t) : kd_dataset_sample(s->set, 0, &x, &t);
+    if (!ok) {
+        return kdc_cli_trouble(q, &t);
+    }
+    ok = kdc_eval_net_open(&s->net, q, e->a, &s->files, e->a->name, kd_dataset_layout(s->set), &x) && calibrate(e);
+    kd_sample_free(&x);
+    return ok;
+}
+
+void kdc_eval_drop_net(KdcEval *e) {
+    kdc_eval_net_close(&e->source->net);
+}
+
+bool kdc_eval_save_net(KdcEval *e, const char *path) {
+    return kdc_calibrate_save(&e->source->net, path);
+}
+
+KdcStats kdc_eval_net_stats(const KdcEval *e) {
+    return kdc_picture_stats(e->source->net.net);
+}
+
 /* ---- both -------------------------------------------------------------------------------------------- */
 
 bool kdc_eval_open(KdcEval *e) {
@@ -460,7 +540,11 @@ bool kdc_eval_rewind(KdcEval *e) {
     s->at = 0;
     s->over[0] = s->over[1] = false;
     e->list = e->pixels = KDC_EVAL_HASH_START;
-    return !s->set || open_loader(e);
+    if (s->n_kept < s->count) { /* from the beginning: none is kept of a round that was left off */
+        free_kept(s);
+        return !s->set || open_loader(e);
+    }
+    return true;
 }
 
 bool kdc_eval_next(KdcEval *e, KdcEvalPair *pair, bool *done) {
@@ -496,6 +580,7 @@ void kdc_eval_close(KdcEval *e) {
         kdc_eval_net_close(&s->net);
         kdc_eval_net_close(&s->other);
         kd_loader_free(s->loader);
+        free_kept(s);
         kd_dataset_free(s->set);
         kdc_files_free(&s->files);
     }

@@ -48,6 +48,12 @@ static const Verb verbs[KDC_VERB_COUNT] = {
                         "  norm    the same share of each layer, by the L1 norm of filters (the default; GAN Compression with --to)\n"
                         "STUDENT.kd holds the network, STUDENT.safetensors its weights.\n",
                         kdc_cmd_prune},
+    [KDC_VERB_SEARCH] = {"search", "FILE.kd:NET --weights W --data FOLDER --objective METRIC --macs N -o FOLDER [options]",
+                         "the best configuration of a network within a budget",
+                         "Searches the `choice`s that NET depends on (and params that --choose names) by evolution. At least one budget:\n"
+                         "--macs, --params, --memory, --latency. FOLDER gets search.json (all configurations; --resume goes on from it),\n"
+                         "search.html and front.png, and best.safetensors, the best one's weights. Ctrl-C saves.\n",
+                         kdc_cmd_search},
     [KDC_VERB_IMPORT] = {"import", "CHECKPOINT FILE.kd:NET -o W.safetensors [options]",
                          "bring in weights: PyTorch .pth and .pt (zip and legacy), safetensors",
                          "By name, by the key names of the official checkpoints, by --map, or by order and shape; the map\n"

@@ -30,16 +30,18 @@ enum {
     COMPILE = 1 << KDC_VERB_COMPILE, TRAIN = 1 << KDC_VERB_TRAIN, RUN = 1 << KDC_VERB_RUN, EVAL = 1 << KDC_VERB_EVAL,
     EXPORT = 1 << KDC_VERB_EXPORT, BENCH = 1 << KDC_VERB_BENCH, IMPORT = 1 << KDC_VERB_IMPORT, DATA = 1 << KDC_VERB_DATA,
     CALL = 1 << KDC_VERB_CALL, SIMILARITY = 1 << KDC_VERB_SIMILARITY, ATTENTION = 1 << KDC_VERB_ATTENTION,
-    COMPARE = 1 << KDC_VERB_COMPARE, PRUNE = 1 << KDC_VERB_PRUNE, ALL = (1 << KDC_VERB_COUNT) - 1,
+    COMPARE = 1 << KDC_VERB_COMPARE, PRUNE = 1 << KDC_VERB_PRUNE, SEARCH = 1 << KDC_VERB_SEARCH,
+    ALL = (1 << KDC_VERB_COUNT) - 1,
     CODE = ALL & ~DATA,               /* those that compile */
     PASSES = COMPILE | CALL,          /* those that people look at the compiler with */
-    FOLDERS = TRAIN | EVAL | DATA | COMPARE,   /* those that read data sets */
+    FOLDERS = TRAIN | EVAL | DATA | COMPARE | SEARCH, /* those that read data sets */
     MAPS = SIMILARITY | ATTENTION,    /* those that draw features */
 };
 
 static TakeFn take_each, take_flag, take_text, take_list, take_whole, take_level, take_size, take_load, take_crop, take_shape,
     take_seed, take_color, take_winograd, take_define, take_bytes, take_range, take_direction, take_more, take_at, take_measure,
-    take_eval_size, take_share, take_amount, take_to;
+    take_eval_size, take_share, take_amount, take_to,
+    take_choose, take_probability;
 
 #define FLAG(f) take_flag, offsetof(KdcArgs, f), 0, 0, 0
 #define TEXT(f) take_text, offsetof(KdcArgs, f), 0, 0, 0
@@ -53,7 +55,7 @@ static const Option options[] = {
     {0, "in", "FILE", CALL, "safetensors: inputs by parameter name, weights by their own", TEXT(in)},
     {0, "out", "FILE", CALL, "safetensors to write; without it, a line per output is printed", TEXT(out)},
 
-    {0, "data", "FOLDER", TRAIN | EVAL | COMPARE, "the data set: see kdc data --help for the layouts", TEXT(data)},
+    {0, "data", "FOLDER", TRAIN | EVAL | COMPARE | SEARCH, "the data set: see kdc data --help for the layouts", TEXT(data)},
     {'o', "out", "FOLDER", TRAIN, "the run folder (runs/SESSION): checkpoints, log, samples, report.html", TEXT(output)},
     {0, "resume", NULL, TRAIN, "go on from the newest good checkpoint of the run folder, bit for bit", FLAG(resume)},
     {0, "epochs", "N", TRAIN, "train so many times over the data; what a schedule calls an epoch", WHOLE(epochs, 1, 1000000)},
@@ -68,7 +70,7 @@ static const Option options[] = {
     {0, "sample-every", "N", TRAIN, "steps between sample grids (1/20 of the run)", WHOLE(sample_every, 1, 1000000000)},
     {0, "memory-limit", "SIZE", TRAIN, "of the whole run: 900M, 4G. Values are computed again to keep it (the machine's memory)", OWN(take_bytes)},
     {0, "memory-limit", "SIZE", COMPILE | BENCH | CALL, "of activations: 900M, 1.5G. Values are computed again to keep it", OWN(take_bytes)},
-    {0, "workers", "N", TRAIN | EVAL | RUN | DATA | COMPARE, "threads that decode images ahead (2)", WHOLE(workers, 1, 64)},
+    {0, "workers", "N", TRAIN | EVAL | RUN | DATA | COMPARE | SEARCH, "threads that decode images ahead (2)", WHOLE(workers, 1, 64)},
 
     {'i', "in", "PATH", RUN | MAPS, "an image, or a folder of them", TEXT(in)},
     {'o', "out", "PATH", RUN | MAPS, "the image to write, or a folder (X.jpg becomes X.png there)", TEXT(output)},
@@ -90,10 +92,10 @@ static const Option options[] = {
     {0, "ignore-label", "N", FOLDERS, "label maps: a value that does not count", WHOLE(ignore, 0, 65535)},
 
     {0, "metrics", "LIST", EVAL | TRAIN | COMPARE, "some of l1,psnr,ssim,fid,miou,frechet (each that its inputs are given for)", TEXT(metrics)},
-    {0, "calibrate", "N", EVAL, "first, running statistics of norms are estimated anew over N batches of training pictures", WHOLE(calibrate, 1, 1000000)},
-    {0, "calibrate-phase", "NAME", EVAL, "which part of the data set these are (train)", TEXT(calibrate_phase)},
+    {0, "calibrate", "N", EVAL | SEARCH, "first, running statistics of norms are estimated anew over N batches of training pictures", WHOLE(calibrate, 1, 1000000)},
+    {0, "calibrate-phase", "NAME", EVAL | SEARCH, "which part of the data set these are (train)", TEXT(calibrate_phase)},
     {0, "save-calibrated", "FILE", EVAL, "write the weights with these statistics: safetensors", TEXT(save_calibrated)},
-    {0, "against", "NET", EVAL | TRAIN, "compare with this network of the file instead of with the data's own pictures", TEXT(against)},
+    {0, "against", "NET", EVAL | TRAIN | SEARCH, "compare with this network of the file instead of with the data's own pictures", TEXT(against)},
     {0, "against", "NET", SIMILARITY, "the teacher (the only frozen network of the file)", TEXT(against)},
     {0, "tap", "[NET=]NAME", SIMILARITY, "the feature, such as down[2]: of both networks, or of NET; may be repeated", LIST(taps)},
     {0, "tap", "NAME", ATTENTION, "the feature, such as down[2]", LIST(taps)},
@@ -104,28 +106,28 @@ static const Option options[] = {
     {0, "raw", "FILE", MAPS, "also the numbers, of one picture: .npz or .safetensors", TEXT(raw)},
     {0, "pred", "FOLDER", EVAL, "pictures (or label maps) made earlier, instead of a network", TEXT(pred)},
     {0, "truth", "FOLDER", EVAL, "what --pred is compared with, by name", TEXT(truth)},
-    {0, "ref", "FILE|FOLDER", EVAL | TRAIN | COMPARE, "FID, Frechet: statistics (.npz with mu and sigma), or the pictures they are of", TEXT(ref)},
-    {0, "inception", "FILE", EVAL | TRAIN | COMPARE, "FID: weights of models/nets/inception.kd", TEXT(inception)},
-    {0, "features", "FILE.kd:NET.TAP", EVAL | TRAIN | COMPARE, "Frechet: a network whose features at TAP (or without it: what it gives) are compared; or RUN:NET.TAP, of a run folder", TEXT(features)},
-    {0, "feature-weights", "FILE", EVAL | TRAIN | COMPARE, "weights of that network, if it is of no run", TEXT(feature_weights)},
+    {0, "ref", "FILE|FOLDER", EVAL | TRAIN | COMPARE | SEARCH, "FID, Frechet: statistics (.npz with mu and sigma), or the pictures they are of", TEXT(ref)},
+    {0, "inception", "FILE", EVAL | TRAIN | COMPARE | SEARCH, "FID: weights of models/nets/inception.kd", TEXT(inception)},
+    {0, "features", "FILE.kd:NET.TAP", EVAL | TRAIN | COMPARE | SEARCH, "Frechet: a network whose features at TAP (or without it: what it gives) are compared; or RUN:NET.TAP, of a run folder", TEXT(features)},
+    {0, "feature-weights", "FILE", EVAL | TRAIN | COMPARE | SEARCH, "weights of that network, if it is of no run", TEXT(feature_weights)},
 
     {0, "weights", "[NET=]FILE[:FROM]", CODE & ~(COMPILE | IMPORT | COMPARE),
      "weights (of NET): safetensors, .pth, or a run folder (of its network FROM); by name or by order and shape; may be repeated", LIST(weights)},
-    {0, "range", "LO..HI", RUN | EVAL | COMPARE | EXPORT | MAPS, "what 0 and 255 are to the network (-1..1)", OWN(take_range)},
-    {0, "truncate", NULL, RUN | EVAL | EXPORT | COMPARE, "cut instead of round when pictures become 8-bit, as PyTorch scripts do", FLAG(truncate)},
+    {0, "range", "LO..HI", RUN | EVAL | COMPARE | EXPORT | MAPS | SEARCH, "what 0 and 255 are to the network (-1..1)", OWN(take_range)},
+    {0, "truncate", NULL, RUN | EVAL | EXPORT | COMPARE | SEARCH, "cut instead of round when pictures become 8-bit, as PyTorch scripts do", FLAG(truncate)},
     {0, "beside", NULL, EXPORT, "weights in a file beside the library instead of inside", FLAG(beside)},
     {0, "openmp", NULL, EXPORT, "run on all cores, through OpenMP (link with -fopenmp)", FLAG(openmp)},
     {0, "weights", "[ROW=]FILE", COMPARE, "weights of a row (its number, from 1, or its name); {ngf} becomes its param; may be repeated", LIST(weights)},
     {0, "each", "NAME=A,B,...", COMPARE, "every network once for each of these values of a param; may be repeated", OWN(take_each)},
-    {0, "format", "NAME", COMPARE, "text, markdown, csv or json (text)", TEXT(format)},
+    {0, "format", "NAME", COMPARE | SEARCH, "text, markdown, csv or json (text)", TEXT(format)},
     {'o', "output", "PAGE.html", COMPARE, "also a page: the table, latency and metrics against width as plots", TEXT(output)},
     {'o', "output", "STUDENT.kd", PRUNE, "the network to write, and STUDENT.safetensors, its weights", TEXT(output)},
-    {0, "macs", "N", PRUNE, "at most so many multiply-accumulates: 2.6e9, 2.6G", OWN(take_amount)},
-    {0, "params", "N", PRUNE, "at most so many parameters: 350000, 0.35M", OWN(take_amount)},
-    {0, "latency", "MS", PRUNE, "at most so many milliseconds a run, measured here (with --threads)", OWN(take_amount)},
+    {0, "macs", "N", PRUNE | SEARCH, "at most so many multiply-accumulates: 2.6e9, 2.6G", OWN(take_amount)},
+    {0, "params", "N", PRUNE | SEARCH, "at most so many parameters: 350000, 0.35M", OWN(take_amount)},
+    {0, "latency", "MS", PRUNE | SEARCH, "at most so many milliseconds a run, measured here (with --threads; search: 1 if not given)", OWN(take_amount)},
     {0, "to", "NAME=VALUE", PRUNE, "instead of a target: this hyper-parameter of the network, channels=[16,24]; may be repeated", OWN(take_to)},
     {0, "by", "NAME", PRUNE, "scale (of norms), l1 (mean |w| of filters), norm (L1 norm of filters, layer by layer)", TEXT(by)},
-    {0, "convention", "NAME", PRUNE, "how --macs counts transposed convolutions: noT, Tin or Tout (Tout)", TEXT(convention)},
+    {0, "convention", "NAME", PRUNE | SEARCH, "how --macs counts transposed convolutions: noT, Tin or Tout (Tout)", TEXT(convention)},
     {0, "min-channels", "N", PRUNE, "leave so many in each layer that cannot vanish altogether (16)", WHOLE(min_channels, 1, 65536)},
     {0, "dry-run", NULL, PRUNE, "write nothing, only say what would come out", FLAG(dry_run)},
     {0, "runs", "N", PRUNE, "with --latency: timed runs of each candidate, of which the median counts (10)", WHOLE(runs, 1, 1000000)},
@@ -135,6 +137,30 @@ static const Option options[] = {
     {0, "profile", NULL, BENCH, "also a table of kernels", FLAG(profile)},
     {0, "explain", NULL, COMPILE | BENCH, "also, for each convolution and product, which schedule it got and why", FLAG(explain)},
 
+    {0, "objective", "METRIC", SEARCH, "what is best: l1, psnr, ssim, fid, miou or frechet, on pictures of --phase (train)", TEXT(search.objective)},
+    {0, "hold-out", "N", SEARCH | EVAL, "measure on N of these pictures only, always the same ones (kdc train --hold-out N leaves them out)", WHOLE(hold_out, 1, 1000000000)},
+    {0, "memory", "SIZE[:layers]", SEARCH, "at most so many bytes of activations, planned: 900K, 1.5M; or of layers' results, as torchstat counts", TEXT(search.memory)},
+    {0, "predict", NULL, SEARCH, "with --latency: from a table of measured kernels, and its error at the end", FLAG(search.predict)},
+    {0, "kernels", "FILE", SEARCH, "that table (kernels.json in the folder)", TEXT(search.kernels)},
+    {0, "choose", "NAME=SPACE", SEARCH, "search this param, too: width=[8,16,32], channels=[[16,24,32]]*8; may be repeated", OWN(take_choose)},
+    {0, "strategy", "NAME", SEARCH, "evolution (the default), random, or all", TEXT(search.strategy)},
+    {0, "population", "N", SEARCH, "random configurations of the first generation (100)", WHOLE(search.population, 1, 100000)},
+    {0, "generations", "N", SEARCH, "generations after it (500)", WHOLE(search.generations, 0, 1000000)},
+    {0, "parents", "N", SEARCH, "the best so many have children (25)", WHOLE(search.parents, 1, 100000)},
+    {0, "mutants", "N", SEARCH, "children of one parent in a generation (50)", WHOLE(search.mutants, 0, 100000)},
+    {0, "crossovers", "N", SEARCH, "and of two (50)", WHOLE(search.crossovers, 0, 100000)},
+    {0, "mutate-prob", "P", SEARCH, "with which a mutant draws each pick anew (0.2)", OWN(take_probability)},
+    {0, "first", "NAME", SEARCH, "first draws: uniform (the default), or wide picks more often: arithmetic, geometric", TEXT(search.first)},
+    {0, "evaluations", "N", SEARCH, "end when so many configurations have a metric (random: 10 times the population)", WHOLE(search.evaluations, 1, 1000000000)},
+    {0, "patience", "N", SEARCH, "end after so many generations without a better one", WHOLE(search.patience, 1, 1000000)},
+    {0, "jobs", "N", SEARCH, "processes (1); results do not depend on it", WHOLE(search.jobs, 1, 256)},
+    {0, "cache", "FILE", SEARCH, "metrics by configuration (cache.json in the folder), also of an earlier search", TEXT(search.cache)},
+    {'o', "output", "FOLDER", SEARCH, "results and state (runs/search-NET)", TEXT(output)},
+    {0, "resume", NULL, SEARCH, "go on with the search in the folder", FLAG(resume)},
+    {0, "no-extract", NULL, SEARCH, "do not write the best one's weights", FLAG(search.no_extract)},
+    {0, "runs", "N", SEARCH, "rounds in which latency is measured, of which the least counts (20)", WHOLE(runs, 1, 1000000)},
+    {0, "search-worker", NULL, SEARCH, NULL, FLAG(search.worker)},
+
     {0, "grad", NULL, CALL, "also grad.X for every input and weight X, of the sum of output * seed", FLAG(grad)},
     {0, "train", NULL, CALL | BENCH, "training mode: dropout on, batch statistics", FLAG(train)},
     {0, "tap", "NAME", CALL, "also write an inner feature; may be repeated", LIST(taps)},
@@ -143,9 +169,9 @@ static const Option options[] = {
     {'D', "define", "NAME=VALUE", CODE, "set a param", OWN(take_define)},
     {'I', "import", "FOLDER", CODE, "look for imports there too", LIST(imports)},
     {0, "size", "HxW", CODE, "image size where the program leaves it open (256x256)", OWN(take_size)},
-    {0, "shape", "X=DIMS", COMPILE | EXPORT | BENCH | COMPARE | IMPORT | PRUNE, "shape of an input: x=1x3x256x256; may be repeated", OWN(take_shape)},
+    {0, "shape", "X=DIMS", COMPILE | EXPORT | BENCH | COMPARE | IMPORT | PRUNE | SEARCH, "shape of an input: x=1x3x256x256; may be repeated", OWN(take_shape)},
     {0, "batch", "N", CODE, "batch size where the program leaves it open (1)", WHOLE(batch, 1, 65536)},
-    {0, "seed", "N", CALL | TRAIN | BENCH | COMPARE | DATA, "of initial weights, order and random numbers (0)", OWN(take_seed)},
+    {0, "seed", "N", CALL | TRAIN | BENCH | COMPARE | DATA | SEARCH, "of initial weights, order and random numbers (0)", OWN(take_seed)},
     {0, "threads", "N", CODE, "threads (all cores); results do not depend on it", WHOLE(threads, 1, 1024)},
     {0, "skip", "PASS", CODE, "leave out a pass; may be repeated", LIST(skips)},
     {0, "schedule", "NAME", CODE & ~IMPORT, "force this schedule where it applies (see --explain), or generic", TEXT(schedule)},
@@ -157,7 +183,7 @@ static const Option options[] = {
     {0, "target", "TRIPLE", COMPILE | EXPORT, "generate code for another machine", TEXT(triple)},
     {0, "cpu", "NAME", COMPILE | EXPORT, "and its processor: x86-64-v3, cortex-a72, ...", TEXT(cpu)},
     {0, "no-cache", NULL, CODE, "neither read nor write the cache of compiled objects", FLAG(no_cache)},
-    {0, "json", NULL, COMPILE | EVAL | BENCH | COMPARE | DATA, "the results as JSON", FLAG(json)},
+    {0, "json", NULL, COMPILE | EVAL | BENCH | COMPARE | DATA | SEARCH, "the results as JSON", FLAG(json)},
     {0, "list-ops", NULL, COMPILE, "every primitive op with its attributes", FLAG(list_ops)},
     {'q', "quiet", NULL, ALL, "print no summary, no progress and no notes", FLAG(quiet)},
     {'v', "verbose", NULL, ALL, "say more: which tensor became which weight, what was skipped", OWN(take_more)},
@@ -190,7 +216,7 @@ void kdc_options_help(FILE *out, KdcVerbId verb) {
     for (int i = 0; i < KD_COUNT(options); i++) {
         const Option *o = &options[i];
         char left[64];
-        if (!(o->verbs & 1u << verb)) {
+        if (!(o->verbs & 1u << verb) || !o->help) { /* without help: the program's own */
             continue;
         }
         if (!o->name) {
@@ -474,6 +500,24 @@ static int take_to(KdcArgs *a, const Option *o, const char *text) {
     return 0;
 }
 
+static int take_choose(KdcArgs *a, const Option *o, const char *text) {
+    if (!is_assignment(text) || !strchr(text, '=')[1]) {
+        return kdc_usage_error(a, "--%s needs NAME=SPACE, such as width=[8,16,32], got '%s'", o->name, text);
+    }
+    a->chooses[a->n_chooses++] = text;
+    return 0;
+}
+
+static int take_probability(KdcArgs *a, const Option *o, const char *text) {
+    char *end;
+    double v = strtod(text, &end);
+    if (!(isdigit((unsigned char)*text) || *text == '.') || *end || !(v > 0 && v <= 1)) {
+        return kdc_usage_error(a, "--%s needs a number above 0 and at most 1, got '%s'", o->name, text);
+    }
+    a->search.mutate = v;
+    return 0;
+}
+
 static int take_define(KdcArgs *a, const Option *o, const char *text) {
     if (!is_assignment(text)) {
         return kdc_usage_error(a, "-%c needs NAME=VALUE, got '%s'", o->letter, text);
@@ -489,7 +533,7 @@ static int unknown_option(const KdcArgs *a, const char *name, size_t n) {
     char word[64];
     int count = 0;
     for (int i = 0; i < KD_COUNT(options); i++) {
-        if (options[i].name && options[i].verbs & 1u << a->verb) {
+        if (options[i].name && options[i].help && options[i].verbs & 1u << a->verb) {
             names[count++] = options[i].name;
         }
     }
@@ -655,11 +699,12 @@ static int take_words(KdcArgs *a, int argc, char **argv, int verb_at) {
 
 int kdc_args_parse(KdcArgs *a, int argc, char **argv) {
     const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR");
-    *a = (KdcArgs){.ignore = -1, .range_lo = -1, .range_hi = 1};
+    *a = (KdcArgs){.ignore = -1, .range_lo = -1, .range_hi = 1, .argc = argc, .argv = argv};
+    a->search.generations = a->search.mutants = a->search.crossovers = -1;
     a->color = isatty(2) && !(no_color && *no_color) && !(term && strcmp(term, "dumb") == 0);
     const char ***lists[] = {&a->defines, &a->imports, &a->skips,    &a->prints, &a->taps,
                              &a->weights, &a->shapes,  &a->adaptors, &a->evals,  &a->operands,
-                             &a->eaches,  &a->tos};
+                             &a->eaches,  &a->tos,     &a->chooses};
     for (int i = 0; i < KD_COUNT(lists); i++) {
         *lists[i] = calloc((size_t)argc + 1, sizeof **lists[i]);
         if (!*lists[i]) {
@@ -697,4 +742,5 @@ void kdc_args_free(KdcArgs *a) {
     free(a->operands);
     free(a->eaches);
     free(a->tos);
+    free(a->chooses);
 }

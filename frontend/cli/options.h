@@ -12,9 +12,16 @@
 
 typedef enum KdcVerbId {
     KDC_VERB_COMPILE, KDC_VERB_TRAIN, KDC_VERB_RUN, KDC_VERB_EVAL, KDC_VERB_EXPORT, KDC_VERB_BENCH, KDC_VERB_COMPARE,
-    KDC_VERB_PRUNE,
+    KDC_VERB_PRUNE, KDC_VERB_SEARCH,
     KDC_VERB_IMPORT, KDC_VERB_DATA, KDC_VERB_SIMILARITY, KDC_VERB_ATTENTION, KDC_VERB_CALL, KDC_VERB_COUNT,
 } KdcVerbId;
+
+typedef struct KdcSearchArgs { /* NULL, 0: not given; -1 where 0 is a value */
+    const char *objective, *memory, *strategy, *first, *cache, *kernels;
+    int64_t population, generations, parents, mutants, crossovers, evaluations, patience, jobs;
+    double mutate;
+    bool predict, no_extract, worker; /* worker: this is one of its processes */
+} KdcSearchArgs;
 
 typedef struct KdcArgs {
     KdcVerbId verb;
@@ -24,6 +31,11 @@ typedef struct KdcArgs {
         **operands, **eaches; /* operands: of compare, as they were given; file is the first */
     const char **tos; /* of prune: "channels=[16, 24]" */
     int n_tos;
+    const char **chooses; /* of search: "channels=[[16, 24]] * 8" */
+    int n_chooses;
+    KdcSearchArgs search;
+    int argc; /* as main got them */
+    char **argv;
     int n_defines, n_imports, n_skips, n_prints, n_taps, n_weights, n_shapes, n_adaptors, n_evals, n_operands, n_eaches;
     const char *other; /* import: the checkpoint; data: the folder */
     const char *output, *emit, *in, *out, *triple, *cpu, *data, *phase, *preprocess, *map, *pred, *truth, *ref,
@@ -37,7 +49,8 @@ typedef struct KdcArgs {
     const char *winograd; /* "4x4", "2x2", "off", or NULL: 4x4 */
     int verbose, opt; /* opt: level plus 1, 0: not given */
     int64_t batch, height, width, steps, epochs, threads, load_h, load_w, crop_h, crop_w, limit, workers, save_every,
-        sample_every, memory_limit, classes, ignore, runs, at_x, at_y, k, eval_every, eval_h, eval_w, eval_pictures, calibrate;
+        sample_every, memory_limit, classes, ignore, runs, at_x, at_y, k, eval_every, eval_h, eval_w, eval_pictures, calibrate,
+        hold_out;
     /* 0: not given. memory_limit: bytes. ignore: -1 when not given */
     double range_lo, range_hi; /* of a network's images; -1, 1 */
     double labelled;           /* the share of the pairs whose truth is used; 0: not given */
@@ -66,6 +79,7 @@ int kdc_cmd_export(const KdcArgs *a);
 int kdc_cmd_bench(const KdcArgs *a);
 int kdc_cmd_compare(const KdcArgs *a);
 int kdc_cmd_prune(const KdcArgs *a);
+int kdc_cmd_search(const KdcArgs *a);
 int kdc_cmd_import(const KdcArgs *a);
 int kdc_cmd_data(const KdcArgs *a);
 int kdc_cmd_similarity(const KdcArgs *a);

@@ -512,6 +512,10 @@ KdImageWant kdc_picture_want(const KdcPictureNet *n) {
     return KD_IMAGE_RGB8;
 }
 
+KdcStats kdc_picture_stats(const KdcPictureNet *n) {
+    return n && n->last ? kdc_stats(n->last->r) : (KdcStats){0};
+}
+
 const KdcTensor *kdc_picture_output(const KdcPictureNet *n) {
     return n->last ? n->last->out : NULL;
 }

@@ -43,6 +43,8 @@ typedef struct KdcPictureRun { /* of one run */
  * not, and *t says why. */
 bool kdc_picture_run(KdcPictureNet *n, const KdImage *in, KdImage *out, KdcPictureRun *r, KdTrouble *t);
 
+KdcStats kdc_picture_stats(const KdcPictureNet *n); /* of what ran last; zeros: nothing did */
+
 /* The network's own output of the last run, f32 [1, c, h, w], before cutting. NULL: there was none. */
 const KdcTensor *kdc_picture_output(const KdcPictureNet *n);
 /* The tap of the last run, of the picture as the network saw it: padded. */

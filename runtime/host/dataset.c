@@ -665,6 +665,28 @@ static bool open_lists(KdDataset *d, KdTrouble *t) {
     return ok && (d->layout != KD_LAYOUT_FOLDERS || match(d, t));
 }
 
+/* Before limits and shares, so that what is held out depends on neither. */
+static bool hold_out(KdDataset *d, KdTrouble *t) {
+    const uint64_t key = 0x6b6420686f6c64;
+    for (int k = 0; d->o.hold_out > 0 && k < d->lists; k++) {
+        KdDataList *l = &d->list[k];
+        int64_t n = l->n;
+        if (d->o.hold_out >= n) {
+            return kd_trouble(t, false, "%s: %" PRId64 " pictures are to be held out, but %s has only %" PRId64, d->root,
+                              d->o.hold_out, *d->phase ? d->phase : "it", n);
+        }
+        l->n = 0;
+        for (int64_t i = 0; i < n; i++) {
+            if ((kd_data_permuted(key, i, n) < d->o.hold_out) == d->o.held) {
+                l->path[l->n++] = l->path[i];
+            } else {
+                free(l->path[i]);
+            }
+        }
+    }
+    return true;
+}
+
 static void limit_lists(KdDataset *d) {
     for (int k = 0; k < d->lists; k++) {
         KdDataList *l = &d->list[k];
@@ -763,7 +785,7 @@ KdDataset *kd_dataset_open(const KdDataOptions *o, KdTrouble *t) {
     for (size_t n = ok ? strlen(d->root) : 0; n > 1 && d->root[n - 1] == '/'; n--) {
         d->root[n - 1] = '\0';
     }
-    ok = ok && settle_sizes(&d->o, t) && choose(d, t) && open_lists(d, t);
+    ok = ok && settle_sizes(&d->o, t) && choose(d, t) && open_lists(d, t) && hold_out(d, t);
     if (!ok) {
         kd_dataset_free(d);
         return NULL;

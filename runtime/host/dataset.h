@@ -48,6 +48,9 @@ typedef struct KdDataOptions {
     bool test;              /* no randomness: order by name, load = crop, centre crop, no flip */
     bool serial;            /* unpaired: B by number too, not at random; order by name */
     int64_t limit;          /* use at most so many items; 0: all */
+    int64_t hold_out;       /* so many items (of each folder of an unpaired set) are held out, drawn with a seed of its own: the same
+                               for the same number of items; 0: none */
+    bool held;              /* only those that are held out, instead of only the others */
     double share;           /* between 0 and 1: so much of the items (at least one), drawn with a seed of its own: the same for
                                the same number of items, and a smaller share is part of a larger one; 0: all */
     bool others;            /* those that are not in the share instead; if there are none, all */
