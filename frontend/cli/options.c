@@ -138,6 +138,7 @@ static const Option options[] = {
     {0, "explain", NULL, COMPILE | BENCH, "also, for each convolution and product, which schedule it got and why", FLAG(explain)},
 
     {0, "objective", "METRIC", SEARCH, "what is best: l1, psnr, ssim, fid, miou or frechet, on pictures of --phase (train)", TEXT(search.objective)},
+    {0, "hold-out", "N", TRAIN, "leave out N of the pictures: those that kdc search and kdc eval --hold-out N measure on", WHOLE(hold_out, 1, 1000000000)},
     {0, "hold-out", "N", SEARCH | EVAL, "measure on N of these pictures only, always the same ones (kdc train --hold-out N leaves them out)", WHOLE(hold_out, 1, 1000000000)},
     {0, "memory", "SIZE[:layers]", SEARCH, "at most so many bytes of activations, planned: 900K, 1.5M; or of layers' results, as torchstat counts", TEXT(search.memory)},
     {0, "predict", NULL, SEARCH, "with --latency: from a table of measured kernels, and its error at the end", FLAG(search.predict)},

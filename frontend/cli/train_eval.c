@@ -52,6 +52,7 @@ static bool take_net(KdcTrainEval *e, One *o, const KdcArgs *a, const char *text
         o->a.crop_w = a->eval_h ? a->eval_w : width;
     }
     o->a.limit = a->eval_pictures;
+    o->a.hold_out = 0; /* that is of the training pictures */
     if (colon && !o->a.b_to_a && strcmp(colon + 1, "AtoB") != 0) {
         kd_error(e->p->cx, 0, "--eval %s: expected NET, NET:AtoB or NET:BtoA", text);
         return false;

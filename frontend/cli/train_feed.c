@@ -150,7 +150,8 @@ bool kdc_feed_options(KdcProgram *p, const KdcArgs *a, const KdcFeed *f, KdDataO
                          .load_h = (int)a->load_h, .load_w = (int)a->load_w,
                          .crop_h = f->height, .crop_w = f->width, .no_flip = a->no_flip, .serial = a->serial,
                          .limit = a->limit, .classes = f->classes ? f->classes : (int)a->classes,
-                         .ignore = (int)a->ignore, .seed = a->seed, .share = a->labelled};
+                         .ignore = (int)a->ignore, .seed = a->seed, .share = a->labelled,
+                         .hold_out = a->hold_out};
     if (a->preprocess && !kd_preprocess_named(a->preprocess, &o->preprocess)) {
         kd_error(p->cx, 0, "--preprocess %s: expected resize_and_crop, crop, scale_width, scale_width_and_crop or none", a->preprocess);
         ok = false;

@@ -36,7 +36,7 @@ static const Field fields[] = {
     FREE(WHOLE, steps),      FREE(WHOLE, epochs),     AT(WHOLE, batch, 0),        AT(WHOLE, height, 0),
     AT(WHOLE, width, 0),     FREE(WHOLE, save_every), FREE(WHOLE, sample_every),  AT(TEXT, schedule, 0),
     AT(TEXT, winograd, 0), /* they decide the last bits */
-    AT(REAL, labelled, 0),
+    AT(REAL, labelled, 0),   AT(WHOLE, hold_out, 0),
     FREE(WHOLE, eval_every), FREE(TEXT, eval_data),   FREE(TEXT, eval_phase),     FREE(WHOLE, eval_h),
     FREE(WHOLE, eval_w),     FREE(FLAG, eval_stored), FREE(WHOLE, eval_pictures), FREE(TEXT, metrics),
     FREE(TEXT, against),     FREE(TEXT, ref),         FREE(TEXT, inception),
