@@ -655,6 +655,7 @@ typedef struct Fit {
     const KdFunc *g;
     int *count; /* -1: not known yet */
     KdStr *why;
+    int next;   /* of c->f's inputs: where the next name is likely */
 } Fit;
 
 static const char *name_of(const KdFunc *f, int input) {
@@ -729,14 +730,16 @@ static bool fit_dim(Fit *t, int input, int dim, const KdType *now, int pass) {
 static bool fit_input(Fit *t, int k, int pass) {
     const KdFunc *f = t->c->f, *g = t->g;
     const KdType *now = kd_vtype(g, g->inputs.v[k]);
-    int i = 0;
-    while (i < f->inputs.n && strcmp(name_of(f, i), name_of(g, k)) != 0) {
-        i++;
+    const char *name = name_of(g, k);
+    int n = f->inputs.n, tried = 0, i = t->next % n;
+    for (; tried < n && strcmp(name_of(f, i), name) != 0; tried++) {
+        i = (i + 1) % n;
     }
-    if (i == f->inputs.n) {
-        kd_str_printf(t->why, "it would have a weight %s %s, which the network does not have", name_of(g, k), kd_shape_text(g->cx, now));
+    if (tried == n) {
+        kd_str_printf(t->why, "it would have a weight %s %s, which the network does not have", name, kd_shape_text(g->cx, now));
         return false;
     }
+    t->next = i + 1;
     if (now->rank != kd_vtype(f, f->inputs.v[i])->rank) {
         return misfit(t, i, now, "that is no narrower layer");
     }
@@ -749,9 +752,12 @@ static bool fit_input(Fit *t, int k, int pass) {
 }
 
 bool kd_channels_fit(const KdChannels *c, const KdFunc *g, int *count, KdStr *why) {
-    Fit t = {c, g, count, why};
+    Fit t = {c, g, count, why, 0};
     for (int i = 0; i < c->groups.n; i++) {
         count[i] = c->groups.v[i].why ? c->groups.v[i].n : -1;
+    }
+    if (!c->f->inputs.n) {
+        return g->inputs.n == 0;
     }
     for (int pass = 0; pass < 2; pass++) {
         for (int k = 0; k < g->inputs.n; k++) {

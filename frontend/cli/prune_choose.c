@@ -4,7 +4,9 @@
  *   scale  |gamma| of the first norm behind the channel: of a stem or of what goes down or up its own norm, of a residual stream the
  *          norm that began it, of an inception branch the first one (CAT)
  *   l1     the mean of |w| over the filters that make it (GCC on convolutions)
- *   norm   its place among the channels of its layer, by the L1 norm of the filters that make it: each layer keeps the same share
+ *   norm   its place among the channels of its layer, by the L1 norm of the filters that make it: each layer keeps the same share, to
+ *          within a channel
+ *
  * One threshold holds for all layers: what scores no more than it goes. The threshold is the smallest that meets the target, found by
  * bisection over the scores themselves. CAT's code bisects the number and stops at a relative width of 1e-3; here no
  * score is left between the two bounds.
@@ -95,7 +97,7 @@ static void score_group(KdcPrune *m, int group) {
     if (m->by == KDC_BY_NORM) {
         const Ranked *r = ranked(m->p->cx, score, g->n);
         for (int k = 0; k < g->n; k++) {
-            score[r[k].channel] = (k + 0.5) / g->n;
+            score[r[k].channel] = (k + (group + 0.5) / m->c->groups.n) / g->n; /* layers as wide go one after the other */
         }
     }
 }
@@ -281,10 +283,47 @@ static bool bisect(Choice *c) {
             m->after = t;
             at_hi = got;
         }
+        if (m->a->latency && got <= m->aim && got >= 0.99 * m->aim) { /* a clock says no more */
+            break;
+        }
     }
     m->got = at_hi;
     set_values(c, hi);
     return true;
+}
+
+/* Widths that go in steps of several channels were rounded, some to fewer channels than are above the threshold: these may go up again
+ * by a step, as long as the target is met. The one that lost most goes first. */
+static bool round_up(Choice *c) {
+    KdcPrune *m = c->m;
+    bool *tried = KD_NEW_ARRAY(m->p->cx, bool, m->genes.n + 1);
+    for (;;) {
+        int best = -1, lost = 0;
+        for (int k = 0; k < m->genes.n; k++) {
+            int less = 0;
+            for (int i = 0; i < m->c->groups.n; i++) {
+                less += m->genes.v[k].less[i] ? c->above[i] - m->after.count[i] : 0;
+            }
+            if (m->genes.v[k].chosen && !tried[k] && less > lost) {
+                best = k;
+                lost = less;
+            }
+        }
+        if (best < 0 || m->a->latency) {
+            return true;
+        }
+        const KdcGene *g = &m->genes.v[best];
+        const char *kept = c->value[g->hyper];
+        KdcTrial t;
+        tried[best] = true;
+        c->value[g->hyper] = kdc_prune_replace(m->p->cx, kept, g->at, value_of(m, g, c->above) + g->step);
+        if (!kdc_prune_try(m, c->value, 0, &t, NULL) || cost_of(m, &t) > m->aim) {
+            c->value[g->hyper] = kept;
+            continue;
+        }
+        m->after = t;
+        m->got = cost_of(m, &t);
+    }
 }
 
 bool kdc_prune_choose(KdcPrune *m) {
@@ -297,7 +336,7 @@ bool kdc_prune_choose(KdcPrune *m) {
         kd_hint(m->p->cx, "a width for each layer, `channels: list = [...]`, or one number such as ngf");
         return false;
     }
-    bool ok = bisect(&c);
+    bool ok = bisect(&c) && round_up(&c);
     if (m->a->latency && !m->a->quiet && isatty(2)) {
         fprintf(stderr, "\r\033[K");
     }

@@ -67,26 +67,10 @@ static bool try_with(Search *s, int hyper, int at, int64_t number, KdcTrial *t) 
     return ok;
 }
 
-/* May it be 0? Then its layers vanish, and no others change. */
-static bool is_deletable(Search *s, const KdcGene *g) {
-    KdcTrial t;
-    if (!try_with(s, g->hyper, g->at, 0, &t) || t.inputs >= s->now.inputs) {
-        return false;
-    }
-    for (int i = 0; i < s->m->c->groups.n; i++) {
-        if (t.count[i] != (g->less[i] ? 0 : s->now.count[i])) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static void take_gene(Search *s, KdcGene *g, const KdcTrial *t) {
+static void add_gene(Search *s, KdcGene *g) {
     KdcPrune *m = s->m;
     bool any = false, taken = false;
-    g->less = KD_NEW_ARRAY(m->p->cx, int, m->c->groups.n + 1);
     for (int i = 0; i < m->c->groups.n; i++) {
-        g->less[i] = s->now.count[i] - t->count[i];
         any = any || g->less[i] > 0;
         taken = taken || (g->less[i] && m->gene[i] >= 0);
     }
@@ -96,19 +80,43 @@ static void take_gene(Search *s, KdcGene *g, const KdcTrial *t) {
     for (int i = 0; i < m->c->groups.n; i++) {
         m->gene[i] = g->less[i] ? m->genes.n : m->gene[i];
     }
-    g->deletable = is_deletable(s, g);
     kd_push(m->p->cx, &m->genes, *g);
+}
+
+/* May it be 0? Then its layers vanish, no others change, and each is as many channels a step as it has for all. */
+static bool is_deletable(Search *s, KdcGene *g) {
+    KdcTrial t;
+    if (!try_with(s, g->hyper, g->at, 0, &t) || t.inputs >= s->now.inputs) {
+        return false;
+    }
+    for (int i = 0; i < s->m->c->groups.n; i++) {
+        int gone = s->now.count[i] - t.count[i];
+        if (gone && (t.count[i] || gone % g->value)) {
+            return false;
+        }
+        g->less[i] = (int)(gone / g->value);
+    }
+    return true;
 }
 
 static void probe(Search *s, int hyper, int at) {
     KdcPrune *m = s->m;
     const char *text = s->value[hyper];
-    KdcGene g = {.hyper = hyper, .at = at, .value = strtoll(integer_at(text, at), NULL, 10)};
+    KdcGene g = {.hyper = hyper, .at = at, .value = strtoll(integer_at(text, at), NULL, 10), .step = 1};
     g.label = label_of(m->p->cx, m->config.v[hyper].name, text, at);
-    for (g.step = 1; g.step <= 16 && g.step < g.value; g.step *= 2) { /* where it must be divisible by something */
+    g.less = KD_NEW_ARRAY(m->p->cx, int, m->c->groups.n + 1);
+    g.deletable = *text == '[' && g.value > 0 && is_deletable(s, &g);
+    if (g.deletable) {
+        add_gene(s, &g);
+        return;
+    }
+    for (; g.step <= 16 && g.step < g.value; g.step *= 2) { /* where it must be divisible by something */
         KdcTrial t;
         if (try_with(s, hyper, at, g.value - g.step, &t) && t.inputs == s->now.inputs) {
-            take_gene(s, &g, &t);
+            for (int i = 0; i < m->c->groups.n; i++) {
+                g.less[i] = s->now.count[i] - t.count[i];
+            }
+            add_gene(s, &g);
             return;
         }
     }

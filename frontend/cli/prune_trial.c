@@ -120,24 +120,36 @@ const char *kdc_prune_text(const KdcPrune *m, const char *const *value) {
     return s.s;
 }
 
-void kdc_prune_shorten(KdcPrune *m, const char **value) {
-    KdContext *cx = m->p->cx;
+/* How the network is configured with these values. false: it cannot be. What it gives lives as long as *p. */
+static bool config_of(KdcPrune *m, const char *const *value, KdcProgram **p, KdConfig *c) {
+    const char *text = kdc_prune_text(m, value);
     KdcOptions o = m->p->o;
     o.defines = NULL;
     o.n_defines = 0;
-    for (int i = m->config.n; i-- > 0;) {
+    *p = kdc_open(m->file, text, strlen(text), &o);
+    return *p && (*p)->lang && kd_lang_config((*p)->lang, kd_intern_z((*p)->cx, m->name), c) && c->n == m->config.n;
+}
+
+void kdc_prune_shorten(KdcPrune *m, const char **value) {
+    KdcProgram *p;
+    KdConfig c;
+    bool ok = config_of(m, value, &p, &c);
+    for (int i = 0; ok && i < c.n; i++) { /* as kdc writes them */
+        value[i] = value[i] ? kd_intern_z(m->p->cx, c.v[i].value) : NULL;
+    }
+    kdc_close(p);
+    for (int i = m->config.n; ok && i-- > 0;) {
         const char *kept = value[i];
-        KdConfig c;
         value[i] = NULL;
-        const char *text = kdc_prune_text(m, value);
-        KdcProgram *p = kept ? kdc_open(m->file, text, strlen(text), &o) : NULL;
-        bool same = p && p->lang && kd_lang_config(p->lang, kd_intern_z(p->cx, m->name), &c) && c.n == m->config.n;
+        bool same = kept && config_of(m, value, &p, &c);
         for (int k = 0; same && k < c.n; k++) {
             const char *want = k == i ? kept : value[k];
             same = !want || strcmp(c.v[k].value, want) == 0;
         }
-        value[i] = same ? NULL : kept ? kd_intern_z(cx, kept) : NULL;
-        kdc_close(p);
+        if (kept) {
+            kdc_close(p);
+        }
+        value[i] = same ? NULL : kept;
     }
 }
 
