@@ -248,6 +248,49 @@ def forward_resnet(net, x):
     return torch.tanh(net.head(F.pad(h, (3, 3, 3, 3), mode="reflect"))), taps
 
 
+def ugc_pix2pix(t):
+    """UGC's second stage: OMGD with labels for the first half of the batch and a filter over the second one."""
+    pair = lambda c: nn.Sequential(nn.Conv2d(t.ngf * 4, t.teacher_ngf * 4, 1, bias=False), nn.BatchNorm2d(t.teacher_ngf * 4))
+    S, wide, deep, D, C = t.nets(S=ResnetGen(t.ngf, 3), wide=ResnetGen(t.teacher_ngf, 3), deep=ResnetGen(t.deep_ngf, 3), D=SharedPatchGan(t.ndf),
+                                 C=nn.ModuleList([pair(i) for i in range(4)]))
+    opt_w, opt_d, opt_D, opt_s = adam(parameters([wide])), adam(parameters([deep])), adam(parameters([D])), adam(parameters([S, C]))
+    level, seen, n = [0, 0], 0, t.batch
+    for x, y, u in t.steps():
+        every = torch.cat([x, u])
+        (soft_w, taps_w), (soft_d, _), (fake, taps) = [forward_resnet(net, every) for net in (wide, deep, S)]
+        look = lambda a, image, head: D(torch.cat([a, image], 1), head)
+        keep = []
+        for k, f in enumerate((soft_w, soft_d)):
+            score = look(every, f, k).detach().mean((1, 2, 3))
+            rate = max(1 - t.momentum, 1 / (seen + 1))
+            level[k] = level[k] + rate * (score[:n].mean() - level[k])
+            keep.append(torch.cat([torch.ones(n, dtype=x.dtype), (score[n:] >= level[k]).to(x.dtype)])[:, None, None, None])
+        seen += 1
+        targets = soft_w.detach().clone(), soft_d.detach().clone(), [f.detach().clone() for f in taps_w]
+        if t.step % t.n_dis == 0:
+            d_loss = sum(0.5 * (hinge(look(x, f[:n].detach(), k), False) + hinge(look(x, y, k), True)) for k, f in enumerate((soft_w, soft_d)))
+            g = [generator_hinge(look(x, f[:n], k)) + 100 * l1(f[:n], y) for k, f in enumerate((soft_w, soft_d))]
+            both = ((d_loss, D, opt_D), (g[0], wide, opt_w), (g[1], deep, opt_d))
+            for loss, net, opt in both:
+                opt.zero_grad()
+                loss.backward(inputs=parameters([net]), retain_graph=True)
+            for _, _, opt in both:
+                opt.step()
+            t.log(d_loss=d_loss, g_loss=g[0] + g[1])
+        chosen = [fake * m + f * (1 - m) for m, f in zip(keep, targets)]
+        likeness = sum(10 * (1 - omgd_ssim(c, f)) for c, f in zip(chosen, targets))
+        tv = sum(1e-5 * ((c[..., 1:] - c[..., :-1]).abs().sum() + (c[..., 1:, :] - c[..., :-1, :]).abs().sum()) for c in chosen)
+        cd = 50 * sum(((keep[0][:, :, 0, 0] * (F.relu(c(f)).mean((2, 3)) - g.mean((2, 3)))) ** 2).mean() for c, f, g in zip(C, taps, targets[2]))
+        update(opt_s, likeness + tv + cd)
+        t.log(kd=likeness + tv + cd, likeness=likeness, style=0, feature=0, tv=tv, cd=cd, used=(keep[0][n:].mean() + keep[1][n:].mean()) / 2)
+
+
+training("ugc_pix2pix", ugc_pix2pix, recipe="models/recipes/ugc_pix2pix.kd", session="ugc_pix2pix", steps=4, scale=0.1,
+         defines=dict(size=32, batch=2, batch_u=2, model="resnet", n_blocks=3, ngf=2, teacher_ngf=4, deep_ngf=3, ndf=4, norm="batch", n_share=3, n_dis=2,
+                      momentum=0.6, vgg=False),
+         inputs=dict(x=Image(2, 3, 32, 32), y=Image(2, 3, 32, 32), unlabelled=Image(2, 3, 32, 32)))
+
+
 def cyclegan_gcc(t):
     """G before D on either side; pools that are not full give back what they get."""
     adaptors = lambda: nn.ModuleList([nn.Conv2d(4 * t.ngf, 4 * t.teacher_ngf, 1, bias=False) for _ in range(4)])
