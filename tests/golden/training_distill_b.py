@@ -285,7 +285,7 @@ def ugc_pix2pix(t):
         t.log(kd=likeness + tv + cd, likeness=likeness, style=0, feature=0, tv=tv, cd=cd, used=(keep[0][n:].mean() + keep[1][n:].mean()) / 2)
 
 
-training("ugc_pix2pix", ugc_pix2pix, recipe="models/recipes/ugc_pix2pix.kd", session="ugc_pix2pix", steps=4, scale=0.1,
+training("ugc_pix2pix", ugc_pix2pix, recipe="models/recipes/ugc_pix2pix.kd", session="ugc_pix2pix", steps=3, scale=0.06,
          defines=dict(size=32, batch=2, batch_u=2, model="resnet", n_blocks=3, ngf=2, teacher_ngf=4, deep_ngf=3, ndf=4, norm="batch", n_share=3, n_dis=2,
                       momentum=0.6, vgg=False),
          inputs=dict(x=Image(2, 3, 32, 32), y=Image(2, 3, 32, 32), unlabelled=Image(2, 3, 32, 32)))
