@@ -167,12 +167,24 @@ static const char *grouped(KdContext *cx, int64_t v) {
     return v < 1000 ? kd_format(cx, "%" PRId64, v) : kd_format(cx, "%s,%03" PRId64, grouped(cx, v / 1000), v % 1000);
 }
 
+/* "[1, 3, 256, 256]": what the counts are for */
+static const char *input_shapes(const KdcPrune *m) {
+    KdStr s = {.cx = m->p->cx};
+    for (int i = 0; i < m->f->inputs.n; i++) {
+        if (!m->tensor[i]) {
+            kd_str_printf(&s, "%s%s", s.n ? ", " : "", kd_shape_text(m->p->cx, kd_vtype(m->f, m->f->inputs.v[i])));
+        }
+    }
+    return s.n ? s.s : "none";
+}
+
 /* The lines of counts before and after, each behind `begin`. */
 static void add_counts(KdStr *s, const KdcPrune *m, const char *begin) {
     static const char *const names[] = {"MACs, noT", "MACs, Tin", "MACs, Tout"};
     KdContext *cx = m->p->cx;
     const KdMacs *x = &m->before.macs, *y = &m->after.macs;
     double was[] = {x->no_t, x->t_in, x->t_out}, is[] = {y->no_t, y->t_in, y->t_out};
+    kd_str_printf(s, "%s%-12s %18s\n", begin, "input", input_shapes(m));
     kd_str_printf(s, "%s%-12s %18s -> %s\n", begin, "parameters", grouped(cx, m->before.parameters), grouped(cx, m->after.parameters));
     for (int i = 0; i < 3; i++) {
         kd_str_printf(s, "%s%-12s %18s -> %s\n", begin, names[i], grouped(cx, (int64_t)was[i]), grouped(cx, (int64_t)is[i]));
@@ -259,7 +271,12 @@ static bool work(KdcPrune *m) {
     if (given ? !set_given(m) : !kdc_prune_genes(m) || !kdc_prune_choose(m)) {
         return false;
     }
-    kdc_prune_shorten(m, m->value);
+    if (m->a->recipe && !kdc_prune_use_recipe(m)) {
+        return false;
+    }
+    if (!m->recipe) {
+        kdc_prune_shorten(m, m->value);
+    }
     if (!m->a->dry_run && (!write_weights(m) || !write_network(m) || !kdc_prune_verify(m, &m->after))) {
         return false;
     }

@@ -128,6 +128,7 @@ static const Option options[] = {
     {0, "to", "NAME=VALUE", PRUNE, "instead of a target: this hyper-parameter of the network, channels=[16,24]; may be repeated", OWN(take_to)},
     {0, "by", "NAME", PRUNE, "scale (of norms), l1 (mean |w| of filters), norm (L1 norm of filters, layer by layer)", TEXT(by)},
     {0, "convention", "NAME", PRUNE | SEARCH, "how --macs counts transposed convolutions: noT, Tin or Tout (Tout)", TEXT(convention)},
+    {0, "recipe", "R.kd[:NET]", PRUNE, "STUDENT.kd is this recipe with the widths of its NET (S) set: ready for kdc train", TEXT(recipe)},
     {0, "min-channels", "N", PRUNE, "leave so many in each layer that cannot vanish altogether (16)", WHOLE(min_channels, 1, 65536)},
     {0, "dry-run", NULL, PRUNE, "write nothing, only say what would come out", FLAG(dry_run)},
     {0, "runs", "N", PRUNE, "with --latency: timed runs of each candidate, of which the median counts (10)", WHOLE(runs, 1, 1000000)},
@@ -258,7 +259,7 @@ static int take_flag(KdcArgs *a, const Option *o, const char *value) {
 
 /* 0, or 2 after a message: an empty path names nothing. */
 static int check_path(const KdcArgs *a, const Option *o, const char *value) {
-    static const char *const paths[] = {"FILE", "FOLDER", "PATH", "FILE|FOLDER", "[NET=]FILE[:FROM]", "[ROW=]FILE", "PAGE.html", "STUDENT.kd"};
+    static const char *const paths[] = {"FILE", "FOLDER", "PATH", "FILE|FOLDER", "[NET=]FILE[:FROM]", "[ROW=]FILE", "PAGE.html", "STUDENT.kd", "R.kd[:NET]"};
     for (int i = 0; i < KD_COUNT(paths) && !*value; i++) {
         if (strcmp(o->value, paths[i]) == 0) {
             return kdc_usage_error(a, "--%s needs %s, got ''", o->name, o->value);

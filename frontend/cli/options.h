@@ -42,7 +42,7 @@ typedef struct KdcArgs {
         *inception, *features, *feature_weights, *metrics, *layout, *against, *schedule, *raw, *eval_data, *eval_phase, *format, *calibrate_phase, *save_calibrated;
     bool print_all, time_passes, json, grad, train, no_cache, quiet, no_flip, serial, b_to_a, profile, openmp, truncate,
         beside, resume, has_seed, explain, dot, has_at, eval_stored, no_latency;
-    const char *by, *convention;      /* of prune; NULL: not given */
+    const char *by, *convention, *recipe; /* of prune; NULL: not given */
     double macs, parameters, latency; /* targets; latency: in ms; 0: not given */
     bool dry_run;
     int64_t min_channels;

@@ -40,6 +40,7 @@ typedef struct KdcPrune {
     const char *file, *values; /* STUDENT.kd, and the file of its weights */
     const char *import;        /* "nets/cat.kd"; NULL: the network is of the prelude */
     const char *params;        /* lines `param ...` for -D */
+    bool recipe;               /* import is a recipe's, which has `name`: hyper-parameters are params `student_...` of it */
     KdConfig config;
     const KdFunc *f;
     KdChannels *c;
@@ -60,6 +61,8 @@ typedef struct KdcPrune {
 
 /* Where the network is declared, as STUDENT.kd has to import it; params. false after a message in p. */
 bool kdc_prune_place(KdcPrune *m);
+/* From now on the text is --recipe's with the params that m->value sets, and the network its own. false after a message in p. */
+bool kdc_prune_use_recipe(KdcPrune *m);
 /* STUDENT.kd without its head; value: by hyper-parameter, NULL: left out. */
 const char *kdc_prune_text(const KdcPrune *m, const char *const *value);
 /* Elaborates it, with `runs` also compiles it and takes the median time of so many runs. false: it cannot be, or it is not m's network with

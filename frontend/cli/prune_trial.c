@@ -9,6 +9,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- where it is imported from ----------------------------------------------------------------------- */
 
@@ -38,6 +39,7 @@ static const char *relative(KdContext *cx, const char *from, const char *to) {
 static bool copy_params(KdcPrune *m) {
     KdContext *cx = m->p->cx;
     KdStr s = {.cx = cx};
+    m->params = "";
     const char *text = kdc_prune_text(m, NULL);
     KdcOptions o = m->p->o;
     o.defines = NULL;
@@ -58,29 +60,53 @@ static bool copy_params(KdcPrune *m) {
     return true;
 }
 
-bool kdc_prune_place(KdcPrune *m) {
-    KdContext *cx = m->p->cx;
+/* What STUDENT.kd writes to import this file. NULL after a message. */
+static const char *import_of(KdcPrune *m, const char *file) {
     char from[PATH_MAX], to[PATH_MAX];
-    const char *file = m->config.file;
-    m->params = "";
-    if (file && strcmp(file, "<stdin>") == 0) {
-        kd_error(cx, 0, "%s is declared in standard input, from where the student cannot import it", m->config.net);
-        return false;
-    }
-    if (!file || m->config.embedded) {
-        m->import = file;
-        return copy_params(m);
-    }
+    KdContext *cx = m->p->cx;
     if (!realpath(folder_of(cx, m->file), from)) {
         kd_error(cx, 0, "cannot write %s: there is no folder %s", m->file, folder_of(cx, m->file));
-        return false;
+        return NULL;
     }
     if (!realpath(file, to)) {
         kd_error(cx, 0, "cannot find %s again, where %s is declared", file, m->config.net);
+        return NULL;
+    }
+    return relative(cx, from, to);
+}
+
+bool kdc_prune_place(KdcPrune *m) {
+    const char *file = m->config.file;
+    if (file && strcmp(file, "<stdin>") == 0) {
+        kd_error(m->p->cx, 0, "%s is declared in standard input, from where the student cannot import it", m->config.net);
         return false;
     }
-    m->import = relative(cx, from, to);
-    return copy_params(m);
+    m->import = !file || m->config.embedded ? file : import_of(m, file);
+    return (m->import || !file) && copy_params(m);
+}
+
+bool kdc_prune_use_recipe(KdcPrune *m) {
+    KdContext *cx = m->p->cx;
+    const char *colon = strrchr(m->a->recipe, ':'), *why;
+    bool named = colon && colon > m->a->recipe && colon[1] && !strchr(colon, '/');
+    const char *file = named ? kd_intern(cx, m->a->recipe, (size_t)(colon - m->a->recipe)) : m->a->recipe;
+    KdcTrial t;
+    m->recipe = true;
+    m->name = named ? colon + 1 : "S";
+    m->import = access(file, R_OK) == 0 ? import_of(m, file) : file; /* else it may be built-in */
+    if (!m->import || !copy_params(m)) {
+        return false;
+    }
+    bool same = kdc_prune_try(m, m->value, 0, &t, &why) && t.inputs == m->after.inputs;
+    for (int i = 0; same && i < m->c->groups.n; i++) {
+        same = t.count[i] == m->after.count[i];
+    }
+    if (!same) {
+        kd_error(cx, 0, "--recipe: %s of %s, with widths of its own, is not this student: %s", m->name, file,
+                 *why ? why : "it has other layers or widths");
+        kd_hint(cx, "a recipe that trains pruned students makes %s from params student_channels (and student_branches)", m->name);
+    }
+    return same;
 }
 
 /* ---- text ---------------------------------------------------------------------------------------------- */
@@ -103,9 +129,26 @@ static void add_value(KdStr *s, const char *value, size_t at) {
     }
 }
 
+/* The recipe, and each list of widths as its param. */
+static const char *recipe_text(const KdcPrune *m, const char *const *value) {
+    KdStr s = {.cx = m->p->cx};
+    kd_str_printf(&s, "import \"%s\"\n\n%s", m->import, m->params);
+    for (int i = 0; value && i < m->config.n; i++) {
+        if (value[i] && *value[i] == '[' && strcmp(value[i], m->config.v[i].value) != 0) {
+            kd_str_printf(&s, "param student_%s = ", m->config.v[i].name);
+            add_value(&s, value[i], 17 + strlen(m->config.v[i].name));
+            kd_str_printf(&s, "\n");
+        }
+    }
+    return s.s;
+}
+
 const char *kdc_prune_text(const KdcPrune *m, const char *const *value) {
     KdStr s = {.cx = m->p->cx};
     int n = 0;
+    if (m->recipe) {
+        return recipe_text(m, value);
+    }
     if (m->import) {
         kd_str_printf(&s, "import \"%s\"\n", m->import);
     }

@@ -290,6 +290,7 @@ static void test_recipes(void **state) {
         {"models/recipes/distill_cyclegan.kd", "distill_cyclegan"}, {"models/recipes/distill_single.kd", "distill_single"},
         {"models/recipes/pix2pix_gan_compression.kd", "pix2pix_gan_compression"}, {"models/recipes/pix2pix_cat.kd", "pix2pix_cat"},
         {"models/recipes/cyclegan_gan_compression.kd", "cyclegan_gan_compression"}, {"models/recipes/cyclegan_cat.kd", "cyclegan_cat"}, {"tests/lang/pix2pix_reko.kd", "pix2pix_reko"},
+        {"models/recipes/pix2pix_gcc_pretrain.kd", "pix2pix_gcc_pretrain"}, {"models/recipes/cyclegan_gcc_pretrain.kd", "cyclegan_gcc_pretrain"},
     };
     for (int i = 0; i < KD_COUNT(recipes); i++) {
         KdContext *cx = kd_context_new();
