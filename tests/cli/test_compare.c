@@ -9,17 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "runtime/host/image.h"
-#include "runtime/host/weights.h"
-
-#include <fcntl.h>
-#include <jansson.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include "tests/cli/command.h"
 
 /* At 16x16: 27 ch + ch and 48 ch + 3 parameters; 27 ch x 64 multiply-adds, and 48 ch x 64 or x 256; ch x 64 results of
  * the convolution, as many of relu, 3 x 256 of the second one. */
@@ -40,85 +30,16 @@ static const char nets_kd[] =
     "    minimize loss over G with adam(0.01)\n"
     "}\n";
 
-static char binary[512], folder[64];
-
-static const char *here(const char *name) {
-    static char path[4][256];
-    static int next;
-    char *p = path[next++ % 4];
-    snprintf(p, sizeof path[0], "%s/%s", folder, name);
-    return p;
-}
-
-static char *text_of(const char *name) {
-    size_t n;
-    KdTrouble t;
-    char *text = kd_file_read(here(name), &n, &t);
-    assert_non_null(text);
-    return text;
-}
-
-/* Runs `kdc LINE` in the folder. */
-static int run(const char *line) {
-    char copy[1024], *argv[64] = {(char *)(uintptr_t)"kdc"};
-    int argc = 1, status;
-    snprintf(copy, sizeof copy, "%s", line);
-    for (char *w = strtok(copy, " "); w; w = strtok(NULL, " ")) {
-        argv[argc++] = w;
-    }
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        int o, e;
-        if (chdir(folder) != 0 || (o = open("stdout", O_WRONLY | O_CREAT | O_TRUNC, 0666)) < 0 ||
-            (e = open("stderr", O_WRONLY | O_CREAT | O_TRUNC, 0666)) < 0) {
-            _exit(99);
-        }
-        dup2(o, 1);
-        dup2(e, 2);
-        execv(binary, argv);
-        _exit(98);
-    }
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_true(WIFEXITED(status));
-    return WEXITSTATUS(status);
-}
+static Setup here;
 
 /* stdout of what has to work, to free */
 static char *output(const char *line) {
-    int code = run(line);
-    if (code) {
-        fail_msg("kdc %s: exit code %d\n%s", line, code, text_of("stderr"));
-    }
-    return text_of("stdout");
-}
-
-static json_t *results(const char *line) {
-    char *text = output(line);
-    json_error_t e;
-    json_t *o = json_loads(text, 0, &e);
-    if (!o) {
-        fail_msg("kdc %s: %s\n%s", line, e.text, text);
-    }
-    free(text);
-    return o;
+    expect(&here, line, 0, "stdout", "");
+    return read_text(&here, "stdout", NULL);
 }
 
 static const json_t *row(const json_t *o, int i) {
     return json_array_get(json_object_get(o, "networks"), (size_t)i);
-}
-
-/* A number by its path: "macs.noT". */
-static double at(const json_t *v, const char *path) {
-    char copy[128];
-    snprintf(copy, sizeof copy, "%s", path);
-    for (char *w = strtok(copy, "."); w; w = strtok(NULL, ".")) {
-        v = json_object_get(v, w);
-    }
-    if (!json_is_number(v)) {
-        fail_msg("%s is no number", path);
-    }
-    return json_number_value(v);
 }
 
 static void named(const json_t *o, int i, const char *name) {
@@ -145,8 +66,8 @@ static void is_up(const json_t *r, double ch) {
 
 /* pair/test/pK.png: A left, B right */
 static void make_pictures(void) {
-    assert_int_equal(mkdir(here("pair"), 0777), 0);
-    assert_int_equal(mkdir(here("pair/test"), 0777), 0);
+    assert_int_equal(mkdir(in_folder(&here, "pair"), 0777), 0);
+    assert_int_equal(mkdir(in_folder(&here, "pair/test"), 0777), 0);
     for (int k = 0; k < 2; k++) {
         enum { SIDE = 16 };
         KdImage x;
@@ -157,7 +78,7 @@ static void make_pictures(void) {
             ((uint8_t *)x.samples)[i] = (uint8_t)((unsigned)(i + 31 * k) * 2654435761u >> 24);
         }
         snprintf(name, sizeof name, "pair/test/p%d.png", k);
-        assert_true(kd_png_write(here(name), &x, NULL, 0, &t));
+        assert_true(kd_png_write(in_folder(&here, name), &x, NULL, 0, &t));
         kd_image_free(&x);
     }
 }
@@ -166,59 +87,35 @@ static void make_weights(const char *name, float v) {
     const int64_t one = 1;
     const KdTensorOut w = {"w", KD_STORED_F32, 1, &one, &v};
     KdTrouble t;
-    assert_true(kd_weights_write(here(name), &w, 1, NULL, 0, &t));
+    assert_true(kd_weights_write(in_folder(&here, name), &w, 1, NULL, 0, &t));
 }
 
 static int set_up(void **state) {
-    const char *given = getenv("KDC_BIN");
-    KdTrouble t;
     (void)state;
-    if (given) {
-        snprintf(binary, sizeof binary, "%s", given);
-    } else {
-        ssize_t n = readlink("/proc/self/exe", binary, sizeof binary - 16);
-        assert_true(n > 0);
-        binary[n] = '\0';
-        for (int up = 0; up < 2; up++) {
-            *strrchr(binary, '/') = '\0';
-        }
-        strcat(binary, "/kdc");
-    }
-    strcpy(folder, "/tmp/kdc-test-compare-XXXXXX");
-    if (access(binary, X_OK) != 0 || !mkdtemp(folder)) {
-        binary[0] = '\0';
+    if (!open_setup(&here, "compare")) {
         return 0;
     }
-    setenv("XDG_CACHE_HOME", here("cache"), 1);
-    setenv("OMP_WAIT_POLICY", "passive", 1);
+    own_cache(&here);
     make_pictures();
     make_weights("half.safetensors", 0.5f);
     make_weights("w0.9.safetensors", 0.9f);
-    return kd_file_write(here("n.kd"), nets_kd, strlen(nets_kd), &t) &&
-                   kd_file_write(here("b.kd"), nets_kd, strlen(nets_kd), &t)
-               ? 0
-               : -1;
+    write_text(&here, "n.kd", nets_kd, strlen(nets_kd));
+    write_text(&here, "b.kd", nets_kd, strlen(nets_kd));
+    return 0;
 }
 
 static int tear_down(void **state) {
-    char line[160];
     (void)state;
-    snprintf(line, sizeof line, "rm -rf %s", folder);
-    return !binary[0] || system(line) == 0 ? 0 : -1;
-}
-
-static void ready(void) {
-    if (!binary[0]) {
-        skip();
-    }
+    close_setup(&here);
+    return 0;
 }
 
 /* ---- rows --------------------------------------------------------------------------------------------- */
 
 static void test_counts(void **state) {
     (void)state;
-    ready();
-    json_t *o = results("compare n.kd:G n.kd:Up[ch=4] n.kd:G[width=2] --size 16 --no-latency --json");
+    skip_unless(&here);
+    json_t *o = results(&here, "compare n.kd:G n.kd:Up[ch=4] n.kd:G[width=2] --size 16 --no-latency --json");
     assert_int_equal(json_array_size(json_object_get(o, "networks")), 3);
     named(o, 0, "G");
     named(o, 1, "Up[ch=4]");
@@ -237,8 +134,8 @@ static void test_counts(void **state) {
 static void test_each(void **state) {
     static const char *const names[] = {"n:G[width=6]", "n:G[width=3]", "b:G[width=6]", "b:G[width=3]"};
     (void)state;
-    ready();
-    json_t *o = results("compare n.kd:G b.kd:G --each width=6,3 --size 16 --no-latency --format json");
+    skip_unless(&here);
+    json_t *o = results(&here, "compare n.kd:G b.kd:G --each width=6,3 --size 16 --no-latency --format json");
     assert_int_equal(json_array_size(json_object_get(o, "networks")), 4);
     assert_string_equal(json_string_value(json_object_get(o, "width")), "width");
     for (int i = 0; i < 4; i++) {
@@ -246,7 +143,7 @@ static void test_each(void **state) {
         is_up(row(o, i), i % 2 ? 3 : 6);
     }
     json_decref(o);
-    o = results("compare n.kd:Up --each ch=5,7 --size 16 --no-latency --json");
+    o = results(&here, "compare n.kd:Up --each ch=5,7 --size 16 --no-latency --json");
     named(o, 1, "Up[ch=7]");
     is_up(row(o, 0), 5);
     is_up(row(o, 1), 7);
@@ -256,8 +153,8 @@ static void test_each(void **state) {
 /* Twice the same network. */
 static void test_names(void **state) {
     (void)state;
-    ready();
-    json_t *o = results("compare n.kd:G n.kd:G --size 16 --no-latency --json");
+    skip_unless(&here);
+    json_t *o = results(&here, "compare n.kd:G n.kd:G --size 16 --no-latency --json");
     named(o, 0, "n:G (1)");
     named(o, 1, "n:G (2)");
     assert_true(json_is_null(json_object_get(o, "width")));
@@ -278,7 +175,7 @@ static int count(const char *text, const char *end, char c) {
 
 static void test_text(void **state) {
     (void)state;
-    ready();
+    skip_unless(&here);
     char *text = output(LINE);
     assert_non_null(strstr(text, "network   parameters        size KiB  noT M"));
     assert_non_null(strstr(text, "\nUp[ch=8]         611 1.00x      2.39"));
@@ -288,7 +185,7 @@ static void test_text(void **state) {
 
 static void test_markdown(void **state) {
     (void)state;
-    ready();
+    skip_unless(&here);
     char *text = output(LINE "-q --format markdown");
     int lines = 0;
     for (char *p = text; *p; lines++) {
@@ -305,7 +202,7 @@ static void test_markdown(void **state) {
 
 static void test_csv(void **state) {
     (void)state;
-    ready();
+    skip_unless(&here);
     char *text = output(LINE "--format csv");
     char *first = strchr(text, '\n') + 1, *second = strchr(first, '\n') + 1;
     int fields = count(text, first, ',');
@@ -324,8 +221,8 @@ static void test_csv(void **state) {
 
 static void test_latency(void **state) {
     (void)state;
-    ready();
-    json_t *o = results("compare n.kd:Up[ch=8] n.kd:Up[ch=2] --size 16 --runs 3 --threads 2 --json");
+    skip_unless(&here);
+    json_t *o = results(&here, "compare n.kd:Up[ch=8] n.kd:Up[ch=2] --size 16 --runs 3 --threads 2 --json");
     is(at(o, "rounds"), 3);
     for (int i = 0; i < 2; i++) {
         const json_t *times = json_object_get(row(o, i), "latency");
@@ -340,7 +237,7 @@ static void test_latency(void **state) {
     is(at(row(o, 1), "ratio.latency_1"), at(json_array_get(json_object_get(row(o, 0), "latency"), 0), "median_ms") /
                                              at(json_array_get(json_object_get(row(o, 1), "latency"), 0), "median_ms"));
     json_decref(o);
-    o = results("compare n.kd:Up --size 16 --runs 2 --threads 1 --json");
+    o = results(&here, "compare n.kd:Up --size 16 --runs 2 --threads 1 --json");
     assert_int_equal(json_array_size(json_object_get(row(o, 0), "latency")), 1);
     json_decref(o);
 }
@@ -350,13 +247,13 @@ static void test_metrics(void **state) {
     static const char *const weights[] = {"half.safetensors", "w0.9.safetensors"};
     static const char *const metrics[] = {"l1", "psnr", "ssim"};
     (void)state;
-    ready();
-    json_t *o = results("compare n.kd:S n.kd:S b.kd:S --data pair --weights 1=half.safetensors "
+    skip_unless(&here);
+    json_t *o = results(&here, "compare n.kd:S n.kd:S b.kd:S --data pair --weights 1=half.safetensors "
                         "--weights 2=w0.9.safetensors --no-latency --json");
     for (int i = 0; i < 2; i++) {
         char line[256];
         snprintf(line, sizeof line, "eval n.kd:S --weights %s --data pair --json", weights[i]);
-        json_t *e = results(line);
+        json_t *e = results(&here, line);
         for (int m = 0; m < 3; m++) {
             char ours[64], theirs[64];
             snprintf(ours, sizeof ours, "metrics.%s", metrics[m]);
@@ -369,7 +266,7 @@ static void test_metrics(void **state) {
     }
     assert_true(at(row(o, 0), "metrics.l1") != at(row(o, 1), "metrics.l1"));
     assert_true(json_is_null(json_object_get(json_object_get(row(o, 2), "metrics"), "l1")));
-    json_t *each = results("compare n.kd:S --each unused=0.9 --weights w{unused}.safetensors --data pair --no-latency "
+    json_t *each = results(&here, "compare n.kd:S --each unused=0.9 --weights w{unused}.safetensors --data pair --no-latency "
                            "--json");
     is(at(row(each, 0), "metrics.l1"), at(row(o, 1), "metrics.l1"));
     json_decref(each);
@@ -382,9 +279,9 @@ static void test_metrics(void **state) {
 
 static void test_page(void **state) {
     (void)state;
-    ready();
+    skip_unless(&here);
     free(output("compare n.kd:Up b.kd:Up --each ch=8,4,2 --size 16 --runs 2 --threads 1 -o page.html"));
-    char *page = text_of("page.html");
+    char *page = read_text(&here, "page.html", NULL);
     static const char *const has[] = {"<!doctype html>", "</html>", "Latency on 1 core, ms", "against ch", "n:Up",
                                       "b:Up", "b:Up[ch=2]", "611", "class=\"line\""};
     for (int i = 0; i < (int)(sizeof has / sizeof *has); i++) {
@@ -397,7 +294,7 @@ static void test_page(void **state) {
     assert_null(strstr(page, "nan"));
     free(page);
     free(output("compare n.kd:S --data pair --weights half.safetensors n.kd:S[] --no-latency -o page.html"));
-    page = text_of("page.html");
+    page = read_text(&here, "page.html", NULL);
     assert_non_null(strstr(page, "<h3>PSNR, dB</h3>"));
     free(page);
 }
@@ -405,8 +302,8 @@ static void test_page(void **state) {
 /* ---- mistakes ----------------------------------------------------------------------------------------- */
 
 static void wrong(const char *line, int code, const char *sentence) {
-    int got = run(line);
-    char *err = text_of("stderr"), *out = text_of("stdout");
+    int got = run(&here, line);
+    char *err = read_text(&here, "stderr", NULL), *out = read_text(&here, "stdout", NULL);
     if (got != code || !strstr(err, sentence) || *out) {
         fail_msg("kdc %s: exit code %d, expected %d and '%s'\n%s%s", line, got, code, sentence, out, err);
     }
@@ -416,7 +313,7 @@ static void wrong(const char *line, int code, const char *sentence) {
 
 static void test_mistakes(void **state) {
     (void)state;
-    ready();
+    skip_unless(&here);
     wrong("compare", 2, "which networks? kdc compare A.kd:NET B.kd:NET ...");
     wrong("compare n.kd", 2, "which network of n.kd? name it: n.kd:NAME");
     wrong("compare n.kd:Q --no-latency", 1, "n.kd has no fn, net or network 'Q'");

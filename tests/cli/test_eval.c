@@ -12,21 +12,11 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "tests/cli/command.h"
 #include "frontend/api/api.h"
 #include "runtime/host/checkpoint.h"
 #include "runtime/host/metrics.h"
 #include "runtime/host/npz.h"
-#include "runtime/host/weights.h"
-
-#include <dirent.h>
-#include <fcntl.h>
-#include <jansson.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #define COUNT(a) ((int)(sizeof(a) / sizeof((a)[0])))
 
@@ -45,79 +35,23 @@ static const char model_kd[] =
     "net Means(x: [n, 3, h, w]) { return mean(x, [2, 3]) }\n"
     "net Inner(x: [n, 3, h, w]) {\n    tap doubled = x * 2\n    tap half = x[0] * 0.5\n    return x\n}\n";
 
-static char binary[512], folder[64];
-
-static const char *here(const char *name) {
-    static char path[4][256];
-    static int next;
-    char *p = path[next++ % 4];
-    snprintf(p, sizeof path[0], "%s/%s", folder, name);
-    return p;
-}
-
-static char *text_of(const char *name) {
-    size_t n;
-    KdTrouble t;
-    char *text = kd_file_read(here(name), &n, &t);
-    assert_non_null(text);
-    return text;
-}
+static Setup here;
 
 /* Runs `kdc eval LINE` in the folder. */
 static int eval(const char *line) {
-    char copy[1024], *argv[64] = {(char *)(uintptr_t)"kdc", (char *)(uintptr_t)"eval"};
-    int argc = 2, status;
-    snprintf(copy, sizeof copy, "%s", line);
-    for (char *w = strtok(copy, " "); w; w = strtok(NULL, " ")) {
-        argv[argc++] = w;
+    char all[1024];
+    snprintf(all, sizeof all, "eval %s", line);
+    int code = run(&here, all);
+    if (code >= 1000) {
+        fail_msg("kdc %s: signal %d\n%s", all, code - 1000, read_text(&here, "stderr", NULL));
     }
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        int o, e;
-        if (chdir(folder) != 0 || (o = open("stdout", O_WRONLY | O_CREAT | O_TRUNC, 0666)) < 0 ||
-            (e = open("stderr", O_WRONLY | O_CREAT | O_TRUNC, 0666)) < 0) {
-            _exit(99);
-        }
-        dup2(o, 1);
-        dup2(e, 2);
-        execv(binary, argv);
-        _exit(98);
-    }
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    if (!WIFEXITED(status)) {
-        fail_msg("kdc eval %s: signal %d\n%s", line, WTERMSIG(status), text_of("stderr"));
-    }
-    return WEXITSTATUS(status);
+    return code;
 }
 
-static json_t *results(const char *line) {
-    int code = eval(line);
-    if (code) {
-        fail_msg("kdc eval %s: exit code %d\n%s", line, code, text_of("stderr"));
-    }
-    json_error_t error;
-    char *text = text_of("stdout");
-    json_t *all = json_loads(text, 0, &error);
-    if (!all) {
-        fail_msg("kdc eval %s: no JSON: %s\n%s", line, error.text, text);
-    }
-    free(text);
-    return all;
-}
-
-/* A number by its path: "metrics.l1.mean". */
-static double at(const json_t *all, const char *path) {
-    char copy[128];
-    const json_t *v = all;
-    snprintf(copy, sizeof copy, "%s", path);
-    for (char *w = strtok(copy, "."); w; w = strtok(NULL, ".")) {
-        v = json_object_get(v, w);
-    }
-    if (!json_is_number(v)) {
-        fail_msg("%s is no number", path);
-    }
-    return json_number_value(v);
+static json_t *evaluated(const char *line) {
+    char all[1024];
+    snprintf(all, sizeof all, "eval %s", line);
+    return results(&here, all);
 }
 
 static void near(double got, double want, double absolute) {
@@ -148,7 +82,7 @@ static KdImage picture(int which, int k, int width, int height, int channels) {
 
 static void write_png(const char *name, const KdImage *x) {
     KdTrouble t;
-    if (!kd_png_write(here(name), x, NULL, 0, &t)) {
+    if (!kd_png_write(in_folder(&here, name), x, NULL, 0, &t)) {
         fail_msg("%s", t.text);
     }
 }
@@ -157,7 +91,7 @@ static void make_folders(void) {
     static const char *const names[] = {"a", "b", "pair", "pair/test", "set", "set/test_label", "set/test_img", "un", "un/testA",
                                         "un/testB", "truth", "pred", "odd", "empty"};
     for (int i = 0; i < COUNT(names); i++) {
-        assert_int_equal(mkdir(here(names[i]), 0777), 0);
+        assert_int_equal(mkdir(in_folder(&here, names[i]), 0777), 0);
     }
 }
 
@@ -195,64 +129,25 @@ static void make_pictures(void) {
 }
 
 static int set_up(void **state) {
-    const char *given = getenv("KDC_BIN");
-    KdTrouble t;
     (void)state;
-    if (given) {
-        snprintf(binary, sizeof binary, "%s", given);
-    } else {
-        ssize_t n = readlink("/proc/self/exe", binary, sizeof binary - 16);
-        assert_true(n > 0);
-        binary[n] = '\0';
-        for (int up = 0; up < 2; up++) {
-            *strrchr(binary, '/') = '\0';
-        }
-        strcat(binary, "/kdc");
-    }
-    strcpy(folder, "/tmp/kdc-test-eval-XXXXXX");
-    if (access(binary, X_OK) != 0 || !mkdtemp(folder)) {
-        binary[0] = '\0';
+    if (!open_setup(&here, "eval")) {
         return 0;
     }
-    setenv("XDG_CACHE_HOME", here("cache"), 1);
+    own_cache(&here);
     make_folders();
     make_pictures();
     const int64_t one = 1;
     const float half = 0.5f;
     const KdTensorOut w = {"w", KD_STORED_F32, 1, &one, &half};
-    return kd_file_write(here("m.kd"), model_kd, strlen(model_kd), &t) &&
-                   kd_weights_write(here("w.safetensors"), &w, 1, NULL, 0, &t)
-               ? 0
-               : -1;
-}
-
-static void remove_all(const char *path) {
-    DIR *d = opendir(path);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) {
-            char inner[1024];
-            snprintf(inner, sizeof inner, "%s/%s", path, e->d_name);
-            remove_all(inner);
-        }
-    }
-    if (d) {
-        closedir(d);
-    }
-    remove(path);
+    KdTrouble t;
+    write_text(&here, "m.kd", model_kd, strlen(model_kd));
+    return kd_weights_write(in_folder(&here, "w.safetensors"), &w, 1, NULL, 0, &t) ? 0 : -1;
 }
 
 static int tear_down(void **state) {
     (void)state;
-    if (binary[0]) {
-        remove_all(folder);
-    }
+    close_setup(&here);
     return 0;
-}
-
-static void ready(void) {
-    if (!binary[0]) {
-        skip();
-    }
 }
 
 /* ---- pictures against pictures ------------------------------------------------------------------------- */
@@ -261,7 +156,7 @@ typedef struct Expected { /* over the pictures: mean, deviation (n - 1) of L1, P
     double mean[3], deviation[3];
 } Expected;
 
-static Expected expect(KdImage (*make)(int k)) {
+static Expected expected_of(KdImage (*make)(int k)) {
     Expected e = {{0}, {0}};
     double v[3][PICTURES];
     KdTrouble t;
@@ -314,23 +209,23 @@ static void agrees(json_t *all, const Expected *e) {
 
 static void folders_and_networks(void **state) {
     (void)state;
-    ready();
-    Expected e = expect(same), h = expect(halved);
-    agrees(results("--pred a --truth b --json"), &e);
-    agrees(results("m.kd:Same --data pair --json"), &e);
-    agrees(results("m.kd:Half --data pair --json"), &h);
-    agrees(results("m.kd:S --data pair --weights w.safetensors --json"), &h);
-    agrees(results("m.kd:S --data pair --weights S=w.safetensors --threads 1 --json"), &h);
+    skip_unless(&here);
+    Expected e = expected_of(same), h = expected_of(halved);
+    agrees(evaluated("--pred a --truth b --json"), &e);
+    agrees(evaluated("m.kd:Same --data pair --json"), &e);
+    agrees(evaluated("m.kd:Half --data pair --json"), &h);
+    agrees(evaluated("m.kd:S --data pair --weights w.safetensors --json"), &h);
+    agrees(evaluated("m.kd:S --data pair --weights S=w.safetensors --threads 1 --json"), &h);
     /* 0..1: half of it is another picture than half of -1..1 */
-    json_t *range = results("m.kd:Half --data pair --range 0..1 --json");
+    json_t *range = evaluated("m.kd:Half --data pair --range 0..1 --json");
     assert_true(at(range, "metrics.l1.mean") > h.mean[0] + 1);
     json_decref(range);
 }
 
 static void other_direction(void **state) {
     (void)state;
-    ready();
-    json_t *ab = results("m.kd:Same --data pair --json"), *ba = results("m.kd:Same --data pair --direction BtoA --json");
+    skip_unless(&here);
+    json_t *ab = evaluated("m.kd:Same --data pair --json"), *ba = evaluated("m.kd:Same --data pair --direction BtoA --json");
     near(at(ba, "metrics.psnr.mean"), at(ab, "metrics.psnr.mean"), 1e-9);
     const char *x = json_string_value(json_object_get(json_object_get(ab, "data"), "reference_pixels_hash"));
     const char *y = json_string_value(json_object_get(json_object_get(ba, "data"), "reference_pixels_hash"));
@@ -342,7 +237,7 @@ static void other_direction(void **state) {
 /* A run folder of that direction, as kdc train leaves it. */
 static void run_of_the_other_direction(void **state) {
     (void)state;
-    ready();
+    skip_unless(&here);
     static const char toward_a[] = "{\"program\": \"0\", \"arguments\": {\"file\": \"m.kd\", \"b_to_a\": true}}",
                       toward_b[] = "{\"program\": \"0\", \"arguments\": {\"file\": \"m.kd\"}}",
                       warning[] = "warning: run was trained with --direction BtoA, this is AtoB\n";
@@ -350,13 +245,13 @@ static void run_of_the_other_direction(void **state) {
     const float half = 0.5f;
     const KdTensorOut w = {"S.w", KD_STORED_F32, 1, &one, &half};
     KdTrouble t;
-    assert_int_equal(mkdir(here("run"), 0777), 0);
-    assert_true(kd_checkpoint_write(here("run"), 1, &w, 1, NULL, 0, &t));
+    assert_int_equal(mkdir(in_folder(&here, "run"), 0777), 0);
+    assert_true(kd_checkpoint_write(in_folder(&here, "run"), 1, &w, 1, NULL, 0, &t));
     for (int k = 0; k < 3; k++) { /* told; asked for; trained so */
         const char *kept = k == 2 ? toward_b : toward_a;
-        assert_true(kd_file_write(here("run/kdc.json"), kept, strlen(kept), &t));
+        assert_true(kd_file_write(in_folder(&here, "run/kdc.json"), kept, strlen(kept), &t));
         int code = eval(k == 1 ? "m.kd:S --data pair --weights run --direction BtoA" : "m.kd:S --data pair --weights run");
-        char *text = text_of("stderr");
+        char *text = read_text(&here, "stderr", NULL);
         if (code != 0 || (k == 0) != (strstr(text, warning) != NULL)) {
             fail_msg("%d: exit code %d: %s", k, code, text);
         }
@@ -367,8 +262,8 @@ static void run_of_the_other_direction(void **state) {
 /* S halves, T does not: against T, S is as far as Half is from Same. */
 static void one_network_against_another(void **state) {
     (void)state;
-    ready();
-    json_t *v = results("m.kd:S --against T --data pair --weights S=w.safetensors --json");
+    skip_unless(&here);
+    json_t *v = evaluated("m.kd:S --against T --data pair --weights S=w.safetensors --json");
     double sum = 0;
     KdTrouble t;
     for (int k = 0; k < PICTURES; k++) {
@@ -382,20 +277,20 @@ static void one_network_against_another(void **state) {
     near(at(v, "metrics.l1.mean"), sum, 1e-9);
     assert_string_equal(json_string_value(json_object_get(v, "against")), "T");
     json_decref(v);
-    json_t *w = results("m.kd:Same --against Half --data a --layout plain --max-dataset-size 2 --json"); /* no pairs needed */
+    json_t *w = evaluated("m.kd:Same --against Half --data a --layout plain --max-dataset-size 2 --json"); /* no pairs needed */
     assert_int_equal((int)at(w, "data.count"), 2);
     json_decref(w);
 }
 
 static void sizes(void **state) {
     (void)state;
-    ready();
-    json_t *v = results("m.kd:Fixed --data pair --crop-size 8x8 --metrics l1 --json");
+    skip_unless(&here);
+    json_t *v = evaluated("m.kd:Fixed --data pair --crop-size 8x8 --metrics l1 --json");
     assert_non_null(strstr(json_string_value(json_object_get(json_object_get(v, "data"), "preprocess")), "crop 8x8"));
     assert_true(at(v, "metrics.l1.mean") > 1);
     json_decref(v);
     assert_int_equal(eval("m.kd:Fixed --data pair"), 1);
-    char *text = text_of("stderr");
+    char *text = read_text(&here, "stderr", NULL);
     assert_non_null(strstr(text, "Fixed takes x: [1, 3, 8, 8] only"));
     free(text);
 }
@@ -403,10 +298,10 @@ static void sizes(void **state) {
 /* SSIM's window is 11 x 11: of smaller pictures there is none, but the rest. */
 static void small_pictures(void **state) {
     (void)state;
-    ready();
-    assert_int_equal(mkdir(here("small"), 0777), 0);
-    assert_int_equal(mkdir(here("small/got"), 0777), 0);
-    assert_int_equal(mkdir(here("small/want"), 0777), 0);
+    skip_unless(&here);
+    assert_int_equal(mkdir(in_folder(&here, "small"), 0777), 0);
+    assert_int_equal(mkdir(in_folder(&here, "small/got"), 0777), 0);
+    assert_int_equal(mkdir(in_folder(&here, "small/want"), 0777), 0);
     for (int k = 0; k < 2; k++) {
         int width = k ? 10 : W;
         KdImage x = picture(0, k, width, H, 3), y = picture(1, k, width, H, 3);
@@ -415,18 +310,18 @@ static void small_pictures(void **state) {
         kd_image_free(&x);
         kd_image_free(&y);
     }
-    json_t *v = results("--pred small/got --truth small/want --json");
+    json_t *v = evaluated("--pred small/got --truth small/want --json");
     assert_true(at(v, "metrics.l1.mean") > 1 && at(v, "metrics.psnr.mean") > 1);
     assert_null(json_object_get(json_object_get(v, "metrics"), "ssim"));
     const char *why = json_string_value(json_object_get(json_object_get(v, "not_computed"), "ssim"));
     assert_string_equal(why, "it needs pictures of at least 11 x 11, p1.png is 10 x 20");
     json_decref(v);
     assert_int_equal(eval("--pred small/got --truth small/want -v"), 0);
-    char *text = text_of("stdout");
+    char *text = read_text(&here, "stdout", NULL);
     assert_non_null(strstr(text, "SSIM              -  it needs pictures of at least 11 x 11, p1.png is 10 x 20\n"));
     free(text);
     assert_int_equal(eval("--pred small/got --truth small/want --metrics l1,ssim"), 1);
-    text = text_of("stderr");
+    text = read_text(&here, "stderr", NULL);
     assert_non_null(strstr(text, "p1.png: SSIM needs pictures of at least 11 x 11, found 10 x 20"));
     free(text);
 }
@@ -449,17 +344,17 @@ static void label_scores(json_t *all) {
 
 static void label_maps(void **state) {
     (void)state;
-    ready();
-    label_scores(results("--pred pred --truth truth --classes 2 --ignore-label 7 --json"));
-    label_scores(results("m.kd:Dark --data set --ignore-label 7 --json"));
-    json_t *painted = results("m.kd:Paint --data set --ignore-label 7 --json");
+    skip_unless(&here);
+    label_scores(evaluated("--pred pred --truth truth --classes 2 --ignore-label 7 --json"));
+    label_scores(evaluated("m.kd:Dark --data set --ignore-label 7 --json"));
+    json_t *painted = evaluated("m.kd:Paint --data set --ignore-label 7 --json");
     assert_true(at(painted, "metrics.l1.mean") > 1);
     json_decref(painted);
-    json_t *perfect = results("--pred pred --truth pred --classes 2 --json");
+    json_t *perfect = evaluated("--pred pred --truth pred --classes 2 --json");
     near(at(perfect, "metrics.miou"), 1, 0);
     json_decref(perfect);
     assert_int_equal(eval("--pred pred --truth truth --classes 2"), 1);
-    char *text = text_of("stderr");
+    char *text = read_text(&here, "stderr", NULL);
     assert_non_null(strstr(text, "label 7 at"));
     free(text);
 }
@@ -492,25 +387,25 @@ static void write_inception(void) {
         out[n++] = (KdTensorOut){name, KD_STORED_U8, type->rank, type->dim, v};
     }
     KdTrouble t;
-    assert_true(kd_weights_write(here("inception.safetensors"), out, n, NULL, 0, &t));
+    assert_true(kd_weights_write(in_folder(&here, "inception.safetensors"), out, n, NULL, 0, &t));
     free(out);
     kdc_close(p);
 }
 
 static void fid(void **state) {
     (void)state;
-    ready();
+    skip_unless(&here);
     write_inception();
-    json_t *v = results("--pred a --truth b --max-dataset-size 2 --inception inception.safetensors --metrics fid,l1 --json");
+    json_t *v = evaluated("--pred a --truth b --max-dataset-size 2 --inception inception.safetensors --metrics fid,l1 --json");
     double ab = at(v, "metrics.fid.value");
     assert_true(ab > 0.01);
     assert_int_equal((int)at(v, "metrics.fid.generated"), 2);
     assert_int_equal((int)at(v, "metrics.fid.references"), 2);
     json_decref(v);
-    v = results("--pred un/testA --ref un/testA --inception inception.safetensors --json"); /* the same set */
+    v = evaluated("--pred un/testA --ref un/testA --inception inception.safetensors --json"); /* the same set */
     near(at(v, "metrics.fid.value"), 0, 1e-6 * ab);
     json_decref(v);
-    v = results("m.kd:Same --data un --inception inception.safetensors --json"); /* 2 of A, 3 of B */
+    v = evaluated("m.kd:Same --data un --inception inception.safetensors --json"); /* 2 of A, 3 of B */
     assert_int_equal((int)at(v, "metrics.fid.generated"), 2);
     assert_int_equal((int)at(v, "metrics.fid.references"), 3);
     assert_int_equal((int)at(v, "data.count"), 2);
@@ -518,15 +413,15 @@ static void fid(void **state) {
     double *stats = calloc(2048 * 2049, sizeof *stats);
     const KdArray arrays[] = {{"mu", 1, {2048}, 2048, stats}, {"sigma", 2, {2048, 2048}, 2048 * 2048, stats + 2048}};
     KdTrouble t;
-    assert_true(kd_npz_write(here("stats.npz"), arrays, 2, &t) && kd_npz_write(here("bad.npz"), arrays, 1, &t));
+    assert_true(kd_npz_write(in_folder(&here, "stats.npz"), arrays, 2, &t) && kd_npz_write(in_folder(&here, "bad.npz"), arrays, 1, &t));
     free(stats);
-    v = results("--pred a --max-dataset-size 2 --ref stats.npz --inception inception.safetensors --json");
+    v = evaluated("--pred a --max-dataset-size 2 --ref stats.npz --inception inception.safetensors --json");
     assert_true(at(v, "metrics.fid.value") > 0.01);
     assert_string_equal(json_string_value(json_object_get(json_object_get(json_object_get(v, "metrics"), "fid"), "reference")),
                         "stats.npz");
     json_decref(v);
     assert_int_equal(eval("--pred a --ref bad.npz --inception inception.safetensors"), 1);
-    char *text = text_of("stderr");
+    char *text = read_text(&here, "stderr", NULL);
     assert_non_null(strstr(text, "expected sigma of 2048 x 2048 numbers, found no such array"));
     free(text);
 }
@@ -559,7 +454,7 @@ static double expected_distance(double factor) {
 
 static void frechet(void **state) {
     (void)state;
-    ready();
+    skip_unless(&here);
     static const struct { const char *line; double factor; } rows[] = {
         {"m.kd:Same --data pair --features m.kd:Means --json", 1},
         {"--pred a --truth b --features m.kd:Inner.doubled --metrics frechet --json", 2},
@@ -567,7 +462,7 @@ static void frechet(void **state) {
         {"--pred a --truth b --features m.kd:S --feature-weights w.safetensors --json", 0.5},
     };
     for (int i = 0; i < COUNT(rows); i++) {
-        json_t *v = results(rows[i].line), *metrics = json_object_get(v, "metrics");
+        json_t *v = evaluated(rows[i].line), *metrics = json_object_get(v, "metrics");
         double want = expected_distance(rows[i].factor);
         near(at(v, "metrics.frechet.value"), want, 1e-5 * want);
         assert_int_equal((int)at(v, "metrics.frechet.feature_count"), 3);
@@ -583,12 +478,12 @@ static void frechet(void **state) {
     const KdArray arrays[] = {{"mu", 1, {3}, 3, mu}, {"sigma", 2, {3, 3}, 9, sigma}}, two = {"mu", 1, {2}, 2, mu};
     const KdArray wrong[] = {two, {"sigma", 2, {2, 2}, 4, sigma}};
     KdTrouble t;
-    assert_true(kd_npz_write(here("three.npz"), arrays, 2, &t) && kd_npz_write(here("two.npz"), wrong, 2, &t));
-    json_t *v = results("--pred a --ref three.npz --features m.kd:Means --json");
+    assert_true(kd_npz_write(in_folder(&here, "three.npz"), arrays, 2, &t) && kd_npz_write(in_folder(&here, "two.npz"), wrong, 2, &t));
+    json_t *v = evaluated("--pred a --ref three.npz --features m.kd:Means --json");
     assert_true(at(v, "metrics.frechet.value") > 0);
     json_decref(v);
     assert_int_equal(eval("m.kd:Same --data pair --features m.kd:Means"), 0);
-    char *text = text_of("stdout");
+    char *text = read_text(&here, "stdout", NULL);
     assert_non_null(strstr(text, "3 features of m.kd:Means: no FID"));
     assert_non_null(strstr(text, "fewer than 4 pictures"));
     free(text);
@@ -598,12 +493,12 @@ static void frechet(void **state) {
 
 static void the_table(void **state) {
     (void)state;
-    ready();
+    skip_unless(&here);
     assert_int_equal(eval("m.kd:Same --data pair -v"), 0);
     static const char *const has[] = {"Same of m.kd against the data's own pictures", "3 pictures of pair (aligned, test, AtoB)",
                                       "preprocess none", "p1.png", "mean  deviation", "PSNR",
                                       "FID               -  --inception FILE is not given"};
-    char *text = text_of("stdout");
+    char *text = read_text(&here, "stdout", NULL);
     for (int i = 0; i < COUNT(has); i++) {
         if (!strstr(text, has[i])) {
             fail_msg("no '%s' in\n%s", has[i], text);
@@ -654,19 +549,19 @@ static KdWeights *calibrated(const char *options) {
     char line[512];
     KdTrouble t;
     snprintf(line, sizeof line, "norms.kd:S --data pair --calibrate-phase test --save-calibrated c.safetensors --json -q %s", options);
-    json_t *all = results(line);
+    json_t *all = evaluated(line);
     assert_int_equal((int)at(all, "calibration.norms"), 2);
     json_decref(all);
-    KdWeights *w = kd_weights_read(here("c.safetensors"), &t);
+    KdWeights *w = kd_weights_read(in_folder(&here, "c.safetensors"), &t);
     assert_non_null(w);
     return w;
 }
 
 static void statistics_anew(void **state) {
     (void)state;
-    ready();
+    skip_unless(&here);
     KdTrouble t;
-    assert_true(kd_file_write(here("norms.kd"), norms_kd, strlen(norms_kd), &t));
+    assert_true(kd_file_write(in_folder(&here, "norms.kd"), norms_kd, strlen(norms_kd), &t));
     KdWeights *one = calibrated("--calibrate 3"), *all = calibrated("--calibrate 1 --batch 3");
     for (int c = 0; c < 3; c++) {
         double mean[PICTURES], var[PICTURES], m, v;
@@ -682,21 +577,21 @@ static void statistics_anew(void **state) {
         near(tensor(one, "second.weight_u")[c], tensor(all, "second.weight_u")[c], 0);
     }
     kd_weights_free(one);
-    json_t *now = results("norms.kd:S --data pair --calibrate-phase test --calibrate 1 --batch 3 --json");
-    json_t *later = results("norms.kd:S --data pair --weights c.safetensors --json");
-    json_t *before = results("norms.kd:S --data pair --json");
+    json_t *now = evaluated("norms.kd:S --data pair --calibrate-phase test --calibrate 1 --batch 3 --json");
+    json_t *later = evaluated("norms.kd:S --data pair --weights c.safetensors --json");
+    json_t *before = evaluated("norms.kd:S --data pair --json");
     near(at(now, "metrics.l1.mean"), at(later, "metrics.l1.mean"), 0);
     assert_true(fabs(at(now, "metrics.l1.mean") - at(before, "metrics.l1.mean")) > 1);
     json_decref(now), json_decref(later), json_decref(before);
     kd_weights_free(all);
-    json_t *none = results("m.kd:S --data pair --calibrate-phase test --calibrate 2 --json");
+    json_t *none = evaluated("m.kd:S --data pair --calibrate-phase test --calibrate 2 --json");
     assert_int_equal((int)at(none, "calibration.norms"), 0);
     json_decref(none);
-    char *text = text_of("stderr");
+    char *text = read_text(&here, "stderr", NULL);
     assert_non_null(strstr(text, "S has no running statistics"));
     free(text);
     assert_int_equal(eval("norms.kd:Sum --data pair --calibrate-phase test --calibrate 2"), 1);
-    text = text_of("stderr");
+    text = read_text(&here, "stderr", NULL);
     assert_non_null(strstr(text, "running_mean of Sum is not updated as a running average"));
     free(text);
     assert_int_equal(eval("norms.kd:S --data pair --save-calibrated c.safetensors"), 2);
@@ -705,7 +600,7 @@ static void statistics_anew(void **state) {
 
 static void wrong_lines(void **state) {
     (void)state;
-    ready();
+    skip_unless(&here);
     static const struct { const char *line; int code; const char *says; } rows[] = {
         {"", 2, "which file?"},
         {"m.kd --data pair", 2, "which network of m.kd?"},
@@ -750,7 +645,7 @@ static void wrong_lines(void **state) {
     };
     for (int i = 0; i < COUNT(rows); i++) {
         int code = eval(rows[i].line);
-        char *text = text_of("stderr"), *out = text_of("stdout");
+        char *text = read_text(&here, "stderr", NULL), *out = read_text(&here, "stdout", NULL);
         if (code != rows[i].code || !strstr(text, rows[i].says) || *out) {
             fail_msg("kdc eval %s: exit code %d (expected %d), expected '%s' in\n%s%s", rows[i].line, code, rows[i].code,
                      rows[i].says, text, out);

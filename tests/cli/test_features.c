@@ -10,21 +10,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "runtime/host/image.h"
+#include "tests/cli/command.h"
 #include "runtime/host/npz.h"
-#include "runtime/host/weights.h"
-
-#include <dirent.h>
-#include <fcntl.h>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-extern char **environ;
 
 static const char nets_kd[] = "param width = 2\n"
                               "net Id[](x: [n, 3, h, w]) {\n"
@@ -85,66 +72,6 @@ static const char nets_kd[] = "param width = 2\n"
 
 static const float mix[9] = {1, 2, 0, 0, 1, 0, 0.5f, 0, -1}, two[6] = {1, 0, 1, 0, -1, 1},
                    widen[6] = {1, 0, 0, 1, 1, 1}, rows[6] = {1, 0, 0, 0, 1, -2};
-
-/* ---- running ---------------------------------------------------------------------------------------- */
-
-typedef struct Setup {
-    char binary[512], folder[64];
-    bool ready;
-} Setup;
-
-static const char *in_folder(const Setup *s, const char *name) {
-    static char path[8][700];
-    static int turn;
-    char *p = path[turn++ % 8];
-    snprintf(p, sizeof path[0], "%s/%s", s->folder, name);
-    return p;
-}
-
-static char *read_text(const Setup *s, const char *name) {
-    KdTrouble t = {0};
-    size_t n;
-    char *text = kd_file_read(in_folder(s, name), &n, &t);
-    if (!text) {
-        fail_msg("%s", t.text);
-    }
-    return text;
-}
-
-static int run(const Setup *s, const char *line) {
-    char copy[1024], *argv[64] = {(char *)(uintptr_t) "kdc"};
-    int argc = 1, status;
-    snprintf(copy, sizeof copy, "%s", line);
-    for (char *w = strtok(copy, " "); w; w = strtok(NULL, " ")) {
-        argv[argc++] = w;
-    }
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        int o, e;
-        if (chdir(s->folder) != 0 || (o = open("stdout", O_WRONLY | O_CREAT | O_TRUNC, 0666)) < 0 ||
-            (e = open("stderr", O_WRONLY | O_CREAT | O_TRUNC, 0666)) < 0) {
-            _exit(99);
-        }
-        dup2(o, 1);
-        dup2(e, 2);
-        execve(s->binary, argv, environ);
-        _exit(98);
-    }
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-}
-
-/* Runs and demands the exit code and, in that stream, the text. */
-static void expect(const Setup *s, const char *line, int code, const char *stream, const char *text) {
-    int got = run(s, line);
-    char *out = read_text(s, stream), *err = read_text(s, "stderr");
-    if (got != code || !strstr(out, text)) {
-        fail_msg("kdc %s: exit code %d, expected %d with '%s' on %s\n%s%s", line, got, code, text, stream, out, err);
-    }
-    free(out);
-    free(err);
-}
 
 /* ---- pictures ------------------------------------------------------------------------------------------- */
 
@@ -225,63 +152,27 @@ static void save_weights(const Setup *s, const char *file, const char *name, int
 
 static int setup(void **state) {
     static Setup s;
-    const char *given = getenv("KDC_BIN");
-    KdTrouble t;
-    if (given) {
-        snprintf(s.binary, sizeof s.binary, "%s", given);
-    } else {
-        ssize_t n = readlink("/proc/self/exe", s.binary, sizeof s.binary - 16);
-        if (n <= 0) {
-            return -1;
-        }
-        s.binary[n] = '\0';
-        for (int up = 0; up < 2; up++) {
-            *strrchr(s.binary, '/') = '\0';
-        }
-        strcat(s.binary, "/kdc");
+    *state = &s;
+    if (!open_setup(&s, "features")) {
+        return 0;
     }
-    strcpy(s.folder, "/tmp/kdc-test-features-XXXXXX");
-    if (!mkdtemp(s.folder) || !kd_file_write(in_folder(&s, "nets.kd"), nets_kd, strlen(nets_kd), &t)) {
-        return -1;
-    }
-    setenv("XDG_CACHE_HOME", in_folder(&s, "cache"), 1);
-    setenv("OMP_WAIT_POLICY", "passive", 1);
+    own_cache(&s);
+    write_text(&s, "nets.kd", nets_kd, strlen(nets_kd));
     save_weights(&s, "mix.safetensors", "conv.weight", 4, 3, 3, mix);
     save_weights(&s, "two.safetensors", "conv.weight", 4, 2, 3, two);
     save_weights(&s, "widen.safetensors", "weight", 4, 3, 2, widen);
     save_weights(&s, "rows.safetensors", "first.weight", 2, 2, 3, rows);
-    s.ready = access(s.binary, X_OK) == 0;
-    *state = &s;
     return 0;
 }
 
-static void remove_all(const char *path) {
-    DIR *d = opendir(path);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) {
-            char inner[1024];
-            snprintf(inner, sizeof inner, "%s/%s", path, e->d_name);
-            remove_all(inner);
-        }
-    }
-    if (d) {
-        closedir(d);
-    }
-    remove(path);
-}
-
 static int teardown(void **state) {
-    remove_all(((const Setup *)*state)->folder);
+    close_setup(*state);
     return 0;
 }
 
 static const Setup *ready(void **state) {
-    const Setup *s = *state;
-    if (!s->ready) {
-        print_message("skipped: no binary at %s\n", s->binary);
-        skip();
-    }
-    return s;
+    skip_unless(*state);
+    return *state;
 }
 
 /* ---- attention -------------------------------------------------------------------------------------------- */
@@ -555,7 +446,7 @@ static void test_adaptors(void **state) {
     expect(s, NARROW "--adaptor K", 1, "stderr",
            "K is no map of features [1, 2, 24, 30]: an adaptor takes a tensor and gives one (Keeper: the argu");
     expect(s, NARROW "--adaptor T=Twice", 1, "stderr", "gives one (Twice gives 2 of them)");
-    char *text = read_text(s, "stderr");
+    char *text = read_text(s, "stderr", NULL);
     assert_null(strstr(text, "kdc_adapted"));
     free(text);
     expect(s, NARROW "--adaptor Third", 1, "stderr", "gives one (nets.kd:47:14: ");

@@ -9,21 +9,11 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "runtime/host/image.h"
-#include "runtime/host/weights.h"
+#include "tests/cli/command.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <png.h>
 #include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
-
-extern char **environ;
 
 static const char nets_kd[] =
     "net Id[](x: [n, 3, h, w]) {\n"
@@ -79,79 +69,6 @@ static const char nets_kd[] =
     "    minimize loss over T with adam(0.01)\n"
     "}\n";
 
-/* ---- running ---------------------------------------------------------------------------------------- */
-
-typedef struct Setup {
-    char binary[512], folder[64];
-    bool ready;
-} Setup;
-
-static const char *in_folder(const Setup *s, const char *name) {
-    static char path[8][700];
-    static int turn;
-    char *p = path[turn++ % 8];
-    snprintf(p, sizeof path[0], "%s/%s", s->folder, name);
-    return p;
-}
-
-static char *read_text(const Setup *s, const char *name, size_t *n) {
-    KdTrouble t = {0};
-    char *text = kd_file_read(in_folder(s, name), n, &t);
-    if (!text) {
-        fail_msg("%s", t.text);
-    }
-    return text;
-}
-
-static pid_t start(const Setup *s, const char *line) {
-    char copy[1024], *argv[64] = {(char *)(uintptr_t)"kdc"};
-    int argc = 1;
-    snprintf(copy, sizeof copy, "%s", line);
-    for (char *w = strtok(copy, " "); w; w = strtok(NULL, " ")) {
-        argv[argc++] = w;
-    }
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        int o, e;
-        if (chdir(s->folder) != 0 || (o = open("stdout", O_WRONLY | O_CREAT | O_TRUNC, 0666)) < 0 ||
-            (e = open("stderr", O_WRONLY | O_CREAT | O_TRUNC, 0666)) < 0) {
-            _exit(99);
-        }
-        dup2(o, 1);
-        dup2(e, 2);
-        execve(s->binary, argv, environ);
-        _exit(98);
-    }
-    return pid;
-}
-
-static int finish(const Setup *s, const char *line, pid_t pid) {
-    int status;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    if (!WIFEXITED(status)) {
-        size_t n;
-        fail_msg("kdc %s: killed by signal %d\n%s", line, WTERMSIG(status), read_text(s, "stderr", &n));
-    }
-    return WEXITSTATUS(status);
-}
-
-static int run(const Setup *s, const char *line) {
-    return finish(s, line, start(s, line));
-}
-
-/* Runs and demands the exit code and, in that stream, the text. */
-static void expect(const Setup *s, const char *line, int code, const char *stream, const char *text) {
-    size_t n;
-    int got = run(s, line);
-    char *out = read_text(s, stream, &n), *err = read_text(s, "stderr", &n);
-    if (got != code || !strstr(out, text)) {
-        fail_msg("kdc %s: exit code %d, expected %d with '%s' on %s\n%s", line, got, code, text, stream, err);
-    }
-    free(out);
-    free(err);
-}
-
 /* ---- pictures ------------------------------------------------------------------------------------------- */
 
 static KdImage noise(int width, int height, int channels, int most) {
@@ -206,66 +123,26 @@ static int setup(void **state) {
     static Setup s;
     static const float id[9] = {1, 0, 0, 0, 1, 0, 0, 0, 1};
     static const float logits[12] = {1, 0, 0, 0, 1, 0, 0, 0, 1, -1, -1, -1};
-    const char *given = getenv("KDC_BIN");
-    KdTrouble t;
-    if (given) {
-        snprintf(s.binary, sizeof s.binary, "%s", given);
-    } else {
-        ssize_t n = readlink("/proc/self/exe", s.binary, sizeof s.binary - 16);
-        if (n <= 0) {
-            return -1;
-        }
-        s.binary[n] = '\0';
-        for (int up = 0; up < 2; up++) {
-            *strrchr(s.binary, '/') = '\0';
-        }
-        strcat(s.binary, "/kdc");
+    *state = &s;
+    if (!open_setup(&s, "run")) {
+        return 0;
     }
-    strcpy(s.folder, "/tmp/kdc-test-run-XXXXXX");
-    if (!mkdtemp(s.folder) || !kd_file_write(in_folder(&s, "nets.kd"), nets_kd, strlen(nets_kd), &t)) {
-        return -1;
-    }
-    setenv("XDG_CACHE_HOME", in_folder(&s, "cache"), 1);
-    setenv("OMP_WAIT_POLICY", "passive", 1);
+    own_cache(&s);
+    write_text(&s, "nets.kd", nets_kd, strlen(nets_kd));
     save_weights(&s, "id.safetensors", 3, 3, id);
     save_weights(&s, "four.safetensors", 3, 4, logits);
     save_weights(&s, "logits.safetensors", 4, 3, logits);
-    s.ready = access(s.binary, X_OK) == 0;
-    *state = &s;
     return 0;
 }
 
-static void remove_all(const char *path) {
-    DIR *d = opendir(path);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) {
-            char inner[1024];
-            snprintf(inner, sizeof inner, "%s/%s", path, e->d_name);
-            remove_all(inner);
-        }
-    }
-    if (d) {
-        closedir(d);
-    }
-    remove(path);
-}
-
 static int teardown(void **state) {
-    remove_all(((const Setup *)*state)->folder);
+    close_setup(*state);
     return 0;
 }
 
 static const Setup *ready(void **state) {
-    const Setup *s = *state;
-    if (!s->ready) {
-        print_message("skipped: no binary at %s\n", s->binary);
-        skip();
-    }
-    return s;
-}
-
-static void make_folder(const Setup *s, const char *name) {
-    assert_int_equal(mkdir(in_folder(s, name), 0777), 0);
+    skip_unless(*state);
+    return *state;
 }
 
 static bool holds(const char *bytes, size_t n, const char *what, size_t size) {
@@ -570,12 +447,12 @@ static void test_interrupt(void **state) {
         assert_int_equal(link(in_folder(s, "many/000.png"), in_folder(s, name)), 0);
     }
     const char *line = "run nets.kd:Slow -i many -o some";
-    pid_t pid = start(s, line);
+    pid_t pid = start(s, line, "stdout");
     for (int i = 0; i < 4000 && count_files(s, "some") == 0; i++) {
         nanosleep(&(struct timespec){0, 5000000}, NULL);
     }
     kill(pid, SIGINT);
-    assert_int_equal(finish(s, line, pid), 130);
+    assert_int_equal(finish(pid), 130);
     int n = count_files(s, "some");
     assert_in_range(n, 1, 399);
     for (int i = 0; i < n; i++) { /* the first n, each whole */

@@ -10,21 +10,10 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "runtime/host/image.h"
-#include "runtime/host/weights.h"
+#include "tests/cli/command.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
-
-extern char **environ;
 
 static const char everything_kd[] =
     "param size = 16\n"
@@ -61,137 +50,30 @@ static const char faulty_kd[] = "net Gen[](x: [n, 3, h, w]) { return conv2d[3, 3
                                 "    log loss\n"
                                 "}\n";
 
-typedef struct Setup {
-    char binary[512], folder[64];
-    bool ready;
-} Setup;
-
-static const char *in(const Setup *s, const char *name) {
-    static char path[8][512];
-    static int next;
-    char *p = path[next++ % 8];
-    snprintf(p, sizeof path[0], "%s/%s", s->folder, name);
-    return p;
-}
-
-static void write_text(const Setup *s, const char *name, const char *text, size_t n) {
-    KdTrouble t;
-    assert_true(kd_file_write(in(s, name), text, n, &t));
-}
-
-static char *read_text(const Setup *s, const char *name, size_t *n) {
-    KdTrouble t = {0};
-    size_t size;
-    char *text = kd_file_read(in(s, name), &size, &t);
-    if (!text) {
-        fail_msg("%s", t.text);
-    }
-    if (n) {
-        *n = size;
-    }
-    return text;
-}
-
-static bool there(const Setup *s, const char *name) {
-    struct stat st;
-    return stat(in(s, name), &st) == 0;
-}
-
-/* Starts `kdc LINE` (words separated by blanks) in the folder; stderr goes to the file "stderr". */
 static void expect_same_picture(const Setup *s, const char *a, const char *b) {
     KdImage x, y;
     KdTrouble t;
-    assert_true(kd_image_read(in(s, a), KD_IMAGE_RGB8, &x, &t));
-    assert_true(kd_image_read(in(s, b), KD_IMAGE_RGB8, &y, &t));
+    assert_true(kd_image_read(in_folder(s, a), KD_IMAGE_RGB8, &x, &t));
+    assert_true(kd_image_read(in_folder(s, b), KD_IMAGE_RGB8, &y, &t));
     assert_int_equal(x.height * x.width, y.height * y.width);
     assert_memory_equal(x.samples, y.samples, (size_t)(x.height * x.width * 3));
     kd_image_free(&x);
     kd_image_free(&y);
 }
 
-static pid_t start(const Setup *s, const char *line) {
-    char copy[1024], *argv[64] = {(char *)(uintptr_t)"kdc"};
-    int argc = 1;
-    snprintf(copy, sizeof copy, "%s", line);
-    for (char *w = strtok(copy, " "); w; w = strtok(NULL, " ")) {
-        argv[argc++] = w;
-    }
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        int e;
-        if (chdir(s->folder) != 0 || (e = open("stderr", O_WRONLY | O_CREAT | O_TRUNC, 0666)) < 0) {
-            _exit(99);
-        }
-        dup2(e, 1);
-        dup2(e, 2);
-        execve(s->binary, argv, environ);
-        _exit(98);
-    }
-    return pid;
-}
-
-static int finish(pid_t pid) {
-    int status;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-}
-
-static int run(const Setup *s, const char *line) {
-    return finish(start(s, line));
-}
-
-static void expect_run(const Setup *s, const char *line, int code) {
-    int got = run(s, line);
-    if (got != code) {
-        char *err = read_text(s, "stderr", NULL);
-        fail_msg("kdc %s: exit %d, expected %d\n%s", line, got, code, err);
-    }
-}
-
-static void expect_message(const Setup *s, const char *part) {
-    char *err = read_text(s, "stderr", NULL);
-    if (!strstr(err, part)) {
-        fail_msg("expected '%s' in\n%s", part, err);
-    }
-    free(err);
-}
-
-static void make_image(const Setup *s, const char *name, int w, int h, unsigned seed) {
-    KdImage x;
-    KdTrouble t;
-    assert_true(kd_image_new(w, h, 3, 8, &x, &t));
-    for (int i = 0; i < w * h * 3; i++) {
-        seed = seed * 1664525u + 1013904223u;
-        ((uint8_t *)x.samples)[i] = (uint8_t)(seed >> 24);
-    }
-    assert_true(kd_png_write(in(s, name), &x, NULL, 0, &t));
-    kd_image_free(&x);
-}
-
 static int setup(void **state) {
     Setup *s = calloc(1, sizeof *s);
-    const char *bin = getenv("KDC_BIN");
-    char self[400], name[64];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    self[n > 0 ? n : 0] = '\0';
-    char *slash = strrchr(self, '/');
-    if (slash) {
-        *slash = '\0';
-    }
-    snprintf(s->binary, sizeof s->binary, bin ? "%s" : "%s/../kdc", bin ? bin : self);
-    strcpy(s->folder, "/tmp/kdc-train-XXXXXX");
-    s->ready = access(s->binary, X_OK) == 0 && mkdtemp(s->folder);
+    char name[64];
     *state = s;
-    if (!s->ready) {
+    if (!open_setup(s, "train")) {
         return 0;
     }
     write_text(s, "all.kd", everything_kd, sizeof everything_kd - 1);
     write_text(s, "faulty.kd", faulty_kd, sizeof faulty_kd - 1);
-    mkdir(in(s, "set"), 0777);
-    mkdir(in(s, "set/trainA"), 0777);
-    mkdir(in(s, "set/trainB"), 0777);
-    mkdir(in(s, "plain"), 0777);
+    mkdir(in_folder(s, "set"), 0777);
+    mkdir(in_folder(s, "set/trainA"), 0777);
+    mkdir(in_folder(s, "set/trainB"), 0777);
+    mkdir(in_folder(s, "plain"), 0777);
     for (int i = 0; i < 7; i++) {
         snprintf(name, sizeof name, "set/trainA/a%d.png", i);
         make_image(s, name, 20 + i, 22, 7u + (unsigned)i);
@@ -203,55 +85,15 @@ static int setup(void **state) {
     return 0;
 }
 
-static void remove_tree(const char *path) {
-    DIR *d = opendir(path);
-    char inner[1024];
-    for (struct dirent *e; d && (e = readdir(d));) {
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) {
-            snprintf(inner, sizeof inner, "%s/%s", path, e->d_name);
-            remove_tree(inner);
-        }
-    }
-    if (d) {
-        closedir(d);
-    }
-    remove(path);
-}
-
 static int teardown(void **state) {
-    Setup *s = *state;
-    if (s->ready) {
-        remove_tree(s->folder);
-    }
-    free(s);
+    close_setup(*state);
+    free(*state);
     return 0;
 }
 
 static Setup *ready(void **state) {
-    Setup *s = *state;
-    if (!s->ready) {
-        skip();
-    }
-    return s;
-}
-
-static void same_tensors(const Setup *s, const char *one, const char *two) {
-    KdTrouble t = {0};
-    KdWeights *a = kd_weights_read(in(s, one), &t), *b = a ? kd_weights_read(in(s, two), &t) : NULL;
-    if (!b) {
-        fail_msg("%s", t.text);
-    }
-    assert_int_equal(a->n, b->n);
-    for (int i = 0; i < a->n; i++) {
-        const KdTensor *x = &a->tensor[i], *y = kd_weights_find(b, x->name);
-        assert_non_null(y);
-        assert_int_equal(x->count, y->count);
-        if (memcmp(x->data, y->data, (size_t)(x->count * kd_stored_size(x->dtype))) != 0) {
-            fail_msg("%s differs between %s and %s", x->name, one, two);
-        }
-    }
-    kd_weights_free(a);
-    kd_weights_free(b);
+    skip_unless(*state);
+    return *state;
 }
 
 #define TRAIN "train all.kd --data set --load-size 18 --seed 3 "
@@ -283,7 +125,7 @@ static void test_run_folder(void **state) {
     free(page);
     KdImage grid;
     KdTrouble t;
-    assert_true(kd_image_read(in(s, "whole/samples/000014.png"), KD_IMAGE_RGB8, &grid, &t));
+    assert_true(kd_image_read(in_folder(s, "whole/samples/000014.png"), KD_IMAGE_RGB8, &grid, &t));
     assert_true(grid.width >= 48 && grid.height >= 32);
     kd_image_free(&grid);
 }
@@ -292,8 +134,8 @@ static void test_run_folder(void **state) {
 static void test_it_trains(void **state) {
     const Setup *s = ready(state);
     KdTrouble t;
-    KdWeights *a = kd_weights_read(in(s, "whole/checkpoint-000010.safetensors"), &t);
-    KdWeights *b = kd_weights_read(in(s, "whole/checkpoint-000014.safetensors"), &t);
+    KdWeights *a = kd_weights_read(in_folder(s, "whole/checkpoint-000010.safetensors"), &t);
+    KdWeights *b = kd_weights_read(in_folder(s, "whole/checkpoint-000014.safetensors"), &t);
     int moved = 0;
     assert_non_null(a);
     assert_non_null(b);
@@ -334,7 +176,7 @@ static void stop_and_go(const Setup *s, const char *out, int number, int code) {
     snprintf(line, sizeof line, TRAIN "--steps 400 --out %s --save-every 7", out);
     snprintf(log, sizeof log, "%s/log.jsonl", out);
     snprintf(last, sizeof last, "%s/checkpoint-000400.safetensors", out);
-    pid_t pid = start(s, line);
+    pid_t pid = start(s, line, "stderr");
     for (int i = 0; i < 2000 && !(there(s, log) && count_lines(s, log) > 20); i++) {
         nanosleep(&(struct timespec){0, 10000000}, NULL);
     }
@@ -412,11 +254,11 @@ static void test_nan_weights(void **state) {
 
 static void test_one_at_a_time(void **state) {
     const Setup *s = ready(state);
-    pid_t pid = start(s, TRAIN "--steps 100000 --out busy");
+    pid_t pid = start(s, TRAIN "--steps 100000 --out busy", "stderr");
     for (int i = 0; i < 2000 && !(there(s, "busy/log.jsonl") && count_lines(s, "busy/log.jsonl") > 2); i++) {
         nanosleep(&(struct timespec){0, 10000000}, NULL);
     }
-    int code = run(s, "train all.kd --out busy --resume");
+    int code = run_logged(s, "train all.kd --out busy --resume");
     kill(pid, SIGKILL);
     finish(pid);
     assert_int_equal(code, 1);
@@ -499,7 +341,7 @@ static void test_frozen_warning(void **state) {
     expect_message(s, "K: 4 tensors of frozen networks inside it");
     /* T.parts[1] alone */
     KdTrouble t;
-    KdWeights *w = kd_weights_read(in(s, "f3/frozen.safetensors"), &t);
+    KdWeights *w = kd_weights_read(in_folder(s, "f3/frozen.safetensors"), &t);
     KdTensorOut some[2];
     int n = 0;
     assert_non_null(w);
@@ -511,7 +353,7 @@ static void test_frozen_warning(void **state) {
         }
     }
     assert_int_equal(n, 2);
-    assert_true(kd_weights_write(in(s, "some.safetensors"), some, n, NULL, 0, &t));
+    assert_true(kd_weights_write(in_folder(s, "some.safetensors"), some, n, NULL, 0, &t));
     kd_weights_free(w);
     expect_run(s, "train parts.kd --data plain --steps 1 --out f5 --weights some.safetensors", 0);
     expect_message(s, "T is frozen, and weights were given for 2 of its 4 tensors: the others are random");
@@ -545,15 +387,15 @@ static void test_bad_image(void **state) {
     expect_run(s, "train faulty.kd:bad --data plain --steps 4 --serial-batches --out torn", 1);
     expect_message(s, "p2x.png");
     assert_true(there(s, "torn/checkpoint-000003.safetensors")); /* the good steps are kept */
-    unlink(in(s, "plain/p2x.png"));
+    unlink(in_folder(s, "plain/p2x.png"));
 }
 
 /* Pairs of one level each: picture i is i on the left and 200 + i on the right, the truth. */
 static void make_pairs(const Setup *s, const char *folder, int n) {
     char name[64];
-    mkdir(in(s, folder), 0777);
+    mkdir(in_folder(s, folder), 0777);
     snprintf(name, sizeof name, "%s/train", folder);
-    mkdir(in(s, name), 0777);
+    mkdir(in_folder(s, name), 0777);
     for (int i = 0; i < n; i++) {
         KdImage x;
         KdTrouble t;
@@ -562,7 +404,7 @@ static void make_pairs(const Setup *s, const char *folder, int n) {
             ((uint8_t *)x.samples)[k] = (uint8_t)(k % 96 < 48 ? i : 200 + i);
         }
         snprintf(name, sizeof name, "%s/train/%02d.png", folder, i);
-        assert_true(kd_png_write(in(s, name), &x, NULL, 0, &t));
+        assert_true(kd_png_write(in_folder(s, name), &x, NULL, 0, &t));
         kd_image_free(&x);
     }
 }

@@ -7,24 +7,11 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "runtime/host/image.h"
+#include "tests/cli/command.h"
 #include "runtime/host/log.h"
-#include "runtime/host/weights.h"
 
-#include <dirent.h>
-#include <fcntl.h>
-#include <jansson.h>
-#include <math.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
-
-extern char **environ;
 
 /* All that an evaluation could disturb: running statistics, dropout, an image pool, moments, a schedule, unpaired
  * order. */
@@ -58,128 +45,20 @@ static const char pairs_kd[] = "net Gen[](x: [n, 3, h, w]) { return tanh(conv2d[
                                "    log loss\n"
                                "}\n";
 
-typedef struct Setup {
-    char binary[512], folder[64];
-    bool ready;
-} Setup;
-
-static const char *in(const Setup *s, const char *name) {
-    static char path[8][512];
-    static int next;
-    char *p = path[next++ % 8];
-    snprintf(p, sizeof path[0], "%s/%s", s->folder, name);
-    return p;
-}
-
-static void write_text(const Setup *s, const char *name, const char *text, size_t n) {
-    KdTrouble t;
-    assert_true(kd_file_write(in(s, name), text, n, &t));
-}
-
-static char *read_text(const Setup *s, const char *name, size_t *n) {
-    KdTrouble t = {0};
-    size_t size;
-    char *text = kd_file_read(in(s, name), &size, &t);
-    if (!text) {
-        fail_msg("%s", t.text);
-    }
-    if (n) {
-        *n = size;
-    }
-    return text;
-}
-
-static bool there(const Setup *s, const char *name) {
-    struct stat st;
-    return stat(in(s, name), &st) == 0;
-}
-
-/* Starts `kdc LINE` (words separated by blanks) in the folder; stderr goes to the file "stderr". */
-static pid_t start(const Setup *s, const char *line) {
-    char copy[1024], *argv[64] = {(char *)(uintptr_t) "kdc"};
-    int argc = 1;
-    snprintf(copy, sizeof copy, "%s", line);
-    for (char *w = strtok(copy, " "); w; w = strtok(NULL, " ")) {
-        argv[argc++] = w;
-    }
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        int e;
-        if (chdir(s->folder) != 0 || (e = open("stderr", O_WRONLY | O_CREAT | O_TRUNC, 0666)) < 0) {
-            _exit(99);
-        }
-        dup2(e, 1);
-        dup2(e, 2);
-        execve(s->binary, argv, environ);
-        _exit(98);
-    }
-    return pid;
-}
-
-static int finish(pid_t pid) {
-    int status;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-}
-
-static int run(const Setup *s, const char *line) {
-    return finish(start(s, line));
-}
-
-static void expect_run(const Setup *s, const char *line, int code) {
-    int got = run(s, line);
-    if (got != code) {
-        char *err = read_text(s, "stderr", NULL);
-        fail_msg("kdc %s: exit %d, expected %d\n%s", line, got, code, err);
-    }
-}
-
-static void expect_message(const Setup *s, const char *part) {
-    char *err = read_text(s, "stderr", NULL);
-    if (!strstr(err, part)) {
-        fail_msg("expected '%s' in\n%s", part, err);
-    }
-    free(err);
-}
-
-static void make_image(const Setup *s, const char *name, int w, int h, unsigned seed) {
-    KdImage x;
-    KdTrouble t;
-    assert_true(kd_image_new(w, h, 3, 8, &x, &t));
-    for (int i = 0; i < w * h * 3; i++) {
-        seed = seed * 1664525u + 1013904223u;
-        ((uint8_t *)x.samples)[i] = (uint8_t)(seed >> 24);
-    }
-    assert_true(kd_png_write(in(s, name), &x, NULL, 0, &t));
-    kd_image_free(&x);
-}
-
 static int setup(void **state) {
     Setup *s = calloc(1, sizeof *s);
-    const char *bin = getenv("KDC_BIN");
-    char self[400], name[64];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    self[n > 0 ? n : 0] = '\0';
-    char *slash = strrchr(self, '/');
-    if (slash) {
-        *slash = '\0';
-    }
-    snprintf(s->binary, sizeof s->binary, bin ? "%s" : "%s/../kdc", bin ? bin : self);
-    strcpy(s->folder, "/tmp/kdc-train-eval-XXXXXX");
-    s->ready = access(s->binary, X_OK) == 0 && mkdtemp(s->folder);
+    char name[64];
     *state = s;
-    if (!s->ready) {
+    if (!open_setup(s, "train-eval")) {
         return 0;
     }
-    setenv("XDG_CACHE_HOME", in(s, "cache"), 1);
-    setenv("OMP_WAIT_POLICY", "passive", 1);
+    own_cache(s);
     write_text(s, "all.kd", everything_kd, sizeof everything_kd - 1);
     write_text(s, "pairs.kd", pairs_kd, sizeof pairs_kd - 1);
     static const char *const folders[] = {"set",  "set/trainA", "set/trainB", "set/testA", "set/testB",
                                           "pair", "pair/train", "pair/test",  "plain"};
     for (int i = 0; i < 9; i++) {
-        mkdir(in(s, folders[i]), 0777);
+        mkdir(in_folder(s, folders[i]), 0777);
     }
     for (int i = 0; i < 5; i++) {
         for (int k = 0; k < 4; k++) {
@@ -196,55 +75,15 @@ static int setup(void **state) {
     return 0;
 }
 
-static void remove_tree(const char *path) {
-    DIR *d = opendir(path);
-    char inner[1024];
-    for (struct dirent *e; d && (e = readdir(d));) {
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) {
-            snprintf(inner, sizeof inner, "%s/%s", path, e->d_name);
-            remove_tree(inner);
-        }
-    }
-    if (d) {
-        closedir(d);
-    }
-    remove(path);
-}
-
 static int teardown(void **state) {
-    Setup *s = *state;
-    if (s->ready) {
-        remove_tree(s->folder);
-    }
-    free(s);
+    close_setup(*state);
+    free(*state);
     return 0;
 }
 
 static Setup *ready(void **state) {
-    Setup *s = *state;
-    if (!s->ready) {
-        skip();
-    }
-    return s;
-}
-
-static void same_tensors(const Setup *s, const char *one, const char *two) {
-    KdTrouble t = {0};
-    KdWeights *a = kd_weights_read(in(s, one), &t), *b = a ? kd_weights_read(in(s, two), &t) : NULL;
-    if (!b) {
-        fail_msg("%s", t.text);
-    }
-    assert_int_equal(a->n, b->n);
-    for (int i = 0; i < a->n; i++) {
-        const KdTensor *x = &a->tensor[i], *y = kd_weights_find(b, x->name);
-        assert_non_null(y);
-        assert_int_equal(x->count, y->count);
-        if (memcmp(x->data, y->data, (size_t)(x->count * kd_stored_size(x->dtype))) != 0) {
-            fail_msg("%s differs between %s and %s", x->name, one, two);
-        }
-    }
-    kd_weights_free(a);
-    kd_weights_free(b);
+    skip_unless(*state);
+    return *state;
 }
 
 #define TRAIN "train all.kd --data set --load-size 18 --seed 3 "
@@ -257,7 +96,7 @@ static KdLogData log_of(const Setup *s, const char *run_) {
     KdTrouble t;
     char path[200];
     snprintf(path, sizeof path, "%s/log.jsonl", run_);
-    if (!kd_log_read(in(s, path), &d, &t)) {
+    if (!kd_log_read(in_folder(s, path), &d, &t)) {
         fail_msg("%s", t.text);
     }
     return d;
@@ -316,7 +155,7 @@ static bool holds(const Setup *s, const char *name, const char *what) {
 
 /* The event file of a run. */
 static bool events_hold(const Setup *s, const char *run_, const char *what) {
-    DIR *d = opendir(in(s, run_));
+    DIR *d = opendir(in_folder(s, run_));
     bool found = false;
     assert_non_null(d);
     for (struct dirent *e; (e = readdir(d));) {
@@ -473,7 +312,7 @@ static void test_mistakes(void **state) {
         {"--eval G", 1, "there is nothing to compare G of all.kd with"},
         {"--eval G --metrics psnr", 1, "no PSNR: the data set has no pairs"},
         {"--eval G --metrics fid", 1, "no FID: --inception FILE is not given"},
-        {"--eval G --metrics sharpness", 2, "--metrics takes some of l1,psnr,ssim,fid,miou, got 'sharpness'"},
+        {"--eval G --metrics sharpness", 2, "--metrics takes some of l1,psnr,ssim,fid,miou,frechet, got 'sharpness'"},
         {"--eval-every 5", 2, "which network is to be evaluated? --eval NET"},
         {"--against T", 2, "which network is to be evaluated? --eval NET"},
         {"--eval G --against T --eval-data nowhere", 1, "nowhere"},
