@@ -46,7 +46,8 @@ static void derive(Pointwise *p) {
     work += weights / (all_weights > 0.5 * m->l2 ? 2 : 16);
     double pack = depth * (pixels * 4.0 / m->lanes + 8.0 * (double)p->columns.size);
     double items = (double)(c->batch * c->groups * c->tiles.count * p->columns.count);
-    p->cycles = (work * sch_crowding(m, panels + weights) + pack + 100) * sch_dealt(items) + 4000;
+    /* What the next item will copy comes into the second cache meanwhile. */
+    p->cycles = (work * sch_crowding(m, 2 * panels + weights) + pack + 100) * sch_dealt(items) + 4000;
     if (all_weights > (double)c->keep) p->cycles += all_weights / 4 * 2 + 4000;
 }
 
