@@ -27,6 +27,7 @@ struct KdcProgram {
     const char *failure; /* what was raised and not printed yet, or NULL */
     KdStageFn *observe;  /* of every pipeline; the command's --print-after and --time-passes */
     void *observe_user;
+    KD_VEC(struct KdcProgram *) drawn; /* of its sessions' drawn configurations; closed by kdc_close */
     KD_VEC(KdJit *) jits;    /* freed by kdc_close */
     KD_VEC(void *) memory;   /* kdrt_alloc'ed, freed by kdc_close */
 };

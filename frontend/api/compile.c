@@ -152,6 +152,9 @@ void kdc_close(KdcProgram *p) {
     if (!p) {
         return;
     }
+    for (int i = 0; i < p->drawn.n; i++) {
+        kdc_close(p->drawn.v[i]);
+    }
     for (int i = 0; i < p->jits.n; i++) {
         kd_jit_free(p->jits.v[i]);
     }

@@ -3,17 +3,29 @@
  * The session is elaborated once with all its blocks, which names every input there can be; the store holds them. A
  * step looks up (or compiles) the variant of the blocks whose period divides its number, bound to the store's memory,
  * and runs it: weights and states change in place.
+ *
+ * Where the session depends on choices, a step has a pick for each of their genes, which follows from the seed and the
+ * step's number alone, and a variant belongs to its picks, too. There can be as many of those as steps, so each is
+ * compiled in a program of its own, and the one that has not run for longest is closed when there are too many. What makes
+ * one cheap is the cache of compiled kernels, most of which configurations share.
  */
 #include "frontend/api/api.h"
 
+#include "ir/random_bits.h"
 #include "runtime/host/checksum.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+enum { MAX_DRAWN = 24 }; /* compiled variants of drawn configurations that are kept */
 
 typedef struct Variant {
     unsigned mask;
+    const int *draw; /* the pick of each gene; NULL: nothing is drawn */
+    KdcProgram *p;   /* the session's, or of a drawn one its own */
     KdcUnit unit;
     KdcRunnable *r; /* NULL: not run yet */
+    int64_t used;   /* when it last ran */
 } Variant;
 
 struct KdcSession {
@@ -23,7 +35,10 @@ struct KdcSession {
     KdSessionInfo info;
     KdcUnit whole; /* all blocks; compiled only if a step needs it */
     KD_VEC(KdcTensor *) store;
-    KD_VEC(Variant) variants;
+    KD_VEC(Variant *) variants;
+    const KdcGene *genes; /* of the choices that it depends on */
+    int n_genes, all_genes; /* of the program */
+    int64_t used;
     void *arena; /* of all variants, one after the other */
     int64_t arena_bytes;
     KdcRunnable *last; /* of the latest step */
@@ -46,6 +61,8 @@ static KdcTensor *shared(void *user, const KdFunc *f, KdValue input) {
     if (!t) {
         t = KD_NEW(s->p->cx, KdcTensor);
         *t = kdc_tensor_of(s->p, f, input);
+        t->name = kd_intern_z(s->p->cx, t->name); /* f's context may be a drawn variant's */
+        t->init = kd_intern_z(s->p->cx, t->init);
         kd_push(s->p->cx, &s->store, t);
     }
     if (t->count != type->count) {
@@ -61,6 +78,75 @@ static unsigned all_blocks(const KdcSession *s) {
     return (1u << s->info.n_every) - 1;
 }
 
+/* ---- choices ---------------------------------------------------------------------------------------- */
+
+static uint32_t hash_of(KdContext *cx, const KdFunc *f) {
+    KdStr text = {.cx = cx};
+    kd_print_func(&text, f);
+    return kd_crc32c(0, text.s, text.n);
+}
+
+/* Does the step change with this choice? One that other things of the file depend on is not drawn. */
+static bool matters(KdcSession *s, const KdChoice *c, uint32_t widest) {
+    KdcProgram *p = s->p;
+    int *draw = KD_NEW_ARRAY(p->cx, int, s->all_genes);
+    KdNetOptions o = s->o;
+    KdSessionInfo info;
+    KdcUnit u;
+    for (int i = 0; i < s->all_genes; i++) {
+        draw[i] = i >= c->first && i < c->first + c->n_genes ? 0 : INT32_MAX;
+    }
+    o.draw = draw;
+    return !kdc_unit_session(p, s->name, ~0u, &o, &info, &u) || hash_of(p->cx, u.func) != widest;
+}
+
+static void find_genes(KdcSession *s) {
+    int n;
+    const KdChoice *c = kd_lang_choices(s->p->lang, &n);
+    s->all_genes = kd_lang_genes(s->p->lang);
+    KdcGene *g = KD_NEW_ARRAY(s->p->cx, KdcGene, s->all_genes + 1);
+    uint32_t widest = n ? hash_of(s->p->cx, s->whole.func) : 0;
+    for (int i = 0; i < n; i++) {
+        for (int k = 0; !c[i].fixed && k < c[i].n_genes; k++) {
+            if (k == 0 && !matters(s, &c[i], widest)) {
+                break;
+            }
+            g[s->n_genes++] = (KdcGene){c[i].name, c[i].list ? k : -1, c[i].first + k, c[i].genes[k].n, c[i].genes[k].alternative};
+        }
+    }
+    s->genes = g;
+}
+
+/* The picks of a step, uniform and independent; NULL where nothing is drawn. */
+static const int *draw_of(const KdcSession *s, int64_t step, uint64_t seed) {
+    if (!s->n_genes) {
+        return NULL;
+    }
+    int *draw = KD_NEW_ARRAY(s->p->cx, int, s->all_genes);
+    for (int i = 0; i < s->all_genes; i++) {
+        draw[i] = INT32_MAX; /* the last */
+    }
+    for (int i = 0; i < s->n_genes; i++) {
+        uint32_t key = kd_random_key((uint32_t)(seed ^ (seed >> 32)), (uint32_t)step, UINT32_C(0x63686f69) + (uint32_t)s->genes[i].index);
+        draw[s->genes[i].index] = (int)((uint64_t)kd_random_bits(key, 0) * (uint64_t)s->genes[i].n >> 32);
+    }
+    return draw;
+}
+
+int kdc_session_gene_count(const KdcSession *s) {
+    return s->n_genes;
+}
+
+const KdcGene *kdc_session_gene(const KdcSession *s, int i) {
+    return &s->genes[i];
+}
+
+const char *kdc_session_pick(const KdcSession *s, int i, int64_t step, uint64_t seed) {
+    return s->genes[i].alternative[draw_of(s, step, seed)[s->genes[i].index]];
+}
+
+/* ---- variants --------------------------------------------------------------------------------------- */
+
 static KdcSession *open_session(KdcProgram *p, const char *name, const KdcShapes *shapes) {
     KdcSession *s = KD_NEW(p->cx, KdcSession);
     s->p = p;
@@ -75,7 +161,9 @@ static KdcSession *open_session(KdcProgram *p, const char *name, const KdcShapes
     for (int i = 0; i < s->whole.func->inputs.n; i++) {
         shared(s, s->whole.func, s->whole.func->inputs.v[i]);
     }
-    return s;
+    int errors = kd_error_count(p->cx);
+    find_genes(s);
+    return kd_error_count(p->cx) == errors ? s : NULL;
 }
 
 KdcSession *kdc_session(KdcProgram *p, const char *name, const KdcShapes *shapes) {
@@ -103,31 +191,138 @@ static unsigned mask_of(const KdcSession *s, int64_t step) {
     return mask;
 }
 
-/* The variant of those blocks, compiled. NULL after diagnostics. */
-static Variant *variant(KdcSession *s, unsigned mask) {
+static bool same_draw(const KdcSession *s, const int *a, const int *b) {
+    return a == b || (a && b && memcmp(a, b, sizeof *a * (size_t)s->all_genes) == 0);
+}
+
+/* "channels = [16, 24], depth = 2": a draw as text. */
+static const char *draw_text(const KdcSession *s, const int *draw) {
+    KdStr t = {.cx = s->p->cx};
+    for (int i = 0; i < s->n_genes; i++) {
+        const KdcGene *g = &s->genes[i];
+        bool last = i + 1 == s->n_genes || s->genes[i + 1].element <= 0;
+        const char *begin = g->element > 0 ? ", " : i ? ", " : "";
+        kd_str_printf(&t, "%s", begin);
+        if (g->element <= 0) {
+            kd_str_printf(&t, "%s = %s", g->choice, g->element == 0 ? "[" : "");
+        }
+        kd_str_printf(&t, "%s%s", g->alternative[draw[g->index] < g->n ? draw[g->index] : g->n - 1], g->element >= 0 && last ? "]" : "");
+    }
+    return t.s;
+}
+
+/* What went wrong in a drawn variant's own program, as the session's. */
+static void hand_on(KdcSession *s, KdcProgram *own, const int *draw) {
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    if (f) {
+        kdc_print_messages(own, f, false);
+        fclose(f);
+    }
+    const char *copy = kd_format(s->p->cx, "%s", text ? text : "");
+    free(text);
+    if (kdc_status(own) == KDC_MACHINE) {
+        kd_raise(s->p->cx, KD_FAIL_MACHINE, "with %s: %s", draw_text(s, draw), copy);
+    }
+    kd_error(s->p->cx, 0, "the step with %s cannot be compiled:\n%s", draw_text(s, draw), copy);
+}
+
+static bool compile_drawn(KdcSession *s, Variant *v) {
+    KdcProgram *own = v->p;
+    KdSessionInfo info;
+    KdNetOptions o = s->o; /* sessions are given no types: their names would be of another context */
+    KdLanding l;
+    volatile bool ok = false;
+    if (kdc_status(own) == KDC_OK && KD_TRY(own->cx, l)) {
+        o.draw = v->draw;
+        own->observe = s->p->observe;
+        own->observe_user = s->p->observe_user;
+        if (kdc_unit_session(own, s->name, v->mask, &o, &info, &v->unit)) {
+            kdc_unit_passes(own, &v->unit, &own->host);
+            ok = kdc_unit_jit(own, &v->unit);
+        }
+        kd_landing_pop(own->cx);
+    } else {
+        kdc_failed(own);
+    }
+    return ok;
+}
+
+/* A new variant of drawn choices. NULL after diagnostics. */
+static Variant *new_drawn(KdcSession *s, unsigned mask, const int *draw) {
+    KdcProgram *p = s->p, *own = kdc_open(p->file, p->text, p->text_size, &p->o);
+    Variant *v = KD_NEW(p->cx, Variant);
+    if (!own) {
+        kd_raise(p->cx, KD_FAIL_MACHINE, "out of memory: a configuration's program could not be opened");
+    }
+    *v = (Variant){.mask = mask, .draw = draw, .p = own};
+    kd_push(p->cx, &p->drawn, own); /* closed with p */
+    if (!compile_drawn(s, v)) {
+        hand_on(s, own, draw);
+        return NULL;
+    }
+    return v;
+}
+
+static Variant *new_variant(KdcSession *s, unsigned mask) {
+    Variant *v = KD_NEW(s->p->cx, Variant);
+    KdSessionInfo info;
+    *v = (Variant){.mask = mask, .p = s->p, .unit = s->whole};
+    if (mask != all_blocks(s) && !kdc_unit_session(s->p, s->name, mask, &s->o, &info, &v->unit)) {
+        return NULL;
+    }
+    kdc_unit_passes(s->p, &v->unit, &s->p->host);
+    return kdc_unit_jit(s->p, &v->unit) ? v : NULL;
+}
+
+/* Room for one more drawn variant. */
+static void close_oldest(KdcSession *s) {
+    int drawn = 0, oldest = -1;
     for (int i = 0; i < s->variants.n; i++) {
-        if (s->variants.v[i].mask == mask) {
-            return &s->variants.v[i];
+        Variant *v = s->variants.v[i];
+        drawn += v->draw != NULL;
+        if (v->draw && (oldest < 0 || v->used < s->variants.v[oldest]->used)) {
+            oldest = i;
         }
     }
-    Variant v = {mask, s->whole, NULL};
-    KdSessionInfo info;
-    if (mask != all_blocks(s) && !kdc_unit_session(s->p, s->name, mask, &s->o, &info, &v.unit)) {
-        return NULL;
+    if (drawn < MAX_DRAWN) {
+        return;
     }
-    kdc_unit_passes(s->p, &v.unit, &s->p->host);
-    if (!kdc_unit_jit(s->p, &v.unit)) {
-        return NULL;
+    Variant *v = s->variants.v[oldest];
+    s->last = s->last == v->r ? NULL : s->last;
+    s->variants.v[oldest] = s->variants.v[--s->variants.n];
+    for (int i = 0; i < s->p->drawn.n; i++) {
+        if (s->p->drawn.v[i] == v->p) {
+            s->p->drawn.v[i] = s->p->drawn.v[--s->p->drawn.n];
+            break;
+        }
     }
-    kd_push(s->p->cx, &s->variants, v);
-    return &s->variants.v[s->variants.n - 1];
+    kdc_close(v->p);
+}
+
+/* The variant of those blocks and picks, compiled. NULL after diagnostics. */
+static Variant *variant(KdcSession *s, unsigned mask, const int *draw) {
+    for (int i = 0; i < s->variants.n; i++) {
+        if (s->variants.v[i]->mask == mask && same_draw(s, s->variants.v[i]->draw, draw)) {
+            return s->variants.v[i];
+        }
+    }
+    if (draw) {
+        close_oldest(s);
+    }
+    Variant *v = draw ? new_drawn(s, mask, draw) : new_variant(s, mask);
+    if (v) {
+        kd_push(s->p->cx, &s->variants, v);
+    }
+    return v;
 }
 
 /* The largest arena of the variants compiled so far, for all of them: a larger one later means new runnables. */
 static void share_arena(KdcSession *s) {
     int64_t most = 0;
     for (int i = 0; i < s->variants.n; i++) {
-        int64_t bytes = s->variants.v[i].unit.result.loops->arena;
+        int64_t bytes = s->variants.v[i]->unit.result.loops->arena;
         most = bytes > most ? bytes : most;
     }
     if (s->arena && most <= s->arena_bytes) {
@@ -138,31 +333,32 @@ static void share_arena(KdcSession *s) {
     s->arena = kdc_memory(s->p, most);
     s->arena_bytes = most;
     for (int i = 0; i < s->variants.n; i++) {
-        if (s->variants.v[i].r) {
-            kdc_runnable_arena(s->variants.v[i].r, s->arena);
+        if (s->variants.v[i]->r) {
+            kdc_runnable_arena(s->variants.v[i]->r, s->arena);
         }
     }
 }
 
-static KdcRunnable *runnable(KdcSession *s, unsigned mask) {
-    Variant *v = variant(s, mask);
+static KdcRunnable *runnable(KdcSession *s, unsigned mask, const int *draw) {
+    Variant *v = variant(s, mask, draw);
     if (!v) {
         return NULL;
     }
     share_arena(s);
-    v->r = v->r ? v->r : kdc_runnable_new(s->p, &v->unit, shared, s, s->arena);
+    v->r = v->r ? v->r : kdc_runnable_new(v->p, &v->unit, shared, s, s->arena);
+    v->used = ++s->used;
     return v->r;
 }
 
 static void prepare(KdcSession *s, int64_t first, int64_t last, KdcStats *stats) {
     const int64_t enough = 1 << 20; /* steps looked at: blocks that only run together later are compiled then */
     for (int64_t step = first; step <= last && step - first < enough; step++) {
-        if ((step > first && s->info.n_every == 0) || !variant(s, mask_of(s, step))) {
+        if ((step > first && s->info.n_every == 0) || !variant(s, mask_of(s, step), NULL)) {
             break;
         }
     }
     for (int i = 0; i < s->variants.n; i++) {
-        KdcStats one = kdc_unit_stats(&s->variants.v[i].unit);
+        KdcStats one = kdc_unit_stats(&s->variants.v[i]->unit);
         stats->seconds += one.seconds;
         stats->code_seconds += one.code_seconds;
         stats->kernels += one.kernels;
@@ -213,7 +409,7 @@ static KdcStatus begin_step(KdcSession *s, int64_t step, int64_t epoch, uint64_t
     KdLanding l;
     s->last = NULL;
     if (KD_TRY(p->cx, l)) {
-        s->last = runnable(s, mask_of(s, step));
+        s->last = runnable(s, mask_of(s, step), draw_of(s, step, seed));
         kd_landing_pop(p->cx);
     } else {
         kdc_failed(p);
@@ -234,13 +430,15 @@ KdcStatus kdc_session_step(KdcSession *s, int64_t step, int64_t epoch, uint64_t 
 
 /* The step's variant with nothing fused: every op has a kernel, and a place, of its own. NULL where that cannot be had (it
  * takes more memory): the fused one is then looked at, whose passes hold several ops. */
-static KdcRunnable *unfused(KdcSession *s, unsigned mask) {
+static KdcRunnable *unfused(KdcSession *s, unsigned mask, const int *draw) {
     KdcProgram *p = s->p;
     const char **skip = KD_NEW_ARRAY(p->cx, const char *, p->o.n_skip + 2), *const *before = p->o.skip;
     KdcRunnable *volatile r = NULL;
     KdcUnit u = s->whole;
     KdSessionInfo info;
+    KdNetOptions o = s->o;
     KdLanding l;
+    o.draw = draw;
     int n = p->o.n_skip;
     int64_t limit = p->o.memory_limit;
     for (int i = 0; i < n; i++) {
@@ -251,7 +449,7 @@ static KdcRunnable *unfused(KdcSession *s, unsigned mask) {
     p->o.n_skip = n + 1;
     p->o.memory_limit = 0;
     if (KD_TRY(p->cx, l)) {
-        if (mask == all_blocks(s) || kdc_unit_session(p, s->name, mask, &s->o, &info, &u)) {
+        if ((mask == all_blocks(s) && !draw) || kdc_unit_session(p, s->name, mask, &o, &info, &u)) {
             kdc_unit_passes(p, &u, &p->host);
             r = kdc_unit_jit(p, &u) ? kdc_runnable_new(p, &u, shared, s, NULL) : NULL;
         }
@@ -265,7 +463,7 @@ static KdcRunnable *unfused(KdcSession *s, unsigned mask) {
 
 KdcStatus kdc_session_trace(KdcSession *s, int64_t step, int64_t epoch, uint64_t seed, KdcFault *fault) {
     KdcStatus status = begin_step(s, step, epoch, seed);
-    KdcRunnable *apart = s->last ? unfused(s, mask_of(s, step)) : NULL;
+    KdcRunnable *apart = s->last ? unfused(s, mask_of(s, step), draw_of(s, step, seed)) : NULL;
     int call;
     *fault = (KdcFault){0};
     s->last = apart ? apart : s->last;
@@ -283,9 +481,7 @@ KdcStatus kdc_session_trace(KdcSession *s, int64_t step, int64_t epoch, uint64_t
 }
 
 uint32_t kdc_session_hash(const KdcSession *s) {
-    KdStr text = {.cx = s->p->cx};
-    kd_print_func(&text, s->whole.func);
-    return kd_crc32c(0, text.s, text.n);
+    return hash_of(s->p->cx, s->whole.func);
 }
 
 KdcProgram *kdc_session_program(const KdcSession *s) {
