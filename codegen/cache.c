@@ -1,12 +1,12 @@
 /* cache.c: compiled objects, kept between runs.
  *
- * One file holds all objects of one module: FOLDER/KEY.kdo, where KEY is the hash of everything the machine code
- * depends on: kernels and plan, target, level, this code generator's own text, LLVM's version. (Constants are not in
- * the objects, so they are not in the key.) A file is written under a temporary name and renamed, so readers in other
- * processes see all of it or nothing; its checksum turns a damaged one into a miss. A cache may always fail: then
+ * A file holds the object of one kernel: FOLDER/KEY.kdo, where KEY is the hash of everything its machine code depends on:
+ * the kernel, target, level, this code generator's own text, LLVM's version. Plans and constants are not in objects, so
+ * programs share what kernels they have in common. A file is written under a temporary name and renamed, so readers in
+ * other processes see all of it or nothing; its checksum turns a damaged one into a miss. A cache may always fail: then
  * the caller compiles.
  *
- * File, native byte order: Header, n sizes (uint64_t), the objects one after the other.
+ * File, native byte order: Header, the object.
  */
 #include "codegen/internal.h"
 #include "codegen/version.h"
@@ -21,19 +21,11 @@
 
 typedef struct Header {
     char magic[8];
-    uint64_t n;           /* objects */
-    uint64_t bytes;       /* all that follows the header */
-    uint64_t checksum[2]; /* of that, with two seeds */
+    uint64_t bytes;       /* of the object */
+    uint64_t checksum[2]; /* of it, with two seeds */
 } Header;
 
-static const char magic[8] = "kdobj 1";
-
-void kd_objects_free(KdObjects *o) {
-    for (int i = 0; i < o->n; i++)
-        free(o->object[i].bytes);
-    free(o->object);
-    *o = (KdObjects){0};
-}
+static const char magic[8] = "kdobj 2";
 
 const char *kd_cache_folder(KdContext *cx) {
     const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
@@ -44,22 +36,18 @@ const char *kd_cache_folder(KdContext *cx) {
 
 /* ---- keys -------------------------------------------------------------------------------------- */
 
-typedef struct Key {
-    uint64_t a, b;
-} Key;
-
-static void add_bytes(Key *k, const void *p, size_t n) {
+static void add_bytes(KdKernelKey *k, const void *p, size_t n) {
     k->a = kd_hash_bytes(p, n, k->a);
     k->b = kd_hash_bytes(p, n, k->b);
 }
 
-static void add_text(Key *k, const char *s) { add_bytes(k, s, strlen(s) + 1); }
+static void add_text(KdKernelKey *k, const char *s) { add_bytes(k, s, strlen(s) + 1); }
 
-static void add_number(Key *k, int64_t n) { add_bytes(k, &n, sizeof n); }
+static void add_number(KdKernelKey *k, int64_t n) { add_bytes(k, &n, sizeof n); }
 
 /* Everything of a kernel that code depends on: what its text holds but for names. (The text itself takes longer to print
  * than the objects to load.) Structs have padding, so fields go in one by one. */
-static void add_block(Key *key, const KlBlock *b) {
+static void add_block(KdKernelKey *key, const KlBlock *b) {
     add_number(key, b->params.n);
     if (b->params.n)
         add_bytes(key, b->params.v, (size_t)b->params.n * sizeof *b->params.v);
@@ -79,7 +67,7 @@ static void add_block(Key *key, const KlBlock *b) {
     }
 }
 
-static void add_kernel(Key *key, const KlKernel *k) {
+static void add_kernel(KdKernelKey *key, const KlKernel *k) {
     add_number(key, k->range);
     add_number(key, k->grain);
     add_number(key, k->types.n);
@@ -90,28 +78,8 @@ static void add_kernel(Key *key, const KlKernel *k) {
     add_block(key, &k->body);
 }
 
-static void add_plan(Key *key, const KlModule *m) {
-    add_number(key, m->externs.n);
-    add_number(key, m->arena);
-    add_number(key, m->pool.n);
-    for (int c = 0; c < m->calls.n; c++) {
-        const KlCall *call = &m->calls.v[c];
-        const KlKernel *k = m->kernels.v[call->kernel];
-        int n = 0;
-        for (int i = 0; i < k->bufs.n; i++)
-            n += k->bufs.v[i].access != KL_SCRATCH;
-        add_number(key, call->kernel);
-        add_number(key, call->once);
-        for (int a = 0; a < n; a++) {
-            add_number(key, call->args[a].kind);
-            add_number(key, call->args[a].index);
-            add_number(key, call->args[a].offset);
-        }
-    }
-}
-
-const char *kd_cache_path(KdContext *cx, const KlModule *m, const KdTarget *t, const KdCodegenOptions *o) {
-    Key key = {0x6b64632d61, 0x6b64632d62};
+KdKernelKey kd_kernel_key(const KlKernel *k, const KdTarget *t, const KdCodegenOptions *o) {
+    KdKernelKey key = {0x6b64632d61, 0x6b64632d62};
     unsigned major, minor, patch;
     LLVMGetVersion(&major, &minor, &patch);
     add_text(&key, KD_CODEGEN_VERSION);
@@ -120,12 +88,12 @@ const char *kd_cache_path(KdContext *cx, const KlModule *m, const KdTarget *t, c
     add_text(&key, t->cpu);
     add_text(&key, t->features);
     add_number(&key, o->opt);
-    add_text(&key, m->name);
-    add_number(&key, m->kernels.n);
-    for (int i = 0; i < m->kernels.n; i++)
-        add_kernel(&key, m->kernels.v[i]);
-    add_plan(&key, m);
-    return kd_format(cx, "%s/%016llx%016llx.kdo", o->cache, (unsigned long long)key.a, (unsigned long long)key.b);
+    add_kernel(&key, k);
+    return key;
+}
+
+const char *kd_cache_path(KdContext *cx, const char *folder, KdKernelKey key) {
+    return kd_format(cx, "%s/%016llx%016llx.kdo", folder, (unsigned long long)key.a, (unsigned long long)key.b);
 }
 
 /* ---- files -------------------------------------------------------------------------------------- */
@@ -149,45 +117,21 @@ static char *read_file(const char *path, size_t *size) {
     return bytes;
 }
 
-/* Cuts the body of a file, known to be what was written, into objects. */
-static bool split(const char *body, const Header *h, KdObjects *o) {
-    uint64_t at = h->n * sizeof(uint64_t);
-    o->object = calloc((size_t)h->n + 1, sizeof *o->object);
-    for (; o->object && (uint64_t)o->n < h->n; o->n++) {
-        uint64_t size;
-        memcpy(&size, body + (uint64_t)o->n * sizeof size, sizeof size);
-        char *bytes = size <= h->bytes - at ? malloc(size + 1) : NULL;
-        if (!bytes)
-            break;
-        memcpy(bytes, body + at, size);
-        o->object[o->n].bytes = bytes;
-        o->object[o->n].size = size;
-        at += size;
-    }
-    if (o->object && (uint64_t)o->n == h->n)
-        return true;
-    kd_objects_free(o);
-    return false;
-}
-
-bool kd_cache_load(const char *path, KdObjects *o) {
-    *o = (KdObjects){0};
+LLVMMemoryBufferRef kd_cache_load(const char *path) {
     size_t size = 0;
     char *file = read_file(path, &size);
     if (!file)
-        return false;
+        return NULL;
     Header h;
     memcpy(&h, file, sizeof h);
-    const char *body = file + sizeof h;
+    const char *object = file + sizeof h;
     bool sound = memcmp(h.magic, magic, sizeof magic) == 0 && h.bytes == size - sizeof h &&
-                 h.n <= h.bytes / sizeof(uint64_t) && h.n < INT32_MAX &&
-                 kd_hash_bytes(body, h.bytes, 1) == h.checksum[0] &&
-                 kd_hash_bytes(body, h.bytes, 2) == h.checksum[1];
-    bool ok = sound && split(body, &h, o);
+                 kd_hash_bytes(object, h.bytes, 1) == h.checksum[0] && kd_hash_bytes(object, h.bytes, 2) == h.checksum[1];
+    LLVMMemoryBufferRef copy = sound ? LLVMCreateMemoryBufferWithMemoryRangeCopy(object, h.bytes, "kdc") : NULL;
     free(file);
-    if (ok)
-        (void)utimensat(AT_FDCWD, path, NULL, 0); /* prune() goes by this */
-    return ok;
+    if (copy)
+        (void)utimensat(AT_FDCWD, path, NULL, 0); /* pruning goes by this */
+    return copy;
 }
 
 /* mkdir -p of everything in front of the last slash. */
@@ -197,28 +141,6 @@ static void make_folders(char *path) {
         (void)mkdir(path, 0700); /* exists, or opening the file will tell */
         *s = '/';
     }
-}
-
-static char *join(const KdObjects *o, size_t *size) {
-    Header h = {.n = (uint64_t)o->n, .bytes = (uint64_t)o->n * sizeof(uint64_t)};
-    memcpy(h.magic, magic, sizeof magic);
-    for (int i = 0; i < o->n; i++)
-        h.bytes += o->object[i].size;
-    char *file = malloc(sizeof h + h.bytes), *body = file + sizeof h;
-    if (!file)
-        return NULL;
-    size_t at = (size_t)o->n * sizeof(uint64_t);
-    for (int i = 0; i < o->n; i++) {
-        uint64_t bytes = o->object[i].size;
-        memcpy(body + (size_t)i * sizeof bytes, &bytes, sizeof bytes);
-        memcpy(body + at, o->object[i].bytes, o->object[i].size);
-        at += o->object[i].size;
-    }
-    h.checksum[0] = kd_hash_bytes(body, h.bytes, 1);
-    h.checksum[1] = kd_hash_bytes(body, h.bytes, 2);
-    memcpy(file, &h, sizeof h);
-    *size = sizeof h + h.bytes;
-    return file;
 }
 
 static bool write_all(int fd, const char *bytes, size_t size) {
@@ -246,10 +168,10 @@ static int older(const void *a, const void *b) {
     return x->used.tv_nsec < y->used.tv_nsec ? -1 : x->used.tv_nsec > y->used.tv_nsec;
 }
 
-/* Beyond KEEP_MOST files those that were not used for longest are deleted, down to KEEP_LEAST. Another process may
- * do the same at the same time; a file deleted twice or under a reader's hands is only a miss. */
-static void prune(const char *folder) {
-    enum { KEEP_MOST = 256, KEEP_LEAST = 192, LOOK_AT = 4096 };
+/* Beyond KEEP_MOST files (some ten kB each) those that were not used for longest are deleted, down to KEEP_LEAST. Another
+ * process may do the same at the same time; a file deleted twice or under a reader's hands is only a miss. */
+void kd_cache_prune(const char *folder) {
+    enum { KEEP_MOST = 8192, KEEP_LEAST = 6144, LOOK_AT = 16384 };
     DIR *d = opendir(folder);
     Kept *kept = calloc(LOOK_AT, sizeof *kept);
     int n = 0;
@@ -271,23 +193,22 @@ static void prune(const char *folder) {
         closedir(d);
 }
 
-void kd_cache_save(const char *path, const KdObjects *o) {
-    size_t size = 0, n = strlen(path);
-    char *file = join(o, &size), *temporary = malloc(n + 8);
-    if (file && temporary) {
-        memcpy(temporary, path, n + 1);
-        make_folders(temporary);
-        memcpy(temporary + n, ".XXXXXX", 8);
-        int fd = mkstemp(temporary);
-        if (fd >= 0) {
-            bool written = write_all(fd, file, size);
-            written = close(fd) == 0 && written;
-            if (!written || rename(temporary, path) != 0)
-                unlink(temporary);
-            *strrchr(temporary, '/') = 0;
-            prune(temporary);
-        }
+void kd_cache_save(const char *path, const char *object, size_t size) {
+    Header h = {.bytes = size, .checksum = {kd_hash_bytes(object, size, 1), kd_hash_bytes(object, size, 2)}};
+    memcpy(h.magic, magic, sizeof magic);
+    size_t n = strlen(path);
+    char *temporary = malloc(n + 8);
+    if (!temporary)
+        return;
+    memcpy(temporary, path, n + 1);
+    make_folders(temporary);
+    memcpy(temporary + n, ".XXXXXX", 8);
+    int fd = mkstemp(temporary);
+    if (fd >= 0) {
+        bool written = write_all(fd, (const char *)&h, sizeof h) && write_all(fd, object, size);
+        written = close(fd) == 0 && written;
+        if (!written || rename(temporary, path) != 0)
+            unlink(temporary);
     }
-    free(file);
     free(temporary);
 }

@@ -3,7 +3,7 @@
  * A module becomes functions
  *     void NAME(KdrtContext *cx, void *const *ext, void *arena);   the entry: runs the plan
  *     void NAME_kN(void *const *bufs, int64_t begin, int64_t end, void *scratch);   one per kernel (local)
- * The same LLVM module goes to ORC or to an object file, so the two cannot drift. Generated code calls nothing but what
+ * Kernels are emitted in the same way for ORC and for an object file, so the two cannot drift; the JIT needs no entry. Generated code calls nothing but what
  * runtime/kdrt/kdrt.def lists. Externs must be memory of their own: two of them may not overlap.
  */
 #ifndef KD_CODEGEN_H
@@ -23,10 +23,16 @@ bool kd_target_named(KdContext *cx, const char *triple, const char *cpu, KdTarge
 
 typedef enum KdEmit { KD_EMIT_LLVM, KD_EMIT_ASM, KD_EMIT_OBJ } KdEmit;
 
+/* Compiled kernels of this process, which modules share. One thread at a time may make JITs with it; it outlives them. */
+typedef struct KdKernels KdKernels;
+KdKernels *kd_kernels_new(void); /* NULL: out of memory */
+void kd_kernels_free(KdKernels *k);
+
 typedef struct KdCodegenOptions {
     int opt;         /* 0..3: codegen level; IR passes are few either way */
     int jobs;        /* threads that compile; 0: all cores */
     const char *cache; /* folder of compiled objects, or NULL for none */
+    KdKernels *kernels; /* shared by modules: each compiled kernel once; NULL: the JIT has its own */
 } KdCodegenOptions;
 
 /* Text or bytes of one stage, appended to out. Beside the entry an object has two constants,
@@ -89,21 +95,21 @@ bool kd_object_symbols(KdContext *cx, const KdStr *object, KdSymbols *out);
 /* An archive (libX.a) with the object as its only member, appended to out. */
 void kd_archive(const KdStr *object, const char *name, const KdSymbols *symbols, KdStr *out);
 
-typedef void KdEntry(void *kdrt_context, void *const *ext, void *arena);
-
 /* Scratch bytes that a thread needs to run any kernel of m: KdrtContext.scratch_bytes. */
 int64_t kd_scratch_bytes(const KlModule *m);
 
 typedef struct KdJit KdJit;
 typedef struct KdJitStats {
-    int kernels;       /* distinct kernels compiled or loaded */
-    bool from_cache;
+    int kernels;       /* distinct kernels */
+    int compiled;      /* of them, neither in the store nor in the cache's folder */
+    bool from_cache;   /* nothing was compiled */
     double seconds;
-    int64_t object_bytes;
+    int64_t object_bytes; /* of those that the store lacked */
 } KdJitStats;
 /* Compiles (or takes from the cache) and loads. NULL after kd_error / raises for our own bugs. */
 KdJit *kd_jit_new(KdContext *cx, const KlModule *m, const KdTarget *t, const KdCodegenOptions *o, KdJitStats *stats);
-KdEntry *kd_jit_entry(KdJit *j);
+/* Runs the plan. kdrt_context: a KdrtContext. */
+void kd_jit_run(const KdJit *j, void *kdrt_context, void *const *ext, void *arena);
 size_t kd_jit_scratch(const KdJit *j); /* KdrtContext.scratch_bytes */
 void kd_jit_free(KdJit *j); /* any time after the last run; the KdContext may be gone */
 /* "$XDG_CACHE_HOME/kdc" or "$HOME/.cache/kdc"; NULL if neither is set. Created on first write. */

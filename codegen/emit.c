@@ -476,7 +476,10 @@ static void symbol(char *out, const KlModule *m, const char *suffix) {
 static LLVMValueRef kernel_function(KdEmitter *e, int kernel) {
     char name[SYMBOL_SIZE], suffix[32];
     snprintf(suffix, sizeof suffix, "_k%d", kernel);
-    symbol(name, e->m, suffix);
+    if (e->symbol)
+        snprintf(name, sizeof name, "%s", e->symbol);
+    else
+        symbol(name, e->m, suffix);
     LLVMValueRef f = LLVMGetNamedFunction(e->module, name);
     return f ? f : LLVMAddFunction(e->module, name, kernel_type(e));
 }
@@ -566,11 +569,15 @@ static LLVMValueRef emit_pool(KdEmitter *e, bool define) {
     return g;
 }
 
-static int args_of(const KlKernel *k) {
+int kd_args_of(const KlKernel *k) {
     int n = 0;
     for (int i = 0; i < k->bufs.n; i++)
         n += k->bufs.v[i].access != KL_SCRATCH;
     return n;
+}
+
+int64_t kd_arg_base(const KlArg *a) {
+    return a->kind == KL_ARG_ARENA ? KDRT_ARENA : a->kind == KL_ARG_POOL ? KDRT_POOL : a->index;
 }
 
 /* The tables of kdrt.h: all arguments, one after the other, and the calls that point into them. */
@@ -581,17 +588,14 @@ static bool emit_calls(KdEmitter *e, LLVMValueRef *calls) {
     LLVMTypeRef call_type = LLVMStructTypeInContext(e->cx, call, 6, false);
     int64_t n_args = 0, arg = 0;
     for (int c = 0; c < m->calls.n; c++)
-        n_args += args_of(m->kernels.v[m->calls.v[c].kernel]);
+        n_args += kd_args_of(m->kernels.v[m->calls.v[c].kernel]);
     LLVMValueRef *rows = malloc((size_t)(n_args + m->calls.n + 1) * sizeof *rows);
     if (!rows)
         return false;
     for (int c = 0; c < m->calls.n; c++)
-        for (int a = 0; a < args_of(m->kernels.v[m->calls.v[c].kernel]); a++) {
+        for (int a = 0; a < kd_args_of(m->kernels.v[m->calls.v[c].kernel]); a++) {
             const KlArg *from = &m->calls.v[c].args[a];
-            int64_t base = from->kind == KL_ARG_ARENA  ? KDRT_ARENA
-                           : from->kind == KL_ARG_POOL ? KDRT_POOL
-                                                       : from->index;
-            LLVMValueRef both[2] = {const_i64(e, base), const_i64(e, from->offset)};
+            LLVMValueRef both[2] = {const_i64(e, kd_arg_base(from)), const_i64(e, from->offset)};
             rows[arg++] = LLVMConstStructInContext(e->cx, both, 2, false);
         }
     LLVMValueRef args = table(e, arg_type, rows, n_args);
@@ -600,10 +604,10 @@ static bool emit_calls(KdEmitter *e, LLVMValueRef *calls) {
         const KlKernel *k = m->kernels.v[m->calls.v[c].kernel];
         LLVMValueRef index = const_i64(e, arg);
         LLVMValueRef all[6] = {kernel_function(e, m->calls.v[c].kernel), LLVMConstGEP2(arg_type, args, &index, 1),
-                               const_i64(e, args_of(k)), const_i64(e, k->range), const_i64(e, k->grain),
+                               const_i64(e, kd_args_of(k)), const_i64(e, k->range), const_i64(e, k->grain),
                                const_i64(e, m->calls.v[c].once)};
         rows[c] = LLVMConstStructInContext(e->cx, all, 6, false);
-        arg += args_of(k);
+        arg += kd_args_of(k);
     }
     *calls = table(e, call_type, rows, m->calls.n);
     free(rows);
@@ -635,6 +639,7 @@ bool kd_emit(const KdEmitJob *job, LLVMModuleRef module) {
     KdEmitter e = {
         .m = job->m,
         .t = job->t,
+        .symbol = job->symbol,
         .cx = cx,
         .module = module,
         .b = LLVMCreateBuilderInContext(cx),

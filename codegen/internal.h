@@ -8,6 +8,8 @@
 #include <llvm-c/Orc.h>
 #include <llvm-c/TargetMachine.h>
 
+#include "runtime/kdrt/kdrt.h"
+
 /* ---- target.c ------------------------------------------------------------------------------------ */
 
 /* What emission must know of the instruction set, beyond what schedules may. */
@@ -24,6 +26,7 @@ bool kd_isa_of(const char *triple, const char *cpu, const char *features, KdIsa 
 typedef struct KdEmitter {
     const KlModule *m;
     const KdTarget *t;
+    const char *symbol; /* of the only kernel, or NULL */
     KdIsa isa;
     LLVMContextRef cx;
     LLVMModuleRef module;
@@ -53,9 +56,14 @@ typedef struct KdEmitJob {
     const int *kernels;
     int n_kernels;
     bool entry, local, pool;
+    const char *symbol; /* of the only kernel; NULL: NAME_kN */
     const KdArtefact *artefact; /* NULL, or what kd_compile links after the passes */
 } KdEmitJob;
 bool kd_emit(const KdEmitJob *job, LLVMModuleRef module);
+
+/* How the plan's tables hold a call: its buffers but for scratch, and an argument's KdrtArg.base. */
+int kd_args_of(const KlKernel *k);
+int64_t kd_arg_base(const KlArg *a);
 
 LLVMTypeRef kd_emit_type(const KdEmitter *e, KlType t);
 /* The value of a PURE instruction; notes base and addend where they are known. */
@@ -84,18 +92,25 @@ bool kd_artefact_link(LLVMModuleRef module, LLVMTargetMachineRef tm, const KdArt
 /* A failed kd_compile, raised. */
 _Noreturn void kd_raise_compile(KdContext *cx, char *why);
 
+/* ---- kernels.c ------------------------------------------------------------------------------------- */
+
+typedef struct KdKernelKey {
+    uint64_t a, b;
+} KdKernelKey;
+
+/* fn[i]: the i-th kernel of m, loaded into the store, which keeps it. Raises. Adds what it did to *stats. */
+void kd_kernels_get(KdContext *cx, KdKernels *k, const KlModule *m, const KdTarget *t, const KdCodegenOptions *o,
+                    KdrtKernel **fn, KdJitStats *stats);
+
 /* ---- cache.c --------------------------------------------------------------------------------------- */
 
-/* The objects of one module, in a fixed order. Memory is the caller's (malloc). */
-typedef struct KdObjects {
-    int n;
-    struct { char *bytes; size_t size; } *object;
-} KdObjects;
-
-void kd_objects_free(KdObjects *o);
-/* Where these would be kept: FOLDER/HASH.kdo. */
-const char *kd_cache_path(KdContext *cx, const KlModule *m, const KdTarget *t, const KdCodegenOptions *o);
-bool kd_cache_load(const char *path, KdObjects *o); /* false: absent, or not what was written */
-void kd_cache_save(const char *path, const KdObjects *o); /* best effort: a cache may fail */
+/* The hash of all that a kernel's machine code depends on. */
+KdKernelKey kd_kernel_key(const KlKernel *k, const KdTarget *t, const KdCodegenOptions *o);
+/* Where its object would be kept: FOLDER/KEY.kdo. */
+const char *kd_cache_path(KdContext *cx, const char *folder, KdKernelKey key);
+LLVMMemoryBufferRef kd_cache_load(const char *path); /* NULL: absent, or not what was written */
+void kd_cache_save(const char *path, const char *object, size_t size); /* best effort: a cache may fail */
+/* Deletes what was not used for longest where there is too much; a call for each batch of saves. */
+void kd_cache_prune(const char *folder);
 
 #endif

@@ -137,7 +137,7 @@ static inline bool fw_jit(KdContext *cx, const KlModule *m, const KdTarget *t, i
     rt.scratch = kdrt_alloc(rt.scratch_bytes * (size_t)threads + 64);
     void *arena = kdrt_alloc((size_t)m->arena + 64);
     memset(arena, 0xff, (size_t)m->arena); /* NaN: what is read before it is written shows */
-    kd_jit_entry(j)(&rt, ext, arena);
+    kd_jit_run(j, &rt, ext, arena);
     kdrt_free(arena);
     kdrt_free(rt.scratch);
     kd_jit_free(j);

@@ -28,6 +28,8 @@ struct KdcProgram {
     KdStageFn *observe;  /* of every pipeline; the command's --print-after and --time-passes */
     void *observe_user;
     KD_VEC(struct KdcProgram *) drawn; /* of its sessions' drawn configurations; closed by kdc_close */
+    KdKernels *kernels; /* compiled ones, of all its functions; a drawn configuration's are its session's program's */
+    bool borrowed;      /* kernels is another program's */
     KD_VEC(KdJit *) jits;    /* freed by kdc_close */
     KD_VEC(void *) memory;   /* kdrt_alloc'ed, freed by kdc_close */
 };
@@ -56,6 +58,7 @@ bool kdc_unit_session(KdcProgram *p, const char *name, unsigned mask, const KdNe
                       KdSessionInfo *info, KdcUnit *u);
 void kdc_unit_passes(KdcProgram *p, KdcUnit *u, const KdTarget *t);
 KdPassOptions kdc_pass_options(const KdcProgram *p, const KdTarget *t); /* those it uses */
+KdKernels *kdc_kernels(KdcProgram *p); /* p's store of compiled kernels */
 bool kdc_unit_jit(KdcProgram *p, KdcUnit *u);
 KdCodegenOptions kdc_codegen_options(const KdcProgram *p);
 KdcStats kdc_unit_stats(const KdcUnit *u);

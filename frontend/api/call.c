@@ -21,7 +21,6 @@ struct KdcRunnable {
     void **ext;
     void *arena;
     KdrtContext rt;
-    KdEntry *entry;
     bool held; /* kdc_hold_weights */
 };
 
@@ -154,7 +153,6 @@ KdcRunnable *kdc_runnable_new(KdcProgram *p, const KdcUnit *u, KdcShareFn *share
     r->rt.threads = kdc_threads(p);
     r->rt.scratch_bytes = ((size_t)kd_scratch_bytes(u->result.loops) + 63) / 64 * 64;
     r->rt.scratch = kdc_memory(p, (int64_t)r->rt.scratch_bytes * r->rt.threads);
-    r->entry = kd_jit_entry(u->jit);
     return r;
 }
 
@@ -235,7 +233,7 @@ KdcStatus kdc_initialise(KdcRunnable *r, uint64_t seed) {
 }
 
 KdcStatus kdc_run(KdcRunnable *r) {
-    r->entry(&r->rt, r->ext, r->arena);
+    kd_jit_run(r->unit.jit, &r->rt, r->ext, r->arena);
     r->rt.prepared = r->held;
     return KDC_OK;
 }
@@ -298,7 +296,7 @@ bool kdc_run_watched(KdcRunnable *r, int *call, bool *nan) {
     Watch w = {r, -1, false};
     r->rt.after = watch;
     r->rt.user = &w;
-    r->entry(&r->rt, r->ext, r->arena);
+    kd_jit_run(r->unit.jit, &r->rt, r->ext, r->arena);
     r->rt.after = NULL;
     *call = w.call;
     *nan = w.nan;

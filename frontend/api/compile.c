@@ -158,6 +158,9 @@ void kdc_close(KdcProgram *p) {
     for (int i = 0; i < p->jits.n; i++) {
         kd_jit_free(p->jits.v[i]);
     }
+    if (!p->borrowed) {
+        kd_kernels_free(p->kernels);
+    }
     for (int i = 0; i < p->memory.n; i++) {
         kdrt_free(p->memory.v[i]);
     }
@@ -248,8 +251,16 @@ KdCodegenOptions kdc_codegen_options(const KdcProgram *p) {
                               .cache = p->o.cache && *p->o.cache ? p->o.cache : NULL};
 }
 
+KdKernels *kdc_kernels(KdcProgram *p) {
+    if (!p->kernels && !(p->kernels = kd_kernels_new())) {
+        kd_raise(p->cx, KD_FAIL_MACHINE, "out of memory: compiled kernels");
+    }
+    return p->kernels;
+}
+
 bool kdc_unit_jit(KdcProgram *p, KdcUnit *u) {
     KdCodegenOptions o = kdc_codegen_options(p);
+    o.kernels = kdc_kernels(p);
     KdJit *jit = kd_jit_new(p->cx, u->result.loops, &p->host, &o, &u->jit_stats);
     if (jit) {
         kd_push(p->cx, &p->jits, jit);

@@ -230,12 +230,15 @@ static void hand_on(KdcSession *s, KdcProgram *own, const int *draw) {
 
 static bool compile_drawn(KdcSession *s, Variant *v) {
     KdcProgram *own = v->p;
+    KdKernels *kernels = kdc_kernels(s->p);
     KdSessionInfo info;
     KdNetOptions o = s->o; /* sessions are given no types: their names would be of another context */
     KdLanding l;
     volatile bool ok = false;
     if (kdc_status(own) == KDC_OK && KD_TRY(own->cx, l)) {
         o.draw = v->draw;
+        own->kernels = kernels;
+        own->borrowed = true;
         own->observe = s->p->observe;
         own->observe_user = s->p->observe_user;
         if (kdc_unit_session(own, s->name, v->mask, &o, &info, &v->unit)) {

@@ -198,11 +198,10 @@ typedef struct Runnable {
 
 static void run_for(Runnable *r, int threads, double least, double *per_run) {
     r->rt.threads = threads;
-    KdEntry *entry = kd_jit_entry(r->jit);
     double t0 = seconds(threads), t = 0;
     int runs = 0;
     do {
-        entry(&r->rt, r->ext, r->arena);
+        kd_jit_run(r->jit, &r->rt, r->ext, r->arena);
         runs++;
         t = seconds(threads) - t0;
     } while (t < least);

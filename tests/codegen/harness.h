@@ -131,28 +131,37 @@ static inline void raised(KdContext *cx) {
     fail_msg("raised: %s", why);
 }
 
-static inline void run_entry(KdEntry *entry, size_t scratch, int64_t arena, const Memory *mem, int threads) {
-    void *arena_memory = kdrt_alloc((size_t)arena);
-    KdrtContext rt = {.threads = threads, .scratch = kdrt_alloc(scratch * (size_t)threads), .scratch_bytes = scratch};
-    assert_non_null(arena_memory);
-    assert_non_null(rt.scratch);
-    entry(&rt, mem->ext, arena_memory);
-    kdrt_free(arena_memory);
-    kdrt_free(rt.scratch);
-}
-
-/* What a module was made into: by the JIT, or an object file linked and loaded. */
+/* What a module was made into: by the JIT, or an object file linked and loaded, with its entry. */
+typedef void Entry(void *kdrt_context, void *const *ext, void *arena);
 typedef struct Made {
-    KdEntry *entry;
+    Entry *entry; /* NULL: jit */
     size_t scratch;
     KdJit *jit;
 } Made;
+
+static inline void run_made_once(const Made *made, KdrtContext *rt, void *const *ext, void *arena) {
+    if (made->jit)
+        kd_jit_run(made->jit, rt, ext, arena);
+    else
+        made->entry(rt, ext, arena);
+}
+
+static inline void run_made_on(const Made *made, int64_t arena, const Memory *mem, int threads) {
+    void *arena_memory = kdrt_alloc((size_t)arena);
+    KdrtContext rt = {
+        .threads = threads, .scratch = kdrt_alloc(made->scratch * (size_t)threads), .scratch_bytes = made->scratch};
+    assert_non_null(arena_memory);
+    assert_non_null(rt.scratch);
+    run_made_once(made, &rt, mem->ext, arena_memory);
+    kdrt_free(arena_memory);
+    kdrt_free(rt.scratch);
+}
 
 static inline Made make_jit(KdContext *cx, const KlModule *m, const KdTarget *t, int opt) {
     KdCodegenOptions o = {.opt = opt, .jobs = 1};
     KdJit *j = kd_jit_new(cx, m, t, &o, NULL);
     assert_non_null(j);
-    return (Made){kd_jit_entry(j), kd_jit_scratch(j), j};
+    return (Made){.scratch = kd_jit_scratch(j), .jit = j};
 }
 
 static inline bool spawn(const char *const *argv) {
@@ -188,7 +197,7 @@ static inline Made make_object(KdContext *cx, const KlModule *m, const KdTarget 
     const int64_t *scratch = dlsym(so, name);
     snprintf(name, sizeof name, "%s_arena_bytes", m->name);
     const int64_t *arena = dlsym(so, name);
-    KdEntry *entry;
+    Entry *entry;
     *(void **)&entry = dlsym(so, m->name);
     assert_true(entry && scratch && arena);
     assert_int_equal(*arena, m->arena);
@@ -225,7 +234,7 @@ static inline void check_module(KdContext *cx, const KlModule *m, uint64_t seed,
             if (!made[way].entry)
                 continue;
             Memory got = memory_new(m, s);
-            run_entry(made[way].entry, made[way].scratch, m->arena, &got, 2);
+            run_made_on(&made[way], m->arena, &got, 2);
             assert_same(m, &want, &got, names[way]);
             memory_free(&got);
         }

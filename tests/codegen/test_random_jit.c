@@ -176,7 +176,7 @@ static const char *run_made(const Graph *g, const KlModule *m, const Made *made,
     size_t scratch_bytes = made->scratch * (size_t)threads;
     void *arena = guarded((size_t)m->arena), *scratch = guarded(scratch_bytes);
     KdrtContext rt = {.threads = threads, .scratch = scratch, .scratch_bytes = made->scratch};
-    made->entry(&rt, got, arena);
+    run_made_once(made, &rt, got, arena);
     const char *wrong = different(g->cx, m, want, got);
     wrong = wrong ? wrong : guards(g->cx, m, got);
     wrong = wrong ? wrong : guard_holds(arena, (size_t)m->arena) ? NULL : "something is written behind the arena";

@@ -153,7 +153,7 @@ static void run_case(void **state) {
         memset(arena, 255, (size_t)m->arena);
         memset(rt.scratch, 255, rt.scratch_bytes * 4);
         rt.threads = threads;
-        kd_jit_entry(jit)(&rt, (void **)ext, arena);
+        kd_jit_run(jit, &rt, (void **)ext, arena);
         if (threads == 1) memcpy(first, ext[2], (size_t)count * 4);
         assert_memory_equal(first, ext[2], (size_t)count * 4);
     }
