@@ -134,15 +134,15 @@ KdcStatus kdc_session_initialise(KdcSession *s, uint64_t seed);
 KdcStatus kdc_session_step(KdcSession *s, int64_t step, int64_t epoch, uint64_t seed);
 /* `choice`s that the session depends on and that no define sets: each step has a pick of each gene, drawn from its seed and
  * number alone. Its configuration is compiled when it first comes up; the latest ones are kept. */
-typedef struct KdcGene {
+typedef struct KdcDrawn {
     const char *choice; /* "channels" */
     int element;        /* of the choice's list, or -1: it is no list */
     int index;          /* among the genes of the program */
     int n;              /* alternatives */
     const char *const *alternative; /* as text, from small to large */
-} KdcGene;
+} KdcDrawn;
 int kdc_session_gene_count(const KdcSession *s); /* 0: nothing is drawn */
-const KdcGene *kdc_session_gene(const KdcSession *s, int i);
+const KdcDrawn *kdc_session_gene(const KdcSession *s, int i);
 const char *kdc_session_pick(const KdcSession *s, int i, int64_t step, uint64_t seed); /* of the i-th gene */
 /* Compiles what the steps first..last need (of drawn configurations the largest), which else happens when one is first run. What that takes, together: memory is
  * the arena that all of them share; nothing of it is allocated yet. */

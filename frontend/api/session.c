@@ -36,7 +36,7 @@ struct KdcSession {
     KdcUnit whole; /* all blocks; compiled only if a step needs it */
     KD_VEC(KdcTensor *) store;
     KD_VEC(Variant *) variants;
-    const KdcGene *genes; /* of the choices that it depends on */
+    const KdcDrawn *genes; /* of the choices that it depends on */
     int n_genes, all_genes; /* of the program */
     int64_t used;
     void *arena; /* of all variants, one after the other */
@@ -104,14 +104,14 @@ static void find_genes(KdcSession *s) {
     int n;
     const KdChoice *c = kd_lang_choices(s->p->lang, &n);
     s->all_genes = kd_lang_genes(s->p->lang);
-    KdcGene *g = KD_NEW_ARRAY(s->p->cx, KdcGene, s->all_genes + 1);
+    KdcDrawn *g = KD_NEW_ARRAY(s->p->cx, KdcDrawn, s->all_genes + 1);
     uint32_t widest = n ? hash_of(s->p->cx, s->whole.func) : 0;
     for (int i = 0; i < n; i++) {
         for (int k = 0; !c[i].fixed && k < c[i].n_genes; k++) {
             if (k == 0 && !matters(s, &c[i], widest)) {
                 break;
             }
-            g[s->n_genes++] = (KdcGene){c[i].name, c[i].list ? k : -1, c[i].first + k, c[i].genes[k].n, c[i].genes[k].alternative};
+            g[s->n_genes++] = (KdcDrawn){c[i].name, c[i].list ? k : -1, c[i].first + k, c[i].genes[k].n, c[i].genes[k].alternative};
         }
     }
     s->genes = g;
@@ -137,7 +137,7 @@ int kdc_session_gene_count(const KdcSession *s) {
     return s->n_genes;
 }
 
-const KdcGene *kdc_session_gene(const KdcSession *s, int i) {
+const KdcDrawn *kdc_session_gene(const KdcSession *s, int i) {
     return &s->genes[i];
 }
 
@@ -199,7 +199,7 @@ static bool same_draw(const KdcSession *s, const int *a, const int *b) {
 static const char *draw_text(const KdcSession *s, const int *draw) {
     KdStr t = {.cx = s->p->cx};
     for (int i = 0; i < s->n_genes; i++) {
-        const KdcGene *g = &s->genes[i];
+        const KdcDrawn *g = &s->genes[i];
         bool last = i + 1 == s->n_genes || s->genes[i + 1].element <= 0;
         const char *begin = g->element > 0 ? ", " : i ? ", " : "";
         kd_str_printf(&t, "%s", begin);
