@@ -331,7 +331,7 @@ static bool check_predictions(KdcSearch *s) {
     KdcCandidate **left = KD_NEW_ARRAY(cx, KdcCandidate *, n + 1);
     int rest = 0;
     for (int i = 0; i < n; i++) {
-        if (isnan(all[i]->latency.least) && !isnan(all[i]->latency.predicted)) {
+        if (isnan(all[i]->latency.measured) && !isnan(all[i]->latency.predicted)) {
             left[rest++] = all[i];
         }
     }
@@ -347,7 +347,7 @@ static bool check_predictions(KdcSearch *s) {
         return false;
     }
     for (int i = 0; i < count; i++) {
-        error[i] = fabs(sample[i]->latency.predicted / sample[i]->latency.least - 1);
+        error[i] = fabs(sample[i]->latency.predicted / sample[i]->latency.measured - 1);
     }
     qsort(error, (size_t)count, sizeof *error, ascending);
     s->check.n = count;
@@ -370,9 +370,9 @@ static bool measure_winner(KdcSearch *s) {
         if (!kdc_ask_times(s, &all[i], 1, FINAL_RUNS)) {
             return false;
         }
-        all[i]->final = all[i]->latency;
+        all[i]->final = all[i]->latency.measured;
         all[i]->latency = searched;
-        if (all[i]->final.least <= s->budget.limit[KDC_COST_LATENCY]) {
+        if (s->anchor * all[i]->final <= s->budget.limit[KDC_COST_LATENCY]) {
             s->passed = tries - 1;
             s->best = all[i];
             return true;
@@ -421,6 +421,9 @@ static bool work(KdcSearch *s) {
     if (!kdc_state_folder(s) || !has_weights(s) || !kdc_ask_open(s)) {
         return false;
     }
+    if (!isnan(s->budget.limit[KDC_COST_LATENCY]) && !kdc_ask_anchor(s)) {
+        return false;
+    }
     if (s->predict && !(s->kernels = kdc_kernels_open(s, kernels ? kernels : kd_format(cx, "%s/kernels.json", s->folder)))) {
         return false;
     }
@@ -453,7 +456,8 @@ int kdc_cmd_search(const KdcArgs *a) {
         return code;
     }
     w.unit = a->name;
-    KdcSearch s = {.a = a, .base = *a, .p = p, .stop = &stopped, .generation = -1, .start = kdc_now()};
+    KdcSearch s = {.a = a, .base = *a, .p = p, .stop = &stopped, 
+                   .generation = -1, .anchor = NAN, .start = kdc_now()};
     struct sigaction action = {.sa_handler = stop}, old;
     volatile bool ok = false;
     KdLanding l;

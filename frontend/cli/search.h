@@ -24,10 +24,10 @@
 
 enum { KDC_GENES = 256 };
 
-typedef struct KdcGene { /* alternatives from small to large, as the language writes them */
+typedef struct KdcPicks { /* of one gene: alternatives from small to large, as the language writes them */
     const char **value;
     int n;
-} KdcGene;
+} KdcPicks;
 
 typedef struct KdcSpaceParam { /* a param or choice: one gene, or a list of n */
     const char *name;
@@ -38,7 +38,7 @@ typedef struct KdcSpaceParam { /* a param or choice: one gene, or a list of n */
 typedef struct KdcSpace {
     KdcSpaceParam *param;
     int n_params;
-    KdcGene gene[KDC_GENES];
+    KdcPicks gene[KDC_GENES];
     int n;       /* genes */
     double size; /* configurations */
 } KdcSpace;
@@ -70,9 +70,10 @@ typedef struct KdcKernelUse { /* a kernel of the compiled network, by what it co
     int calls;
 } KdcKernelUse;
 
-typedef struct KdcLatency { /* seconds; NaN: not known */
-    double least, median;   /* of rounds of runs */
-    double predicted;       /* from the table of kernels */
+/* In units of KdcSearch.anchor, so that a machine whose speed changes from minute to minute measures the same; NaN: not known. */
+typedef struct KdcLatency {
+    double measured;  /* the low tenth of rounds, by the anchor's of the same rounds */
+    double predicted; /* from the table of kernels */
 } KdcLatency;
 
 typedef struct KdcFresh { /* seconds that a configuration took that had not been seen */
@@ -92,7 +93,8 @@ typedef struct KdcCandidate {
     KdcKernelUse *kernel;
     int n_kernels;
     KdcLatency latency;         /* as the search saw it */
-    KdcLatency final;           /* measured at the end */
+    double final;               /* the same, measured at the end */
+    double clock[2];            /* seconds of the latest rounds, as the clock had them: the low tenth and the median */
     double metric[KDC_METRICS]; /* NaN: not measured */
     const char *failed;         /* why it has no metric; or NULL */
     int generation, place;      /* where it was first taken up; -1: never, as it is over the budget */
@@ -134,6 +136,8 @@ typedef struct KdcSearch {
     int64_t generations;
     double mutate;
     bool predict, interrupted;
+    double anchor; /* seconds that the widest configuration takes, at the best speed that the machine has shown; NaN: not timed */
+    double slower; /* how many times as long it took in the latest rounds */
     KdcPool *pool;
     KdcKernels *kernels; /* NULL: latency is not predicted */
     KD_VEC(KdcCandidate *) all;
@@ -172,6 +176,7 @@ bool kdc_search_evolve(KdcSearch *s);
 bool kdc_ask_open(KdcSearch *s);                               /* the network, the data, the metric: is all there? */
 bool kdc_ask_costs(KdcSearch *s, KdcCandidate **v, int n);     /* what budgets need */
 bool kdc_ask_values(KdcSearch *s, KdcCandidate **v, int n);    /* metrics */
+bool kdc_ask_anchor(KdcSearch *s);                             /* times the widest configuration */
 bool kdc_ask_times(KdcSearch *s, KdcCandidate **v, int n, int runs); /* measured latencies */
 bool kdc_ask_extract(KdcSearch *s, const KdcCandidate *x, const char *path); /* its weights, to a file */
 double kdc_search_cost(const KdcSearch *s, const KdcCandidate *x, KdcCost k); /* NaN: not known */
@@ -194,11 +199,12 @@ int kdc_search_worker(const KdcArgs *a);
 
 /* search_kernels.c */
 KdcKernels *kdc_kernels_open(KdcSearch *s, const char *path); /* the file may not be there yet. NULL after a message */
-/* Seconds of a run; NaN: some kernel has not been measured. */
+/* All in units of the anchor, in the file in seconds. A run's; NaN: some kernel has not been measured. */
 double kdc_kernels_predict(const KdcKernels *t, const KdcKernelUse *v, int n);
-/* A measured network: seconds of one call of each kernel, and what its runs took at least. */
-void kdc_kernels_add(KdcKernels *t, const KdcKernelUse *v, const double *seconds, int n, double least);
+/* A measured network: one call of each kernel, and a run. */
+void kdc_kernels_add(KdcKernels *t, const KdcKernelUse *v, const double *seconds, int n, double run);
 bool kdc_kernels_save(KdcKernels *t); /* false after a message */
+bool kdc_kernels_knows(const KdcKernels *t, uint64_t hash);
 int kdc_kernels_count(const KdcKernels *t);
 
 /* search_state.c */

@@ -1,9 +1,11 @@
 /* search_ask.c: what kdc search asks of its workers, and what comes of the answers: costs against budgets, metrics, times.
  *
  * Latency comes last: a configuration that another budget refuses is never compiled. Predicted, it is a sum over a plan's kernels;
- * where a network has kernels that nobody has measured, it is compiled and timed, one network at a time, in the order of
- * candidates, and its kernels go into the table. Measured, networks are timed a few together, in rounds in which each runs
- * once; what counts is the least of the rounds, which other work on the machine disturbs least.
+ * the networks that between them have all kernels that nobody has measured are compiled and timed, and their kernels go into the
+ * table. Networks are timed a few together, in rounds in which each runs once, by one worker while the others rest. The widest
+ * configuration, the anchor, runs along in all rounds. What counts is the low tenth of a network's rounds by the low tenth of the
+ * anchor's, times the least that this has ever been: what was measured while other work slowed the machine down compares with what
+ * was not, and runs that were interrupted do not count.
  */
 #include "frontend/cli/search.h"
 
@@ -62,7 +64,7 @@ const char *kdc_cost_text(KdContext *cx, KdcCost k, double v) {
 
 double kdc_search_cost(const KdcSearch *s, const KdcCandidate *x, KdcCost k) {
     switch (k) {
-    case KDC_COST_LATENCY: return s->predict && !isnan(x->latency.predicted) ? x->latency.predicted : x->latency.least;
+    case KDC_COST_LATENCY: return s->anchor * (s->predict && !isnan(x->latency.predicted) ? x->latency.predicted : x->latency.measured);
     case KDC_COST_MACS:
         return !x->counted                            ? NAN
                : strcmp(s->budget.macs, "noT") == 0   ? x->macs.no_t
@@ -208,7 +210,7 @@ static bool not_counted(const KdcSearch *s, const KdcCandidate *x) {
 }
 
 static bool not_timed(const KdcSearch *s, const KdcCandidate *x) {
-    return may_fit(s, x) && isnan(x->latency.least);
+    return may_fit(s, x) && isnan(x->latency.measured);
 }
 
 /* ---- latency ---------------------------------------------------------------------------------------------- */
@@ -216,6 +218,7 @@ static bool not_timed(const KdcSearch *s, const KdcCandidate *x) {
 static json_t *ask_time(void *user, int i) {
     Ask *a = user;
     json_t *configs = json_array();
+    json_array_append_new(configs, json_array()); /* the anchor: what workers begin with */
     for (int k = i * TOGETHER; k < a->n && k < (i + 1) * TOGETHER; k++) {
         json_array_append_new(configs, define_of(a->s, a->v[k]));
     }
@@ -228,8 +231,15 @@ static bool take_time(void *user, int i, json_t *answer) {
     if (is_error(a->s, answer)) {
         return false;
     }
+    double anchor = real_of(json_array_get(times, 0), "low");
+    if (isnan(anchor) || anchor <= 0) {
+        kd_error(a->s->p->cx, 0, "the widest configuration cannot be timed: %s", reason(a->s, json_array_get(times, 0), "refused"));
+        return false;
+    }
+    a->s->anchor = fmin(a->s->anchor, anchor); /* of NaN: anchor */
+    a->s->slower = anchor / a->s->anchor;
     for (int k = i * TOGETHER; k < a->n && k < (i + 1) * TOGETHER; k++) {
-        json_t *one = json_array_get(times, (size_t)(k - i * TOGETHER));
+        json_t *one = json_array_get(times, (size_t)(1 + k - i * TOGETHER));
         KdcCandidate *x = a->v[k];
         double *seconds;
         x->refused = reason(a->s, one, "refused");
@@ -237,11 +247,12 @@ static bool take_time(void *user, int i, json_t *answer) {
             a->s->refused++;
             continue;
         }
-        x->latency.least = real_of(one, "least");
-        x->latency.median = real_of(one, "median");
+        x->latency.measured = real_of(one, "ratio");
+        x->clock[0] = real_of(one, "low");
+        x->clock[1] = real_of(one, "median");
         if (a->s->kernels && !a->path) { /* for the table, not for a check of it */
             take_kernels(a->s, x, json_object_get(one, "kernels"), &seconds);
-            kdc_kernels_add(a->s->kernels, x->kernel, seconds, x->n_kernels, x->latency.least);
+            kdc_kernels_add(a->s->kernels, x->kernel, seconds, x->n_kernels, x->latency.measured);
             a->s->measured++;
         }
     }
@@ -253,20 +264,49 @@ static bool time_some(KdcSearch *s, KdcCandidate **v, int n, int runs, bool chec
     return kdc_pool_run(s->pool, (n + TOGETHER - 1) / TOGETHER, 1, ask_time, take_time, &a);
 }
 
+bool kdc_ask_anchor(KdcSearch *s) {
+    enum { TIMES = 4 };
+    Ask a = {.s = s, .n = 0, .runs = s->runs, .path = "check"};
+    return kdc_pool_run(s->pool, TIMES, 1, ask_time, take_time, &a);
+}
+
 bool kdc_ask_times(KdcSearch *s, KdcCandidate **v, int n, int runs) {
     return time_some(s, v, n, runs, true);
 }
 
-/* Predicted where the table has all kernels; else the network is measured, which fills the table for those after it. */
-static bool predict_all(KdcSearch *s, KdcCandidate **v, int n) {
+/* Of networks with kernels that the table does not have, in their order, those that have one that none before them has. */
+static KdcCandidate **to_measure(KdcSearch *s, KdcCandidate **v, int n, int *count) {
+    KdContext *cx = s->p->cx;
+    KdcCandidate **out = KD_NEW_ARRAY(cx, KdcCandidate *, n + 1);
+    KdMap seen = {.cx = cx};
+    *count = 0;
     for (int i = 0; i < n; i++) {
-        if (!isnan(v[i]->latency.predicted)) {
-            continue;
+        bool wanted = false;
+        for (int k = 0; k < v[i]->n_kernels && isnan(v[i]->latency.predicted); k++) {
+            uint64_t hash = v[i]->kernel[k].hash, ignored;
+            if (!kdc_kernels_knows(s->kernels, hash) && !kd_map_get(&seen, hash, &ignored)) {
+                kd_map_put(&seen, hash, 1);
+                wanted = true;
+            }
         }
-        if (isnan(kdc_kernels_predict(s->kernels, v[i]->kernel, v[i]->n_kernels)) && !time_some(s, &v[i], 1, s->runs, false)) {
-            return false;
+        if (wanted) {
+            out[(*count)++] = v[i];
         }
-        v[i]->latency.predicted = kdc_kernels_predict(s->kernels, v[i]->kernel, v[i]->n_kernels);
+    }
+    return out;
+}
+
+static bool predict_all(KdcSearch *s, KdcCandidate **v, int n) {
+    int count;
+    KdcCandidate **first = to_measure(s, v, n, &count);
+    if (!time_some(s, first, count, s->runs, false)) {
+        return false;
+    }
+    for (int i = 0; i < n; i++) {
+        if (isnan(v[i]->latency.predicted)) {
+            v[i]->latency.predicted = kdc_kernels_predict(s->kernels, v[i]->kernel, v[i]->n_kernels);
+            v[i]->refused = isnan(v[i]->latency.predicted) && !v[i]->refused ? "its kernels could not be measured" : v[i]->refused;
+        }
     }
     return true;
 }

@@ -43,7 +43,8 @@ KdcCandidate *kdc_search_candidate(KdcSearch *s, const uint8_t *pick) {
     memcpy(x->pick, pick, (size_t)s->space.n);
     x->key = key;
     x->generation = -1;
-    x->latency = x->final = (KdcLatency){NAN, NAN, NAN};
+    x->latency = (KdcLatency){NAN, NAN};
+    x->final = NAN;
     x->fresh = (KdcFresh){NAN, NAN, NAN, NAN, NAN, false};
     for (int m = 0; m < KDC_METRICS; m++) {
         x->metric[m] = NAN;

@@ -1,11 +1,12 @@
 /* search_kernels.c: latency of a network from a table of measured kernels.
  *
  * A kernel is known by a hash of what it computes (KlKernel.identity: loops, shapes, tiles). Where a network is measured, each
- * of its kernels that the table does not have yet is added: the least of the rounds, a mean over its calls in the network. The
+ * of its kernels that the table does not have yet is added: the low tenth of the rounds, a mean over its calls in the network. The
  * prediction of another network is the sum over its calls plus a fixed overhead, which is the median over measured networks of
  * what their runs took beyond that sum.
  *
- * The file belongs to one processor, one number of threads and one version of kdc; another's is refused.
+ * Times are relative to those of the widest configuration in the same rounds; the file has seconds, at the machine's best speed.
+ * It belongs to one processor, one number of threads and one version of kdc; another's is refused.
  */
 #include "frontend/cli/search.h"
 
@@ -20,7 +21,7 @@ struct KdcKernels {
     KdcSearch *s;
     const char *path, *machine;
     KD_VEC(uint64_t) hash;
-    KD_VEC(double) seconds;   /* of one call */
+    KD_VEC(double) takes;     /* of one call */
     KD_VEC(double) overheads; /* of measured networks */
     KdMap index;              /* hash to place */
 };
@@ -36,7 +37,7 @@ static void add_kernel(KdcKernels *t, uint64_t hash, double seconds) {
     }
     kd_map_put(&t->index, hash, (uint64_t)t->hash.n);
     kd_push(t->s->p->cx, &t->hash, hash);
-    kd_push(t->s->p->cx, &t->seconds, seconds);
+    kd_push(t->s->p->cx, &t->takes, seconds);
 }
 
 static bool is_ours(KdcKernels *t, const json_t *o) {
@@ -73,11 +74,11 @@ static bool read_table(KdcKernels *t) {
         char *end;
         uint64_t hash = strtoull(name, &end, 16);
         if (!*end && json_is_number(v) && json_number_value(v) >= 0) {
-            add_kernel(t, hash, json_number_value(v));
+            add_kernel(t, hash, json_number_value(v) / t->s->anchor);
         }
     }
     json_array_foreach(ok ? json_object_get(o, "overheads") : NULL, i, v) {
-        kd_push(t->s->p->cx, &t->overheads, json_number_value(v));
+        kd_push(t->s->p->cx, &t->overheads, json_number_value(v) / t->s->anchor);
     }
     json_decref(o);
     return ok;
@@ -111,6 +112,11 @@ static double overhead(const KdcKernels *t) {
     return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
+bool kdc_kernels_knows(const KdcKernels *t, uint64_t hash) {
+    uint64_t at;
+    return kd_map_get(&t->index, hash, &at);
+}
+
 double kdc_kernels_predict(const KdcKernels *t, const KdcKernelUse *v, int n) {
     double sum = overhead(t);
     for (int i = 0; i < n; i++) {
@@ -118,18 +124,18 @@ double kdc_kernels_predict(const KdcKernels *t, const KdcKernelUse *v, int n) {
         if (!kd_map_get(&t->index, v[i].hash, &at)) {
             return NAN;
         }
-        sum += v[i].calls * t->seconds.v[at];
+        sum += v[i].calls * t->takes.v[at];
     }
     return sum;
 }
 
-void kdc_kernels_add(KdcKernels *t, const KdcKernelUse *v, const double *seconds, int n, double least) {
+void kdc_kernels_add(KdcKernels *t, const KdcKernelUse *v, const double *seconds, int n, double run) {
     double sum = 0;
     for (int i = 0; i < n; i++) {
         add_kernel(t, v[i].hash, seconds[i]);
         sum += v[i].calls * seconds[i];
     }
-    kd_push(t->s->p->cx, &t->overheads, least - sum);
+    kd_push(t->s->p->cx, &t->overheads, run - sum);
 }
 
 bool kdc_kernels_save(KdcKernels *t) {
@@ -138,10 +144,10 @@ bool kdc_kernels_save(KdcKernels *t) {
     for (int i = 0; i < t->hash.n; i++) {
         char name[32];
         snprintf(name, sizeof name, "%016" PRIx64, t->hash.v[i]);
-        json_object_set_new(kernels, name, json_real(t->seconds.v[i]));
+        json_object_set_new(kernels, name, json_real(t->takes.v[i] * t->s->anchor));
     }
     for (int i = 0; i < t->overheads.n; i++) {
-        json_array_append_new(overheads, json_real(t->overheads.v[i]));
+        json_array_append_new(overheads, json_real(t->overheads.v[i] * t->s->anchor));
     }
     json_object_set_new(o, "machine", json_string(t->machine));
     json_object_set_new(o, "unit", json_string("seconds of one call"));

@@ -232,8 +232,8 @@ static void tiles(KdcPage *page, const KdcSearch *s) {
                               : kd_format(cx, "%s of %s allowed", kdc_cost_name(s, (KdcCost)k), kdc_cost_text(cx, (KdcCost)k, limit)));
         }
     }
-    if (!isnan(s->best->final.least)) {
-        tile(page, kdc_cost_text(cx, KDC_COST_LATENCY, s->best->final.least), "measured again");
+    if (!isnan(s->best->final)) {
+        tile(page, kdc_cost_text(cx, KDC_COST_LATENCY, s->anchor * s->best->final), "measured again");
     }
     kdc_page_raw(page, "</div><p><code>");
     kdc_page_escaped(page, kdc_search_line(s, s->best));

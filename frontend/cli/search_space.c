@@ -90,7 +90,7 @@ static bool add_gene(KdcSpace *s, KdContext *cx, const char *name, const char *c
         kd_error(cx, 0, "the space of %s: more than %d picks in all", name, KDC_GENES);
         return false;
     }
-    KdcGene *g = &s->gene[s->n++];
+    KdcPicks *g = &s->gene[s->n++];
     g->value = KD_NEW_ARRAY(cx, const char *, n);
     g->n = n;
     for (int i = 0; i < n; i++) {

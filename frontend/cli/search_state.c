@@ -147,8 +147,8 @@ static json_t *metrics_json(const KdcCandidate *x) {
     return o;
 }
 
-static json_t *ms(double seconds) {
-    return real(seconds * 1e3);
+static json_t *ms(const KdcSearch *s, double latency) {
+    return real(latency * s->anchor * 1e3);
 }
 
 static json_t *candidate_json(const KdcSearch *s, const KdcCandidate *x) {
@@ -166,9 +166,13 @@ static json_t *candidate_json(const KdcSearch *s, const KdcCandidate *x) {
     if (x->planned) {
         json_object_set_new(o, "peak_bytes", json_integer(x->peak));
     }
-    if (!isnan(x->latency.least) || !isnan(x->latency.predicted)) {
-        json_object_set_new(o, "latency_ms", json_pack("{s:o, s:o, s:o}", "least", ms(x->latency.least), "median",
-                                                       ms(x->latency.median), "predicted", ms(x->latency.predicted)));
+    if (!isnan(x->latency.measured) || !isnan(x->latency.predicted)) {
+        json_object_set_new(o, "latency_ms", json_pack("{s:o, s:o}", "measured", ms(s, x->latency.measured), "predicted",
+                                                       ms(s, x->latency.predicted)));
+    }
+    if (!isnan(x->final)) {
+        json_object_set_new(o, "measured_again_ms", json_pack("{s:o, s:f, s:f}", "measured", ms(s, x->final), "clock_low",
+                                                              x->clock[0] * 1e3, "clock_median", x->clock[1] * 1e3));
     }
     if (x->valued && !x->failed) {
         json_object_set_new(o, "metrics", metrics_json(x));
@@ -203,7 +207,7 @@ static const char *text_at(KdcSearch *s, const json_t *o, const char *key) {
 }
 
 /* false: no configuration of this space. */
-static bool take_candidate(KdcSearch *s, const json_t *o) {
+static bool take_candidate(KdcSearch *s, const json_t *state, const json_t *o) {
     uint8_t pick[KDC_GENES];
     const json_t *picks = json_object_get(o, "pick"), *macs = json_object_get(o, "macs"), *latency = json_object_get(o, "latency_ms"),
                  *seconds = json_object_get(o, "seconds");
@@ -223,7 +227,8 @@ static bool take_candidate(KdcSearch *s, const json_t *o) {
     x->parameters = json_integer_value(json_object_get(o, "parameters"));
     x->macs = (KdMacs){number(macs, "noT"), number(macs, "Tin"), number(macs, "Tout")};
     x->layers = number(o, "layer_bytes");
-    x->latency = (KdcLatency){number(latency, "least") / 1e3, number(latency, "median") / 1e3, number(latency, "predicted") / 1e3};
+    double anchor = number(state, "anchor_ms");
+    x->latency = (KdcLatency){number(latency, "measured") / anchor, number(latency, "predicted") / anchor};
     x->peak = json_integer_value(json_object_get(o, "peak_bytes"));
     x->planned = json_object_get(o, "peak_bytes") && (!s->predict || !isnan(x->latency.predicted));
     x->valued = take_metrics(x, json_object_get(o, "metrics")) || x->failed;
@@ -336,6 +341,9 @@ json_t *kdc_state_json(const KdcSearch *s) {
                                              "pictures", (json_int_t)s->pictures));
     json_object_set_new(o, "settings", settings_json(s));
     json_object_set_new(o, "seconds", json_real(s->seconds + s->before));
+    if (!isnan(s->anchor)) {
+        json_object_set_new(o, "anchor_ms", json_real(s->anchor * 1e3));
+    }
     json_object_set_new(o, "drawn", json_integer(s->drawn));
     json_object_set_new(o, "ended", s->ended ? text_json(s->ended) : json_null());
     json_object_set_new(o, "best", s->best ? candidate_json(s, s->best) : json_null());
@@ -370,7 +378,7 @@ bool kdc_state_save(KdcSearch *s) {
 /* ---- going on ---------------------------------------------------------------------------------------------------- */
 
 /* The alternative of this text at a gene; -1: none. */
-static int alternative(const KdcGene *g, const char *text, size_t n) {
+static int alternative(const KdcPicks *g, const char *text, size_t n) {
     for (int i = 0; i < g->n; i++) {
         if (strlen(g->value[i]) == n && strncmp(g->value[i], text, n) == 0) {
             return i;
@@ -474,10 +482,10 @@ static bool read_state(KdcSearch *s) {
     }
     ok = check_state(s, o, path);
     json_array_foreach(ok ? json_object_get(o, "configurations") : NULL, i, v) {
-        ok = ok && take_candidate(s, v);
+        ok = ok && take_candidate(s, o, v);
     }
     json_array_foreach(ok ? json_object_get(o, "over_budget") : NULL, i, v) {
-        ok = ok && take_candidate(s, v);
+        ok = ok && take_candidate(s, o, v);
     }
     json_array_foreach(ok ? json_object_get(o, "population") : NULL, i, v) {
         uint8_t pick[KDC_GENES];
@@ -492,6 +500,7 @@ static bool read_state(KdcSearch *s) {
     }
     s->generation = json_integer_value(json_object_get(o, "generation"));
     s->before = number(o, "seconds");
+    s->anchor = fmin(s->anchor, number(o, "anchor_ms") / 1e3);
     s->drawn = (int)json_integer_value(json_object_get(o, "drawn"));
     if (ok && s->generation + 1 != s->curve.n) {
         ok = false;

@@ -26,8 +26,8 @@ typedef enum Column { COLUMN_METRIC, COLUMN_PREDICTED, COLUMN_MEASURED, COLUMN_M
 static double value_of(const KdcSearch *s, const KdcCandidate *x, Column c) {
     switch (c) {
     case COLUMN_METRIC: return kdc_search_value(s, x);
-    case COLUMN_PREDICTED: return x->latency.predicted;
-    case COLUMN_MEASURED: return isnan(x->final.least) ? x->latency.least : x->final.least;
+    case COLUMN_PREDICTED: return s->anchor * x->latency.predicted;
+    case COLUMN_MEASURED: return s->anchor * (isnan(x->final) ? x->latency.measured : x->final);
     case COLUMN_MACS: return kdc_search_cost(s, x, KDC_COST_MACS);
     case COLUMN_PARAMS: return (double)x->parameters;
     case COLUMN_PEAK: return x->planned ? (double)x->peak : NAN;
@@ -41,7 +41,7 @@ static const char *head_of(const KdcSearch *s, Column c, bool key) {
     switch (c) {
     case COLUMN_METRIC: return key ? kdc_metric_key(s->objective) : kdc_metric_name(s->objective);
     case COLUMN_PREDICTED: return key ? "latency_predicted_ms" : "predicted";
-    case COLUMN_MEASURED: return key ? "latency_least_ms" : "measured";
+    case COLUMN_MEASURED: return key ? "latency_measured_ms" : "measured";
     case COLUMN_MACS: return key ? kd_format(s->p->cx, "macs_%s", s->budget.macs) : s->budget.macs;
     case COLUMN_PARAMS: return "parameters";
     case COLUMN_PEAK: return key ? "peak_bytes" : "peak";
@@ -213,12 +213,14 @@ static void print_costs(const KdcSearch *s, FILE *out) {
         fprintf(out, "  %-15s %s of %s allowed (%.1f %%)\n", kdc_cost_name(s, (KdcCost)k), kdc_cost_text(cx, (KdcCost)k, v),
                 kdc_cost_text(cx, (KdcCost)k, limit), 100 * v / limit);
     }
-    if (!isnan(x->final.least)) {
+    if (!isnan(x->final)) {
         double limit = s->budget.limit[KDC_COST_LATENCY], searched = kdc_search_cost(s, x, KDC_COST_LATENCY);
-        fprintf(out, "  %-15s %s at least, %s in the median: %.1f %% of what is allowed, %+.1f %% against what was %s\n",
-                "measured again", kdc_cost_text(cx, KDC_COST_LATENCY, x->final.least),
-                kdc_cost_text(cx, KDC_COST_LATENCY, x->final.median), 100 * x->final.least / limit,
-                100 * (x->final.least / searched - 1), s->predict ? "predicted" : "searched with");
+        double again = s->anchor * x->final;
+        fprintf(out, "  %-15s %s: %.1f %% of what is allowed, %+.1f %% against what was %s\n", "measured again",
+                kdc_cost_text(cx, KDC_COST_LATENCY, again), 100 * again / limit, 100 * (again / searched - 1),
+                s->predict ? "predicted" : "searched with");
+        fprintf(out, "  %-15s %s in the low tenth of rounds, %s in the median\n", "by the clock", kdc_cost_text(cx, KDC_COST_LATENCY, x->clock[0]),
+                kdc_cost_text(cx, KDC_COST_LATENCY, x->clock[1]));
     }
     if (isnan(s->budget.limit[KDC_COST_MACS])) {
         fprintf(out, "  %-15s %s\n", kdc_cost_name(s, KDC_COST_MACS), cell_of(s, x, COLUMN_MACS));
