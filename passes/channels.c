@@ -1,16 +1,23 @@
 /* channels.c: see channels.h.
  *
- * Every index of every dimension of a value has a label, an atom; atoms that belong together are one set (union-find). A dimension
- * without labels (NULL) says nothing: a constant, what was summed over. Elementwise operations join the labels of their operands,
- * contractions join those that they sum over, concatenations and slices move them. Atoms of data inputs, of outputs and of what an
- * operation does that is not followed are stuck: they stay as they are.
+ * Every index of every dimension of a value has a label, an atom; atoms that belong together are one set (union-find).
+ * A dimension without labels (NULL) says nothing: a constant, what was summed over. Elementwise operations join the
+ * labels of their operands, contractions join those that they sum over, concatenations and slices move them. Atoms of
+ * data inputs, of outputs and of what an operation does that is not followed are stuck: they stay as they are.
  */
 #include "passes/channels.h"
 
 #include <string.h>
 
-typedef struct Scale { int input; const int *label; int64_t n; } Scale;
-typedef struct Maker { int input, dim; KdLoc loc; } Maker;
+typedef struct Scale {
+    int input;
+    const int *label;
+    int64_t n;
+} Scale;
+typedef struct Maker {
+    int input, dim;
+    KdLoc loc;
+} Maker;
 
 typedef struct Walk {
     const KdFunc *f;
@@ -162,7 +169,9 @@ static void walk_elementwise(Walk *w, KdValue v) {
 }
 
 /* A run of dimensions, of equal product before and after a reshape; those of size 1 are left out. */
-typedef struct Run { int n, dim[KD_MAX_RANK]; } Run;
+typedef struct Run {
+    int n, dim[KD_MAX_RANK];
+} Run;
 
 static Run run_of(const KdType *t, int from, int to) {
     Run r = {0};
@@ -282,8 +291,8 @@ static void walk_same(Walk *w, KdValue v, const char *why) {
     KdInts lo = pads ? kd_attr_ints(w->f, n, "lo") : (KdInts){0}, hi = pads ? kd_attr_ints(w->f, n, "hi") : (KdInts){0};
     KdInts between = n->op == KD_OP_PAD ? kd_attr_ints(w->f, n, "interior") : (KdInts){0};
     for (int d = 0; d < t->rank; d++) {
-        bool changes = t->dim[d] != n->type->dim[d] || (windows && d >= t->rank - 2) || (pads && (lo.v[d] || hi.v[d])) ||
-                       (between.n && between.v[d]);
+        bool changes = t->dim[d] != n->type->dim[d] || (windows && d >= t->rank - 2) ||
+                       (pads && (lo.v[d] || hi.v[d])) || (between.n && between.v[d]);
         if (!changes) {
             w->label[v][d] = w->label[n->in[0]][d];
         } else if (t->dim[d] != 1) {
@@ -465,8 +474,8 @@ static void walk_node(Walk *w, KdValue v) {
 typedef struct Grouping {
     Walk *w;
     KdChannels *c;
-    int *set;                /* by root atom: another one of its group, or itself; -1: no filter makes it */
-    int *group, *channel;    /* by root atom; -1 */
+    int *set;             /* by root atom: another one of its group, or itself; -1: no filter makes it */
+    int *group, *channel; /* by root atom; -1 */
 } Grouping;
 
 static int set_of(const Grouping *g, int a) {
@@ -636,7 +645,8 @@ KdChannels *kd_channels(const KdFunc *f) {
     }
     KdChannels *c = KD_NEW(cx, KdChannels);
     c->f = f;
-    Grouping g = {&w, c, KD_NEW_ARRAY(cx, int, w.parent.n), KD_NEW_ARRAY(cx, int, w.parent.n), KD_NEW_ARRAY(cx, int, w.parent.n)};
+    Grouping g = {&w, c, KD_NEW_ARRAY(cx, int, w.parent.n), KD_NEW_ARRAY(cx, int, w.parent.n),
+                  KD_NEW_ARRAY(cx, int, w.parent.n)};
     for (int a = 0; a < w.parent.n; a++) {
         g.set[a] = g.group[a] = g.channel[a] = -1;
     }
@@ -655,7 +665,7 @@ typedef struct Fit {
     const KdFunc *g;
     int *count; /* -1: not known yet */
     KdStr *why;
-    int next;   /* of c->f's inputs: where the next name is likely */
+    int next; /* of c->f's inputs: where the next name is likely */
 } Fit;
 
 static const char *name_of(const KdFunc *f, int input) {
@@ -694,8 +704,8 @@ static bool parts_of(const KdChannels *c, int input, int dim, Parts *p) {
 
 static bool misfit(Fit *t, int input, const KdType *now, const char *what) {
     const KdFunc *f = t->c->f;
-    kd_str_printf(t->why, "%s %s would become %s: %s", name_of(f, input), kd_shape_text(f->cx, kd_vtype(f, f->inputs.v[input])),
-                  kd_shape_text(t->g->cx, now), what);
+    kd_str_printf(t->why, "%s %s would become %s: %s", name_of(f, input),
+                  kd_shape_text(f->cx, kd_vtype(f, f->inputs.v[input])), kd_shape_text(t->g->cx, now), what);
     return false;
 }
 
@@ -712,7 +722,9 @@ static bool fit_dim(Fit *t, int input, int dim, const KdType *now, int pass) {
         int *count = &t->count[p.group[k]];
         if (pass == 0 && p.n == 1 && *count < 0) {
             if (rest < 0 || rest % p.times[k] || rest / p.times[k] > most) {
-                return misfit(t, input, now, rest > most * p.times[k] ? "it has more channels than there are" : "that fits no number of channels");
+                return misfit(t, input, now,
+                              rest > most * p.times[k] ? "it has more channels than there are"
+                                                       : "that fits no number of channels");
             }
             *count = (int)(rest / p.times[k]);
         }
@@ -722,7 +734,9 @@ static bool fit_dim(Fit *t, int input, int dim, const KdType *now, int pass) {
         }
     }
     if (pass == 1 && sum != size) {
-        return misfit(t, input, now, p.n ? "that does not fit the layers before it" : "no channels are there that could be taken away");
+        return misfit(t, input, now,
+                      p.n ? "that does not fit the layers before it"
+                          : "no channels are there that could be taken away");
     }
     return true;
 }
@@ -736,7 +750,8 @@ static bool fit_input(Fit *t, int k, int pass) {
         i = (i + 1) % n;
     }
     if (tried == n) {
-        kd_str_printf(t->why, "it would have a weight %s %s, which the network does not have", name, kd_shape_text(g->cx, now));
+        kd_str_printf(t->why, "it would have a weight %s %s, which the network does not have", name,
+                      kd_shape_text(g->cx, now));
         return false;
     }
     t->next = i + 1;

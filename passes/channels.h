@@ -1,9 +1,9 @@
 /* channels.h: which channels of a network belong together, so that some can be taken away everywhere at once.
  *
- * An analysis of one network's graph, as it was elaborated. A channel is a set of places: indices of dimensions of weights and
- * buffers that stand or fall together, because what a filter makes is normalised, added to something, joined to
- * something, and read by other filters. Channels that one filter makes together are a group: the width of a layer, or of a whole
- * residual stream.
+ * An analysis of one network's graph, as it was elaborated. A channel is a set of places: indices of dimensions of
+ * weights and buffers that stand or fall together, because what a filter makes is normalised, added to something,
+ * joined to something, and read by other filters. Channels that one filter makes together are a group: the width of a
+ * layer, or of a whole residual stream.
  */
 #ifndef KD_CHANNELS_H
 #define KD_CHANNELS_H
@@ -37,8 +37,9 @@ typedef struct KdChannels {
 /* Of a network without gradients and updates. What cannot be followed makes its channels stay, and why says so. */
 KdChannels *kd_channels(const KdFunc *f);
 
-/* How many channels of each group a narrower network g of the same weights' names has: count[i] for c->groups.v[i]. g may have fewer
- * weights; a group of which none is left has 0. false: g is not c's network with fewer channels; *why says what does not fit. */
+/* How many channels of each group a narrower network g of the same weights' names has: count[i] for c->groups.v[i]. g
+ * may have fewer weights; a group of which none is left has 0. false: g is not c's network with fewer channels; *why says
+ * what does not fit. */
 bool kd_channels_fit(const KdChannels *c, const KdFunc *g, int *count, KdStr *why);
 
 #endif

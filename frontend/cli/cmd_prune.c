@@ -1,7 +1,7 @@
-/* cmd_prune.c: kdc prune FILE.kd:NET --weights W --macs N -o STUDENT.kd: a narrower network from a trained one. See prune.h.
+/* cmd_prune.c: kdc prune FILE.kd:NET --weights W --macs N -o STUDENT.kd: a narrower network from a trained one.
  *
- * The channels of the network are grouped (passes/channels.h), scored, and chosen; its hyper-parameters are set so that each layer is as
- * wide as what stays of it, and the weights' rows and columns that stay are written beside.
+ * The channels of the network are grouped (passes/channels.h), scored, and chosen; its hyper-parameters are set so that
+ * each layer is as wide as what stays of it, and the weights' rows and columns that stay are written beside.
  */
 #include "frontend/cli/prune.h"
 
@@ -156,7 +156,8 @@ static const char *target_line(const KdcPrune *m) {
         kd_str_printf(&s, "widths as given (--to)");
         return s.s;
     }
-    kd_str_printf(&s, m->by == KDC_BY_NORM ? "the weakest %.4g of each layer's channels; " : "scores up to %.6g gone; ", m->threshold);
+    kd_str_printf(&s, m->by == KDC_BY_NORM ? "the weakest %.4g of each layer's channels; " : "scores up to %.6g gone; ",
+                  m->threshold);
     kd_str_printf(&s, "target %s, ", m->target);
     kd_str_printf(&s, m->a->latency ? "measured %.3f ms" : "got %.10g", m->got);
     kd_str_printf(&s, ", %.2f %% below", 100 * (m->aim - m->got) / m->aim);
@@ -185,13 +186,15 @@ static void add_counts(KdStr *s, const KdcPrune *m, const char *begin) {
     const KdMacs *x = &m->before.macs, *y = &m->after.macs;
     double was[] = {x->no_t, x->t_in, x->t_out}, is[] = {y->no_t, y->t_in, y->t_out};
     kd_str_printf(s, "%s%-12s %18s\n", begin, "input", input_shapes(m));
-    kd_str_printf(s, "%s%-12s %18s -> %s\n", begin, "parameters", grouped(cx, m->before.parameters), grouped(cx, m->after.parameters));
+    kd_str_printf(s, "%s%-12s %18s -> %s\n", begin, "parameters", grouped(cx, m->before.parameters),
+                  grouped(cx, m->after.parameters));
     for (int i = 0; i < 3; i++) {
-        kd_str_printf(s, "%s%-12s %18s -> %s\n", begin, names[i], grouped(cx, (int64_t)was[i]), grouped(cx, (int64_t)is[i]));
+        kd_str_printf(s, "%s%-12s %18s -> %s\n", begin, names[i], grouped(cx, (int64_t)was[i]),
+                      grouped(cx, (int64_t)is[i]));
     }
     if (m->before.seconds > 0) {
-        kd_str_printf(s, "%s%-12s %15.3f ms -> %.3f ms, %d threads\n", begin, "latency", 1e3 * m->before.seconds, 1e3 * m->after.seconds,
-                      kdc_threads(m->p));
+        kd_str_printf(s, "%s%-12s %15.3f ms -> %.3f ms, %d threads\n", begin, "latency", 1e3 * m->before.seconds,
+                      1e3 * m->after.seconds, kdc_threads(m->p));
     }
 }
 
@@ -229,10 +232,10 @@ static const char *place_of(const KdcPrune *m, KdLoc loc) {
 static void print_group(const KdcPrune *m, int i, int width) {
     const KdChannelGroup *g = &m->c->groups.v[i];
     const KdcGene *gene = m->gene && m->gene[i] >= 0 ? &m->genes.v[m->gene[i]] : NULL;
-    const char *why = g->why                                    ? g->why
-                      : !m->target || (gene && gene->chosen)    ? NULL
-                      : gene                                    ? "it has no scores"
-                                                                : "no hyper-parameter says its width alone";
+    const char *why = g->why                                 ? g->why
+                      : !m->target || (gene && gene->chosen) ? NULL
+                      : gene                                 ? "it has no scores"
+                                                             : "no hyper-parameter says its width alone";
     printf("%-*s  %5d -> %-5d  %s%s%s\n", width, g->name, g->n, m->after.count[i], gene ? gene->label : "",
            why ? gene ? ": stays, " : "stays: " : "", why ? why : "");
     if (why && m->a->verbose) {
@@ -255,8 +258,8 @@ static void print_table(const KdcPrune *m) {
     add_counts(&s, m, "  ");
     printf("%s", s.s);
     if (m->target && m->got < 0.99 * m->aim) {
-        fprintf(stderr, "kdc: warning: %.1f %% below the target: channels with equal scores go together, and widths change in steps\n",
-                100 * (m->aim - m->got) / m->aim);
+        fprintf(stderr, "kdc: warning: %.1f %% below the target: channels with equal scores go together, and widths "
+                        "change in steps\n", 100 * (m->aim - m->got) / m->aim);
     }
 }
 
@@ -296,10 +299,12 @@ static int check_usage(const KdcArgs *a, KdcPruneBy *by) {
         return kdc_usage_error(a, "--by needs scale, l1 or norm, got '%s'", a->by);
     }
     if (targets + (a->n_tos > 0) != 1) {
-        return kdc_usage_error(a, targets || a->n_tos ? "one of --macs, --params, --latency and --to, not several"
-                                                      : "how small? --macs N, --params N, --latency MS, or --to NAME=VALUE");
+        return kdc_usage_error(a, targets || a->n_tos
+                                      ? "one of --macs, --params, --latency and --to, not several"
+                                      : "how small? --macs N, --params N, --latency MS, or --to NAME=VALUE");
     }
-    if (a->convention && strcmp(a->convention, "noT") != 0 && strcmp(a->convention, "Tin") != 0 && strcmp(a->convention, "Tout") != 0) {
+    if (a->convention && strcmp(a->convention, "noT") != 0 && strcmp(a->convention, "Tin") != 0 &&
+        strcmp(a->convention, "Tout") != 0) {
         return kdc_usage_error(a, "--convention needs noT, Tin or Tout, got '%s'", a->convention);
     }
     if (a->convention && !(a->macs > 0)) {
@@ -311,7 +316,9 @@ static int check_usage(const KdcArgs *a, KdcPruneBy *by) {
     if (!a->output && !a->dry_run) {
         return kdc_usage_error(a, "where to? -o STUDENT.kd (or --dry-run)");
     }
-    return a->output && !kdc_cli_ends_in(a->output, ".kd") ? kdc_usage_error(a, "-o needs a name that ends in .kd, got '%s'", a->output) : 0;
+    return a->output && !kdc_cli_ends_in(a->output, ".kd")
+               ? kdc_usage_error(a, "-o needs a name that ends in .kd, got '%s'", a->output)
+               : 0;
 }
 
 int kdc_cmd_prune(const KdcArgs *a) {

@@ -1,7 +1,7 @@
 /* prune.h: what the files of `kdc prune` share.
  *
  * cmd_prune.c     the verb: weights in, table, network and weights out
- * prune_trial.c   the network with other hyper-parameters: its text, whether it is this one with fewer channels, what it costs
+ * prune_trial.c   the network with other hyper-parameters: its text, its cost, is it this one with fewer channels
  * prune_genes.c   which numbers among the hyper-parameters say the width of which layers
  * prune_choose.c  scores of channels, thresholds, the search for a target
  */
@@ -40,7 +40,7 @@ typedef struct KdcPrune {
     const char *file, *values; /* STUDENT.kd, and the file of its weights */
     const char *import;        /* "nets/cat.kd"; NULL: the network is of the prelude */
     const char *params;        /* lines `param ...` for -D */
-    bool recipe;               /* import is a recipe's, which has `name`: hyper-parameters are params `student_...` of it */
+    bool recipe;               /* import is a recipe, `name` of it: hyper-parameters are its params `student_...` */
     KdConfig config;
     const KdFunc *f;
     KdChannels *c;
@@ -61,12 +61,13 @@ typedef struct KdcPrune {
 
 /* Where the network is declared, as STUDENT.kd has to import it; params. false after a message in p. */
 bool kdc_prune_place(KdcPrune *m);
-/* From now on the text is --recipe's with the params that m->value sets, and the network its own. false after a message in p. */
+/* From now on the text is --recipe's with the params that m->value sets, and the network its own. false after a message
+ * in p. */
 bool kdc_prune_use_recipe(KdcPrune *m);
 /* STUDENT.kd without its head; value: by hyper-parameter, NULL: left out. */
 const char *kdc_prune_text(const KdcPrune *m, const char *const *value);
-/* Elaborates it, with `runs` also compiles it and takes the median time of so many runs. false: it cannot be, or it is not m's network with
- * fewer channels; *why (or NULL) gets the reason. */
+/* Elaborates it, with `runs` also compiles it and takes the median time of so many runs. false: it cannot be, or it is
+ * not m's network with fewer channels; *why (or NULL) gets the reason. */
 bool kdc_prune_try(KdcPrune *m, const char *const *value, int runs, KdcTrial *t, const char **why);
 /* Sets to NULL what is the default anyway, beside the others. */
 void kdc_prune_shorten(KdcPrune *m, const char **value);
@@ -84,7 +85,8 @@ const char *kdc_prune_replace(KdContext *cx, const char *text, int at, int64_t v
 bool kdc_prune_known_by(const char *name, KdcPruneBy *by);
 const char *kdc_prune_by_name(KdcPruneBy by);
 bool kdc_prune_score(KdcPrune *m);  /* fills score. false after a message in p */
-bool kdc_prune_choose(KdcPrune *m); /* to --macs, --params or --latency: fills value and after. false after a message in p */
+/* To --macs, --params or --latency: fills value and after. false after a message in p. */
+bool kdc_prune_choose(KdcPrune *m);
 /* keep[group][channel]: the best of each group, as many as t has. */
 bool **kdc_prune_keep(const KdcPrune *m, const KdcTrial *t);
 

@@ -1,15 +1,15 @@
 /* prune_choose.c: which channels stay. See prune.h.
  *
  * Scores of channels (methods B.3 to B.5):
- *   scale  |gamma| of the first norm behind the channel: of a stem or of what goes down or up its own norm, of a residual stream the
- *          norm that began it, of an inception branch the first one (CAT)
+ *   scale  |gamma| of the first norm behind the channel: of a stem or of what goes down or up its own norm, of a
+ *          residual stream the norm that began it, of an inception branch the first one (CAT)
  *   l1     the mean of |w| over the filters that make it (GCC on convolutions)
- *   norm   its place among the channels of its layer, by the L1 norm of the filters that make it: each layer keeps the same share, to
- *          within a channel
+ *   norm   its place among the channels of its layer, by the L1 norm of the filters that make it: each layer keeps the
+ *          same share, to within a channel
  *
- * One threshold holds for all layers: what scores no more than it goes. The threshold is the smallest that meets the target, found by
- * bisection over the scores themselves. CAT's code bisects the number and stops at a relative width of 1e-3; here no
- * score is left between the two bounds.
+ * One threshold holds for all layers: what scores no more than it goes. The threshold is the smallest that meets the
+ * target, found by bisection over the scores themselves. CAT's code bisects the number and stops at a relative width of
+ * 1e-3; here no score is left between the two bounds.
  */
 #include "frontend/cli/prune.h"
 
@@ -21,7 +21,8 @@
 
 enum { LEAST = 16, RUNS = 10 };
 
-static const char *const by_names[KDC_PRUNE_BYS] = {[KDC_BY_SCALE] = "scale", [KDC_BY_L1] = "l1", [KDC_BY_NORM] = "norm"};
+static const char *const by_names[KDC_PRUNE_BYS] = {
+    [KDC_BY_SCALE] = "scale", [KDC_BY_L1] = "l1", [KDC_BY_NORM] = "norm"};
 
 bool kdc_prune_known_by(const char *name, KdcPruneBy *by) {
     for (int i = 0; i < KDC_PRUNE_BYS; i++) {
@@ -71,7 +72,10 @@ static double scale_score(const KdcPrune *m, const KdPlaceOf *p) {
     return p->input < 0 ? NAN : fabs((double)((const float *)m->tensor[p->input]->data)[p->index]);
 }
 
-typedef struct Ranked { double score; int channel; } Ranked;
+typedef struct Ranked {
+    double score;
+    int channel;
+} Ranked;
 
 /* From the least; of equal ones the later channel is the lesser. */
 static int by_rank(const void *x, const void *y) {
@@ -97,7 +101,8 @@ static void score_group(KdcPrune *m, int group) {
     if (m->by == KDC_BY_NORM) {
         const Ranked *r = ranked(m->p->cx, score, g->n);
         for (int k = 0; k < g->n; k++) {
-            score[r[k].channel] = (k + (group + 0.5) / m->c->groups.n) / g->n; /* layers as wide go one after the other */
+            double place = k + (group + 0.5) / m->c->groups.n; /* layers as wide go one after the other */
+            score[r[k].channel] = place / g->n;
         }
     }
 }
@@ -118,7 +123,9 @@ bool kdc_prune_score(KdcPrune *m) {
         n += !m->c->groups.v[i].why && scored(m, i);
     }
     if (!n) {
-        kd_error(m->p->cx, 0, m->by == KDC_BY_SCALE ? "%s has no norms with scales: no channels can be chosen by them" : "%s has no channels that could go",
+        kd_error(m->p->cx, 0,
+                 m->by == KDC_BY_SCALE ? "%s has no norms with scales: no channels can be chosen by them"
+                                       : "%s has no channels that could go",
                  m->a->name);
         if (m->by == KDC_BY_SCALE) {
             kd_hint(m->p->cx, "--by l1 or --by norm looks at filters instead");
@@ -147,13 +154,14 @@ typedef struct Choice {
     KdcPrune *m;
     double *score; /* of all channels that scores decide about, from the least */
     int n;
-    int *above;    /* scratch, by group */
+    int *above; /* scratch, by group */
     const char **value;
 } Choice;
 
 /* The most steps that a gene can go down: its layers keep --min-channels, those that could vanish one. */
 static int64_t most_steps(const KdcPrune *m, const KdcGene *g) {
-    int64_t least = g->deletable ? 1 : m->a->min_channels ? m->a->min_channels : LEAST, steps = (g->value - 1) / g->step;
+    int64_t given = m->a->min_channels ? m->a->min_channels : LEAST, least = g->deletable ? 1 : given;
+    int64_t steps = (g->value - 1) / g->step;
     for (int i = 0; i < m->c->groups.n; i++) {
         int64_t n = m->c->groups.v[i].n, most = g->less[i] ? (n > least ? n - least : 0) / g->less[i] : steps;
         steps = most < steps ? most : steps;
@@ -161,7 +169,8 @@ static int64_t most_steps(const KdcPrune *m, const KdcGene *g) {
     return steps;
 }
 
-/* The gene's value where so many channels of its layers are above the threshold. Layers that share it keep as many each: the mean. */
+/* The gene's value where so many channels of its layers are above the threshold. Layers that share it keep as many
+ * each: the mean. */
 static int64_t value_of(const KdcPrune *m, const KdcGene *g, const int *above) {
     double gone = 0, each = 0;
     int64_t kept = 0;
@@ -197,11 +206,11 @@ static void set_values(Choice *c, int gone) {
 
 static double cost_of(const KdcPrune *m, const KdcTrial *t) {
     const char *how = m->a->convention ? m->a->convention : "Tout";
-    return m->a->latency      ? 1e3 * t->seconds
-           : m->a->parameters ? (double)t->parameters
+    return m->a->latency                    ? 1e3 * t->seconds
+           : m->a->parameters               ? (double)t->parameters
            : how[1] == 'o' && how[2] == 'T' ? t->macs.no_t
-           : how[1] == 'i'    ? t->macs.t_in
-                              : t->macs.t_out;
+           : how[1] == 'i'                  ? t->macs.t_in
+                                            : t->macs.t_out;
 }
 
 static bool cost(Choice *c, int gone, KdcTrial *t, double *result) {
@@ -209,7 +218,8 @@ static bool cost(Choice *c, int gone, KdcTrial *t, double *result) {
     const char *why;
     set_values(c, gone);
     if (!kdc_prune_try(m, c->value, m->a->latency ? m->a->runs ? (int)m->a->runs : RUNS : 0, t, &why)) {
-        kd_error(m->p->cx, 0, "with the threshold %.6g, %s cannot be made narrower: %s", m->threshold, m->config.net, why);
+        kd_error(m->p->cx, 0, "with the threshold %.6g, %s cannot be made narrower: %s", m->threshold, m->config.net,
+                 why);
         return false;
     }
     *result = cost_of(m, t);
@@ -265,12 +275,15 @@ static bool bisect(Choice *c) {
         return false;
     }
     if (had <= m->aim) {
-        kd_error(m->p->cx, 0, "%s has %s already: at most %s was asked for", m->a->name, amount(m, had), amount(m, m->aim));
+        kd_error(m->p->cx, 0, "%s has %s already: at most %s was asked for", m->a->name, amount(m, had),
+                 amount(m, m->aim));
         return false;
     }
     if (at_hi > m->aim) {
-        kd_error(m->p->cx, 0, "%s cannot be pruned below %s: at most %s was asked for", m->a->name, amount(m, at_hi), amount(m, m->aim));
-        kd_hint(m->p->cx, "each layer keeps %d channels: --min-channels says how many", m->a->min_channels ? (int)m->a->min_channels : LEAST);
+        kd_error(m->p->cx, 0, "%s cannot be pruned below %s: at most %s was asked for", m->a->name, amount(m, at_hi),
+                 amount(m, m->aim));
+        kd_hint(m->p->cx, "each layer keeps %d channels: --min-channels says how many",
+                m->a->min_channels ? (int)m->a->min_channels : LEAST);
         return false;
     }
     while (hi - lo > 1) {
@@ -292,8 +305,8 @@ static bool bisect(Choice *c) {
     return true;
 }
 
-/* Widths that go in steps of several channels were rounded, some to fewer channels than are above the threshold: these may go up again
- * by a step, as long as the target is met. The one that lost most goes first. */
+/* Widths that go in steps of several channels were rounded, some to fewer channels than are above the threshold: these
+ * may go up again by a step, as long as the target is met. The one that lost most goes first. */
 static bool round_up(Choice *c) {
     KdcPrune *m = c->m;
     bool *tried = KD_NEW_ARRAY(m->p->cx, bool, m->genes.n + 1);
@@ -332,7 +345,8 @@ bool kdc_prune_choose(KdcPrune *m) {
     m->target = amount(m, m->aim);
     collect(&c);
     if (!c.n) {
-        kd_error(m->p->cx, 0, "no hyper-parameter of %s says the width of a layer that could be narrower", m->config.net);
+        kd_error(m->p->cx, 0, "no hyper-parameter of %s says the width of a layer that could be narrower",
+                 m->config.net);
         kd_hint(m->p->cx, "a width for each layer, `channels: list = [...]`, or one number such as ngf");
         return false;
     }

@@ -1,8 +1,9 @@
 /* prune_genes.c: which numbers among a network's hyper-parameters say the width of which layers. See prune.h.
  *
- * No network is known by name: every integer of every hyper-parameter that is one, or a list of them, is made a little smaller, the
- * network is elaborated again, and the shapes of its weights tell which layers became narrower, by how much. What is left out
- * (a default that follows from ngf, say) is written out first, so that one number is one layer wherever the network allows it.
+ * No network is known by name: every integer of every hyper-parameter that is one, or a list of them, is made a little
+ * smaller, the network is elaborated again, and the shapes of its weights tell which layers became narrower, by how
+ * much. What is left out (a default that follows from ngf, say) is written out first, so that one number is one layer
+ * wherever the network allows it.
  */
 #include "frontend/cli/prune.h"
 

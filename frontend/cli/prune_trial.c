@@ -1,7 +1,7 @@
 /* prune_trial.c: the network of kdc prune with other hyper-parameters. See prune.h.
  *
- * A candidate is the very text that STUDENT.kd gets, elaborated as a program of its own: what is counted, measured and compared is
- * what will be there.
+ * A candidate is the very text that STUDENT.kd gets, elaborated as a program of its own: what is counted, measured and
+ * compared is what will be there.
  */
 #define _GNU_SOURCE
 #include "frontend/cli/prune.h"
@@ -50,7 +50,8 @@ static bool copy_params(KdcPrune *m) {
         size_t n = strcspn(define, "=");
         const char *name = kd_intern(cx, define, n);
         const KdDecl *here = kdc_cli_find(m->p, name), *there = kdc_cli_find(p, kd_intern_z(p->cx, name));
-        if (here && there && there->kind == KD_DECL_PARAM) { /* a long list is cut short in messages, but not on the command line */
+        if (here && there && there->kind == KD_DECL_PARAM) {
+            /* a long list is cut short in messages, but not on the command line */
             bool cut = strstr(here->value, "...") != NULL;
             kd_str_printf(&s, "param %s = %s\n", name, cut ? define + n + 1 : here->value);
         }
@@ -78,7 +79,8 @@ static const char *import_of(KdcPrune *m, const char *file) {
 bool kdc_prune_place(KdcPrune *m) {
     const char *file = m->config.file;
     if (file && strcmp(file, "<stdin>") == 0) {
-        kd_error(m->p->cx, 0, "%s is declared in standard input, from where the student cannot import it", m->config.net);
+        kd_error(m->p->cx, 0, "%s is declared in standard input, from where the student cannot import it",
+                 m->config.net);
         return false;
     }
     m->import = !file || m->config.embedded ? file : import_of(m, file);
@@ -104,7 +106,8 @@ bool kdc_prune_use_recipe(KdcPrune *m) {
     if (!same) {
         kd_error(cx, 0, "--recipe: %s of %s, with widths of its own, is not this student: %s", m->name, file,
                  *why ? why : "it has other layers or widths");
-        kd_hint(cx, "a recipe that trains pruned students makes %s from params student_channels (and student_branches)", m->name);
+        kd_hint(cx, "a recipe that trains pruned students makes %s from params student_channels (and student_branches)",
+                m->name);
     }
     return same;
 }

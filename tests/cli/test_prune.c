@@ -1,8 +1,6 @@
-/* test_prune.c: kdc prune as a person uses it: targets that are met, layers that share a number, skips, given widths, weights that are rows
- * and columns of the old ones, a pruned network that computes what the old one did where the channels that went gave nothing, and what is
- * wrong said in a sentence.
- *
- * Runs the built binary: $KDC_BIN, or ../kdc beside this program; skipped when there is none.
+/* test_prune.c: kdc prune as a person uses it: targets that are met, layers that share a number, skips, given widths,
+ * weights that are rows and columns of the old ones, a pruned network that computes what the old one did where the
+ * channels that went gave nothing, and what is wrong said in a sentence.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,91 +9,42 @@
 #include <cmocka.h>
 
 #include "frontend/lang/lang.h"
-#include "runtime/host/weights.h"
+#include "tests/cli/command.h"
 
-#include <fcntl.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
+static const char nets_kd[] = "import \"nets/cat.kd\"\n"
+                              "import \"nets/unet.kd\"\n"
+                              "import \"nets/mobile_resnet.kd\"\n"
+                              "param ngf = 12\n"
+                              "param n_blocks = 3\n"
+                              "let C = CatGen[ngf = 16, n_blocks = 2]\n"
+                              "let B = frozen CatGen[ngf = 8, n_blocks = 2, norm = \"batch\", reduction = 4]\n"
+                              "let R = CatGen[ngf = 8, n_blocks = n_blocks, norm = \"batch\"]\n"
+                              "let U = Unet[ngf = 8, depth = 3]\n"
+                              "let M = MobileResnetGen[ngf = ngf, n_blocks = 3]\n"
+                              "net Up[ch = 4](x: [n, 3, h, w]) {\n"
+                              "    let down = conv2d[2 * ch, 3, stride = 2, padding = 1]\n"
+                              "    let up = conv_transpose2d[ch, 4, stride = 2, padding = 1]\n"
+                              "    return conv2d[3, 1](relu(up(relu(down(x)))))\n"
+                              "}\n"
+                              "net Fixed[](x: [n, 3, h, w]) { return conv2d[3, 1](conv2d[8, 1](x)) }\n"
+                              "let P = Up[ch = 8]\n";
 
-static const char nets_kd[] =
-    "import \"nets/cat.kd\"\n"
-    "import \"nets/unet.kd\"\n"
-    "import \"nets/mobile_resnet.kd\"\n"
-    "param ngf = 12\n"
-    "let C = CatGen[ngf = 16, n_blocks = 2]\n"
-    "let B = frozen CatGen[ngf = 8, n_blocks = 2, norm = \"batch\", reduction = 4]\n"
-    "let U = Unet[ngf = 8, depth = 3]\n"
-    "let M = MobileResnetGen[ngf = ngf, n_blocks = 3]\n"
-    "net Up[ch = 4](x: [n, 3, h, w]) {\n"
-    "    let down = conv2d[2 * ch, 3, stride = 2, padding = 1]\n"
-    "    let up = conv_transpose2d[ch, 4, stride = 2, padding = 1]\n"
-    "    return conv2d[3, 1](relu(up(relu(down(x)))))\n"
-    "}\n"
-    "net Fixed[](x: [n, 3, h, w]) { return conv2d[3, 1](conv2d[8, 1](x)) }\n"
-    "let P = Up[ch = 8]\n";
-
-static char binary[512], folder[64];
+static Setup env;
 
 static const char *here(const char *name) {
-    static char path[4][256];
-    static int next;
-    char *p = path[next++ % 4];
-    snprintf(p, sizeof path[0], "%s/%s", folder, name);
-    return p;
-}
-
-static char *text_of(const char *name) {
-    size_t n;
-    KdTrouble t;
-    char *text = kd_file_read(here(name), &n, &t);
-    assert_non_null(text);
-    return text;
-}
-
-/* Runs `kdc LINE` in the folder. */
-static int run(const char *line) {
-    char copy[1024], *argv[64] = {(char *)(uintptr_t)"kdc"};
-    int argc = 1, status;
-    snprintf(copy, sizeof copy, "%s", line);
-    for (char *w = strtok(copy, " "); w; w = strtok(NULL, " ")) {
-        argv[argc++] = w;
-    }
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        int o, e;
-        if (chdir(folder) != 0 || (o = open("stdout", O_WRONLY | O_CREAT | O_TRUNC, 0666)) < 0 ||
-            (e = open("stderr", O_WRONLY | O_CREAT | O_TRUNC, 0666)) < 0) {
-            _exit(99);
-        }
-        dup2(o, 1);
-        dup2(e, 2);
-        execv(binary, argv);
-        _exit(98);
-    }
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_true(WIFEXITED(status));
-    return WEXITSTATUS(status);
+    return in_folder(&env, name);
 }
 
 static void works(const char *line) {
-    int code = run(line);
-    if (code) {
-        fail_msg("kdc %s: exit code %d\n%s", line, code, text_of("stderr"));
-    }
+    expect(&env, line, 0, "stdout", "");
 }
 
 static void fails(const char *line, int code, const char *says) {
-    int got = run(line);
-    char *text = text_of("stderr");
-    if (got != code || !strstr(text, says)) {
-        fail_msg("kdc %s: exit code %d, expected %d and '%s'\n%s", line, got, code, says, text);
-    }
-    free(text);
+    expect(&env, line, code, "stderr", says);
+}
+
+static char *text_of(const char *name) {
+    return read_text(&env, name, NULL);
 }
 
 static void prints(const char *says) {
@@ -150,8 +99,8 @@ static double noise(uint64_t i) { /* in [-1, 1): splitmix64 */
     return (double)((z ^ z >> 31) >> 40) / 8388608 - 1;
 }
 
-/* Numbers of which no two are alike: scales between 0.1 and 1.9, variances 1, the rest small. Where `gone` is given, the scales and shifts of
- * those channels are 0: gone(name, channel). */
+/* Numbers of which no two are alike: scales between 0.1 and 1.9, variances 1, the rest small. Where `gone` is given,
+ * the scales and shifts of those channels are 0: gone(name, channel). */
 static void make_weights(const char *net, const char *to, bool (*gone)(const char *name, int channel)) {
     Net n = net_of("nets.kd", net, NULL);
     KdTensorOut *out = KD_NEW_ARRAY(n.cx, KdTensorOut, n.f->inputs.n);
@@ -164,10 +113,14 @@ static void make_weights(const char *net, const char *to, bool (*gone)(const cha
         if (kd_input_role(n.f, n.f->inputs.v[i]) == KD_DATA) {
             continue;
         }
-        bool norm = type->rank == 1 && (strstr(name, "norm") || strstr(name, "_bn")), scale = norm && ends_in(name, "weight");
+        bool norm = type->rank == 1 && (strstr(name, "norm") || strstr(name, "_bn")),
+             scale = norm && ends_in(name, "weight");
         for (int64_t k = 0; k < type->count; k++) {
             double v = noise((uint64_t)(i * 100003 + k));
-            data[k] = (float)(scale ? 1 + 0.9 * v : ends_in(name, "running_var") ? 1 : type->rank == 1 ? 0.1 * v : 0.3 * v);
+            data[k] = (float)(scale                          ? 1 + 0.9 * v
+                              : ends_in(name, "running_var") ? 1
+                              : type->rank == 1              ? 0.1 * v
+                                                             : 0.3 * v);
             if (norm && gone && gone(name, (int)k) && !strstr(name, "running")) {
                 data[k] = 0;
             }
@@ -199,7 +152,8 @@ static double *result(const Net *net, int *n) {
     return out;
 }
 
-static void same_result(const char *net, const char *weights, const char *student, const char *its_weights, double most) {
+static void same_result(const char *net, const char *weights, const char *student, const char *its_weights,
+                        double most) {
     Net a = net_of("nets.kd", net, weights), b = net_of(student, net, its_weights);
     int n, m;
     double *x = result(&a, &n), *y = result(&b, &m), worst = 0, spread = 0;
@@ -249,22 +203,22 @@ static float element(const KdWeights *w, const char *name, int64_t i) {
 /* ---- tests ------------------------------------------------------------------------------------------------- */
 
 static void setup_file(void) {
-    KdTrouble t;
-    if (access(binary, X_OK) != 0) {
-        print_message("skipped: no binary at %s\n", binary);
-        skip();
-    }
-    assert_true(kd_file_write(here("nets.kd"), nets_kd, strlen(nets_kd), &t));
+    skip_unless(&env);
+    write_text(&env, "nets.kd", nets_kd, strlen(nets_kd));
 }
 
-/* CAT: one threshold over the first scales. Those of the stem that stay are the largest, and its filters go with them. */
+/* CAT: one threshold over the first scales. Those of the stem that stay are the largest, and its filters go with them.
+ */
 static void test_scale(void **state) {
     (void)state;
     setup_file();
     make_weights("C", "c.safetensors", NULL);
     Net whole = net_of("nets.kd", "C", "c.safetensors");
     double aim = floor(0.3 * kd_lang_macs(whole.f).t_out);
-    works(kd_format(whole.cx, "prune nets.kd:C --weights c.safetensors --size 16x16 --by scale --macs %.0f --min-channels 4 -o small.kd", aim));
+    works(kd_format(
+        whole.cx,
+        "prune nets.kd:C --weights c.safetensors --size 16x16 --by scale --macs %.0f --min-channels 4 -o small.kd",
+        aim));
     prints("features[1].ops.dw_ops[2].first.conv");
     prints("channels[0]");
     Net small = net_of("small.kd", "C", "small.safetensors");
@@ -281,8 +235,10 @@ static void test_scale(void **state) {
         float scale = element(whole.w, "stem.norm.weight", i);
         if (n < kept->count && scale == element(small.w, "stem.norm.weight", n)) {
             least = fmin(least, (double)scale);
-            assert_true(element(small.w, "stem.conv.weight", n * 147 + 5) == element(whole.w, "stem.conv.weight", i * 147 + 5));
-            assert_true(element(small.w, "down[0].conv.weight", n * 9) == element(whole.w, "down[0].conv.weight", i * 9) || n);
+            assert_true(element(small.w, "stem.conv.weight", n * 147 + 5) ==
+                        element(whole.w, "stem.conv.weight", i * 147 + 5));
+            assert_true(
+                element(small.w, "down[0].conv.weight", n * 9) == element(whole.w, "down[0].conv.weight", i * 9) || n);
             n++;
         }
     }
@@ -299,7 +255,9 @@ static void test_scale(void **state) {
 
 /* A third of the channels, more of some layers, and the second dense branch of the first block. */
 static bool gone_cat(const char *name, int channel) {
-    return strstr(name, "features[0].ops.res_ops[1]") ? true : strstr(name, "dw_ops") ? channel % 4 == 1 : channel % 3 == 1;
+    return strstr(name, "features[0].ops.res_ops[1]") ? true
+           : strstr(name, "dw_ops")                   ? channel % 4 == 1
+                                                      : channel % 3 == 1;
 }
 
 /* The norms of a batch-normed inception network: channels without scale and shift give nothing. */
@@ -314,8 +272,10 @@ static void test_zero_scales(void **state) {
     prints("-> 0 ");
     /* and the threshold finds the same ones: those with a scale of 0 are the first to go */
     Net small = net_of("zero.kd", "B", "zero.safetensors");
-    works(kd_format(small.cx, "prune nets.kd:B --weights b.safetensors --size 16x16 --by scale --macs %.0f --min-channels 1 -o found.kd",
-                    kd_lang_macs(small.f).t_out));
+    works(kd_format(
+        small.cx,
+        "prune nets.kd:B --weights b.safetensors --size 16x16 --by scale --macs %.0f --min-channels 1 -o found.kd",
+        kd_lang_macs(small.f).t_out));
     Net found = net_of("found.kd", "B", "found.safetensors");
     assert_true(kd_lang_macs(found.f).t_out == kd_lang_macs(small.f).t_out);
     assert_int_equal(kd_lang_parameters(found.f), kd_lang_parameters(small.f));
@@ -336,8 +296,10 @@ static void test_unet(void **state) {
     same_result("U", "u.safetensors", "unet.kd", "unet.safetensors", 1e-6);
     /* layers without a norm behind them stay */
     Net whole = net_of("nets.kd", "U", NULL);
-    works(kd_format(whole.cx, "prune nets.kd:U --weights u.safetensors --size 16x16 --by scale --params %d --min-channels 2 -o params.kd",
-                    (int)(0.7 * (double)kd_lang_parameters(whole.f))));
+    works(kd_format(
+        whole.cx,
+        "prune nets.kd:U --weights u.safetensors --size 16x16 --by scale --params %d --min-channels 2 -o params.kd",
+        (int)(0.7 * (double)kd_lang_parameters(whole.f))));
     prints("channels[2]: stays");
     Net small = net_of("params.kd", "U", "params.safetensors");
     is_whole(&small);
@@ -351,12 +313,14 @@ static void test_shared(void **state) {
     (void)state;
     setup_file();
     make_weights("M", "m.safetensors", NULL);
-    works("prune nets.kd:M --weights m.safetensors --size 16x16 --by l1 --macs 0.9M --convention Tin --min-channels 2 -o mobile.kd");
+    works("prune nets.kd:M --weights m.safetensors --size 16x16 --by l1 --macs 0.9M --convention Tin --min-channels 2 "
+          "-o mobile.kd");
     Net small = net_of("mobile.kd", "M", "mobile.safetensors");
     is_whole(&small);
     assert_true(kd_lang_macs(small.f).t_in <= 0.9e6);
     assert_true(kd_lang_macs(small.f).t_in > 0.85e6);
-    const KdTensor *down = kd_weights_find(small.w, "down[1].weight"), *inner = kd_weights_find(small.w, "blocks[1].conv1.pointwise.weight");
+    const KdTensor *down = kd_weights_find(small.w, "down[1].weight"),
+                   *inner = kd_weights_find(small.w, "blocks[1].conv1.pointwise.weight");
     assert_int_equal(down->dim[0] % 4, 0);
     assert_int_equal(inner->dim[0] % 4, 0);
     assert_int_equal(inner->dim[1], down->dim[0]);
@@ -376,11 +340,12 @@ static void test_own(void **state) {
     (void)state;
     setup_file();
     make_weights("P", "p.safetensors", NULL);
-    mkdir(here("out"), 0777);
+    make_folder(&env, "out");
     works("prune nets.kd:P --weights p.safetensors --size 16x16 --params 400 --min-channels 1 -o out/own.kd");
     Net small = net_of("out/own.kd", "P", "out/own.safetensors");
     is_whole(&small);
-    assert_int_equal(kd_weights_find(small.w, "down.weight")->dim[0], 2 * kd_weights_find(small.w, "up.weight")->dim[1]);
+    assert_int_equal(kd_weights_find(small.w, "down.weight")->dim[0],
+                     2 * kd_weights_find(small.w, "up.weight")->dim[1]);
     assert_true(kd_lang_parameters(small.f) <= 400);
     char *text = text_of("out/own.kd");
     assert_non_null(strstr(text, "import \"../nets.kd\""));
@@ -389,7 +354,32 @@ static void test_own(void **state) {
     /* nothing is written */
     works("prune nets.kd:P --weights p.safetensors --params 400 --min-channels 1 --dry-run -o out/dry.kd");
     prints("nothing written");
-    assert_int_not_equal(access(here("out/dry.kd"), F_OK), 0);
+    assert_false(there(&env, "out/dry.kd"));
+}
+
+/* The student as a recipe's own: params, and what -D says for both. */
+static void test_recipe(void **state) {
+    (void)state;
+    setup_file();
+    make_weights("R", "r.safetensors", NULL);
+    make_weights("C", "c.safetensors", NULL);
+    works("prune nets.kd:R -D n_blocks=3 --weights r.safetensors --size 16x16 --by scale --macs 0.5M --min-channels 2 "
+          "--recipe recipes/pix2pix_cat.kd -o student.kd");
+    char *text = text_of("student.kd");
+    assert_non_null(strstr(text, "import \"recipes/pix2pix_cat.kd\"\n\nparam n_blocks = 3\nparam student_channels = ["));
+    assert_non_null(strstr(text, "param student_branches = [["));
+    free(text);
+    Net small = net_of("student.kd", "S", "student.safetensors");
+    is_whole(&small);
+    assert_true(kd_lang_macs(small.f).t_out <= 0.5e6);
+    free_net(&small);
+    /* another kind of norm than the recipe's student has, no such network, no such recipe */
+    fails("prune nets.kd:C --weights c.safetensors --size 16x16 --params 9000 --min-channels 2 --recipe recipes/pix2pix_cat.kd "
+          "-o x.kd", 1, "is not this student");
+    fails("prune nets.kd:R --weights r.safetensors --size 16x16 --macs 0.5M --min-channels 2 "
+          "--recipe recipes/pix2pix_cat.kd:Q -o x.kd", 1, "'Q'");
+    fails("prune nets.kd:R --weights r.safetensors --size 16x16 --macs 0.5M --min-channels 2 --recipe no.kd -o x.kd", 1,
+          "cannot find \"no.kd\"");
 }
 
 static void test_errors(void **state) {
@@ -401,7 +391,8 @@ static void test_errors(void **state) {
     fails("prune nets.kd:P --weights p.safetensors --macs 1e6 --to ch=4 -o x.kd", 2, "not several");
     fails("prune nets.kd:P --weights p.safetensors --macs 0 -o x.kd", 2, "--macs needs a number above 0");
     fails("prune nets.kd:P --weights p.safetensors --macs 1e6 --by size -o x.kd", 2, "--by needs scale, l1 or norm");
-    fails("prune nets.kd:P --weights p.safetensors --params 9 --convention Tin -o x.kd", 2, "--convention is for --macs");
+    fails("prune nets.kd:P --weights p.safetensors --params 9 --convention Tin -o x.kd", 2,
+          "--convention is for --macs");
     fails("prune nets.kd:P --macs 1e6 -o x.kd", 2, "which weights?");
     fails("prune nets.kd:P --weights p.safetensors --macs 1e6", 2, "where to?");
     fails("prune nets.kd:P --weights p.safetensors --macs 1e6 -o x.txt", 2, "ends in .kd");
@@ -410,59 +401,36 @@ static void test_errors(void **state) {
     fails("prune nets.kd:P --weights missing --macs 1e6 -o x.kd", 1, "missing");
     fails("prune nets.kd:P --weights p.safetensors --params 1G -o x.kd", 1, "already");
     fails("prune nets.kd:P --weights p.safetensors --params 1 -o x.kd", 1, "cannot be pruned below");
-    fails("prune nets.kd:P --weights p.safetensors --latency 1e-6 --size 16x16 --runs 1 -o x.kd", 1, "cannot be pruned below");
+    fails("prune nets.kd:P --weights p.safetensors --latency 1e-6 --size 16x16 --runs 1 -o x.kd", 1,
+          "cannot be pruned below");
     fails("prune nets.kd:Fixed --weights f.safetensors --params 20 -o x.kd", 1, "no hyper-parameter of Fixed");
     fails("prune nets.kd:P --weights p.safetensors --params 400 -o nets.kd", 1, "would be overwritten");
     fails("prune nets.kd:P --weights p.safetensors --params 400 -o p.kd", 1, "would be overwritten");
     fails("prune nets.kd:P --weights p.safetensors --params 400 -o nowhere/x.kd", 1, "no folder nowhere");
-    assert_int_not_equal(access(here("x.kd"), F_OK), 0);
+    assert_false(there(&env, "x.kd"));
     works("prune --help");
     prints("--min-channels");
 }
 
 static int setup(void **state) {
     (void)state;
-    const char *given = getenv("KDC_BIN");
-    if (given) {
-        snprintf(binary, sizeof binary, "%s", given);
-    } else {
-        ssize_t n = readlink("/proc/self/exe", binary, sizeof binary - 16);
-        if (n <= 0) {
-            return -1;
-        }
-        binary[n] = '\0';
-        for (int up = 0; up < 2; up++) {
-            *strrchr(binary, '/') = '\0';
-        }
-        strcat(binary, "/kdc");
+    if (open_setup(&env, "prune")) {
+        own_cache(&env);
     }
-    strcpy(folder, "/tmp/kdc-test-prune-XXXXXX");
-    return mkdtemp(folder) ? 0 : -1;
+    return 0;
 }
 
 static int teardown(void **state) {
     (void)state;
-    static const char *const files[] = {"out/own.kd", "out/own.safetensors", "nets.kd", "stdout", "stderr", "c.safetensors", "b.safetensors",
-                                        "u.safetensors", "m.safetensors", "p.safetensors", "f.safetensors"};
-    static const char *const students[] = {"small", "zero", "found", "unet", "params", "mobile", "sixes"};
-    for (int i = 0; i < KD_COUNT(files); i++) {
-        unlink(here(files[i]));
-    }
-    for (int i = 0; i < KD_COUNT(students); i++) {
-        char name[64];
-        snprintf(name, sizeof name, "%s.kd", students[i]);
-        unlink(here(name));
-        snprintf(name, sizeof name, "%s.safetensors", students[i]);
-        unlink(here(name));
-    }
-    rmdir(here("out"));
-    return rmdir(folder);
+    close_setup(&env);
+    return 0;
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_scale),  cmocka_unit_test(test_zero_scales), cmocka_unit_test(test_unet),
         cmocka_unit_test(test_shared), cmocka_unit_test(test_own),         cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_recipe),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
