@@ -53,6 +53,7 @@ KdcStatus kdc_settle(KdcProgram *p, int errors_before);
 
 /* The options of elaboration: shapes as types, sizes from p. false after a diagnostic. */
 bool kdc_net_options(KdcProgram *p, const KdcShapes *s, KdNetOptions *o);
+void kdc_given_in(KdContext *cx, KdNetOptions *o); /* o->given as cx's: types and names belong to a context */
 bool kdc_unit_net(KdcProgram *p, const char *name, const KdNetOptions *o, KdcUnit *u);
 bool kdc_unit_session(KdcProgram *p, const char *name, unsigned mask, const KdNetOptions *o,
                       KdSessionInfo *info, KdcUnit *u);

@@ -291,16 +291,19 @@ KdcStats kdc_unit_stats(const KdcUnit *u) {
 
 /* ---- trying without leaving a trace ----------------------------------------------------------------- */
 
+void kdc_given_in(KdContext *cx, KdNetOptions *o) {
+    KdGiven *given = KD_NEW_ARRAY(cx, KdGiven, o->n_given + 1);
+    for (int i = 0; i < o->n_given; i++) {
+        const KdType *t = o->given[i].type;
+        given[i] = (KdGiven){kd_intern_z(cx, o->given[i].name), kd_type(cx, t->dtype, t->rank, t->dim)};
+    }
+    o->given = given;
+}
+
 static KdFunc *probe(const KdcProgram *p, KdContext *cx, const char *name, bool session, KdNetOptions o) {
     KdLangOptions lo = lang_options(p, cx);
-    KdGiven *given = KD_NEW_ARRAY(cx, KdGiven, o.n_given + 1);
     KdSessionInfo info;
-    for (int i = 0; i < o.n_given; i++) { /* types and names belong to a context */
-        const KdType *t = o.given[i].type;
-        given[i] = (KdGiven){kd_intern_z(cx, o.given[i].name),
-                             kd_type(cx, t->dtype, t->rank, t->dim)};
-    }
-    o.given = given;
+    kdc_given_in(cx, &o);
     o.taps = NULL;
     o.n_taps = 0;
     KdProgram *lang = kd_lang_load(cx, kd_intern_z(cx, p->file), p->text, p->text_size, &lo);

@@ -144,6 +144,12 @@ typedef struct KdcDrawn {
 int kdc_session_gene_count(const KdcSession *s); /* 0: nothing is drawn */
 const KdcDrawn *kdc_session_gene(const KdcSession *s, int i);
 const char *kdc_session_pick(const KdcSession *s, int i, int64_t step, uint64_t seed); /* of the i-th gene */
+typedef struct KdcDrawnStats {
+    int64_t count;  /* configurations compiled so far; one that comes up again after many others counts again */
+    double seconds; /* that they took, from reading the program to machine code */
+    int64_t kernels; /* compiled for them: those that no configuration before had, nor the cache */
+} KdcDrawnStats;
+KdcDrawnStats kdc_session_drawn(const KdcSession *s);
 /* Compiles what the steps first..last need (of drawn configurations the largest), which else happens when one is first run. What that takes, together: memory is
  * the arena that all of them share; nothing of it is allocated yet. */
 KdcStatus kdc_session_prepare(KdcSession *s, int64_t first, int64_t last, KdcStats *stats);

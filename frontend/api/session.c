@@ -39,6 +39,7 @@ struct KdcSession {
     const KdcDrawn *genes; /* of the choices that it depends on */
     int n_genes, all_genes; /* of the program */
     int64_t used;
+    KdcDrawnStats drawn;
     void *arena; /* of all variants, one after the other */
     int64_t arena_bytes;
     KdcRunnable *last; /* of the latest step */
@@ -141,6 +142,10 @@ const KdcDrawn *kdc_session_gene(const KdcSession *s, int i) {
     return &s->genes[i];
 }
 
+KdcDrawnStats kdc_session_drawn(const KdcSession *s) {
+    return s->drawn;
+}
+
 const char *kdc_session_pick(const KdcSession *s, int i, int64_t step, uint64_t seed) {
     return s->genes[i].alternative[draw_of(s, step, seed)[s->genes[i].index]];
 }
@@ -232,10 +237,11 @@ static bool compile_drawn(KdcSession *s, Variant *v) {
     KdcProgram *own = v->p;
     KdKernels *kernels = kdc_kernels(s->p);
     KdSessionInfo info;
-    KdNetOptions o = s->o; /* sessions are given no types: their names would be of another context */
+    KdNetOptions o = s->o;
     KdLanding l;
     volatile bool ok = false;
     if (kdc_status(own) == KDC_OK && KD_TRY(own->cx, l)) {
+        kdc_given_in(own->cx, &o);
         o.draw = v->draw;
         own->kernels = kernels;
         own->borrowed = true;
@@ -254,6 +260,7 @@ static bool compile_drawn(KdcSession *s, Variant *v) {
 
 /* A new variant of drawn choices. NULL after diagnostics. */
 static Variant *new_drawn(KdcSession *s, unsigned mask, const int *draw) {
+    double start = kdc_now();
     KdcProgram *p = s->p, *own = kdc_open(p->file, p->text, p->text_size, &p->o);
     Variant *v = KD_NEW(p->cx, Variant);
     if (!own) {
@@ -265,6 +272,9 @@ static Variant *new_drawn(KdcSession *s, unsigned mask, const int *draw) {
         hand_on(s, own, draw);
         return NULL;
     }
+    s->drawn.count++;
+    s->drawn.seconds += kdc_now() - start;
+    s->drawn.kernels += v->unit.jit_stats.compiled;
     return v;
 }
 

@@ -694,6 +694,15 @@ static bool start(Train *t, const KdcRunArgs *r) {
            (t->first || !has_frozen(t) || kdc_session_save_frozen(t->s, frozen) == KDC_OK) && open_loaders(t);
 }
 
+/* What drawing a configuration each step cost beside the steps themselves. */
+static void print_drawn(const Train *t) {
+    KdcDrawnStats d = kdc_session_drawn(t->s);
+    if (d.count) {
+        fprintf(stderr, "%" PRId64 " configurations compiled, %.2g s each (%" PRId64 " new kernels in all); a step takes %.2g s\n", d.count,
+                d.seconds / (double)d.count, d.kernels, t->step_seconds);
+    }
+}
+
 static bool work(Train *t, const KdcRunArgs *r) {
     int64_t last;
     t->s = kdc_session(t->p, t->session, &(KdcShapes){.train = true});
@@ -720,6 +729,7 @@ static bool work(Train *t, const KdcRunArgs *r) {
     if (!t->a->quiet) {
         fprintf(stderr, "%s; peak memory %s, waited %.2g s for images\n%s/report.html\n", state, bytes_text(t, kdc_peak_bytes()),
                 kd_loader_waited(t->loader) + (t->rest_loader ? kd_loader_waited(t->rest_loader) : 0), t->folder);
+        print_drawn(t);
     }
     return !t->failed;
 }

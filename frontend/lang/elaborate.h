@@ -133,6 +133,7 @@ struct KdInst {
     bool *given;       /* hyper-parameters that were written; the others have defaults */
     bool frozen, bare; /* bare: a net applied without brackets */
     bool narrow;       /* made by narrow(): weights are the leading parts of those of `whole`, whose store this is */
+    bool by_inputs;    /* of narrow(S) alone: hyper-parameters are those of the whole one */
     const struct KdInst *whole;
     KdLoc where;
 };

@@ -342,6 +342,7 @@ KdVal kd_narrow(KdElab *E, const KdActuals *args) {
     v.inst->frozen = of->frozen;
     v.inst->narrow = true;
     v.inst->whole = of;
+    v.inst->by_inputs = args->n == 1;
     v.has_mode = whole.has_mode;
     v.mode = whole.mode;
     return v;
@@ -402,10 +403,7 @@ static KdVal apply_instance(KdElab *E, KdVal handle, const KdActuals *args);
 
 /* The weights of a narrowed network are those that its whole one declares where it is applied, which nobody reads. */
 static bool apply_whole(KdElab *E, const KdInst *narrow, const KdActuals *args) {
-    bool same = true;
-    for (int i = 0; i < narrow->net->n_hyper; i++)
-        same = same && narrow->given[i] == narrow->whole->given[i] && kd_val_equal(narrow->hyper[i], narrow->whole->hyper[i]);
-    if (same) { /* narrow by its inputs alone: they do not say what the whole one's are */
+    if (narrow->by_inputs) { /* which do not say what the whole one's are */
         kd_elab_error(E, args->at, "narrow(%s): %s has not been applied at its full size yet", narrow->store->path,
                       narrow->store->path);
         kd_hint(E->cx, "apply it first to what the whole networks give; what nobody reads is not computed");

@@ -247,6 +247,73 @@ static void test_two_sessions(void **state) {
     kdc_close(b.p);
 }
 
+static const char choosing[] =
+    "choice width = [1, 2, 4]\n"
+    "choice unused = [1, 2]\n"
+    "choice pair = [[1, 2], [1, 3]]\n"
+    "let S = conv2d[4, 3, padding = 1]\n"
+    "let other = conv2d[unused, 1]\n"
+    "session fit(x: [1, 3, 6, 6], y: [1, 4, 6, 6]) {\n"
+    "    let small = narrow(S, out = width)(x)\n"
+    "    let loss = mse_loss(small, y[:, 0:width]) * pair[1]\n"
+    "    minimize loss over S with sgd(0.1)\n"
+    "    log loss, width = 0.0 * mean(small) + width, scale = 0.0 * mean(small) + pair[1]\n"
+    "}\n";
+
+static float logged(KdcSession *s, const char *name) {
+    for (int k = 0; k < kdc_session_output_count(s); k++) {
+        if (strcmp(kdc_session_output(s, k)->name, name) == 0) {
+            return *(float *)kdc_session_output(s, k)->data;
+        }
+    }
+    fail_msg("no %s", name);
+    return 0;
+}
+
+/* Each step's picks follow from the seed and its number; only what the session depends on is drawn; -D fixes. */
+static void test_choices(void **state) {
+    (void)state;
+    enum { STEPS = 40 };
+    float width[2][STEPS];
+    int seen[5] = {0};
+    for (int k = 0; k < 2; k++) {
+        KdcProgram *p = open_source(choosing);
+        KdcSession *s = kdc_session(p, "fit", &(KdcShapes){0});
+        demand(p, s);
+        demand(p, kdc_session_initialise(s, 1) == KDC_OK);
+        assert_int_equal(kdc_session_gene_count(s), 3);
+        assert_string_equal(kdc_session_gene(s, 0)->choice, "width");
+        assert_true(kdc_session_gene(s, 0)->element == -1 && kdc_session_gene(s, 0)->n == 3);
+        assert_string_equal(kdc_session_gene(s, 2)->choice, "pair");
+        assert_int_equal(kdc_session_gene(s, 2)->element, 1);
+        for (int i = 0; i < STEPS; i++) {
+            int step = k ? STEPS - i : i + 1; /* in any order */
+            float before[4 * 27];
+            memcpy(before, kdc_session_find(s, "S.weight")->data, sizeof before);
+            demand(p, kdc_session_step(s, step, 1, 7) == KDC_OK);
+            width[k][step - 1] = logged(s, "log.width");
+            assert_true(width[k][step - 1] == (float)atoi(kdc_session_pick(s, 0, step, 7)));
+            assert_true(logged(s, "log.scale") == (float)atoi(kdc_session_pick(s, 2, step, 7)));
+            int w = (int)width[k][step - 1];
+            seen[w]++;
+            const float *after = kdc_session_find(s, "S.weight")->data;
+            assert_memory_equal(before + 27 * w, after + 27 * w, sizeof before - sizeof(float) * 27 * (size_t)w);
+        }
+        KdcDrawnStats d = kdc_session_drawn(s);
+        assert_true(d.count > 0 && d.count <= 12 && d.seconds > 0);
+        kdc_close(p);
+    }
+    assert_memory_equal(width[0], width[1], sizeof width[0]);
+    assert_true(seen[1] > 10 && seen[2] > 10 && seen[4] > 10);
+    KdcProgram *p = kdc_open("test.kd", choosing, strlen(choosing), &(KdcOptions){.defines = (const char *[]){"width=2"}, .n_defines = 1});
+    KdcSession *s = kdc_session(p, "fit", &(KdcShapes){0});
+    demand(p, s);
+    assert_int_equal(kdc_session_gene_count(s), 2);
+    demand(p, kdc_session_initialise(s, 1) == KDC_OK && kdc_session_step(s, 3, 1, 7) == KDC_OK);
+    assert_true(logged(s, "log.width") == 2);
+    kdc_close(p);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_run),
@@ -254,6 +321,7 @@ int main(void) {
         cmocka_unit_test(test_initialisers),
         cmocka_unit_test(test_errors),
         cmocka_unit_test(test_two_sessions),
+        cmocka_unit_test(test_choices),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
