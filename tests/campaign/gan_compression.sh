@@ -95,7 +95,7 @@ channels=$(sed -n '/"best"/,/"config"/s/.*"config": *"channels=\(\[[^]]*\]\)".*/
 
 stage finetune train finetune "${STEPS_FINETUNE:-800}" $super -D space=$space -D "channels=$channels" "${taught[@]}" \
     --weights D="$out/supernet:D" --weights S="$out/supernet:S" --weights K="$out/supernet:K"
-stage import "$kdc" import "$out/finetune:S" "${sub[@]}" -D "channels=$channels" -o "$out/winner.safetensors"
+stage import "$kdc" import "$out/finetune" "${sub[@]}" -D "channels=$channels" -o "$out/winner.safetensors"
 
 # Metrics on the test pictures.
 measure() { # NAME FILE:NET WEIGHTS OPTIONS...
