@@ -1,9 +1,9 @@
-/* cmd_search.c: kdc search: the configuration of a network that is best by a metric among those that keep a budget (methods B.3).
- * See search.h.
+/* cmd_search.c: kdc search: the configuration of a network that is best by a metric among those
+ * that keep a budget (methods B.3). See search.h.
  *
- * At the end the winner is measured again, with more rounds; predicted latencies are checked on a sample of configurations
- * that are measured for that alone. Where the winner turns out slower than the budget, the next best ones are measured until
- * one keeps it.
+ * At the end the winner is measured again, with more rounds; predicted latencies are checked on a
+ * sample of configurations that are measured for that alone. Where the winner turns out slower than
+ * the budget, the next best ones are measured until one keeps it.
  */
 #include "frontend/cli/search.h"
 #include "frontend/cli/page.h"
@@ -15,8 +15,15 @@
 #include <unistd.h>
 
 enum {
-    POPULATION = 100, GENERATIONS = 500, PARENTS = 25, MUTANTS = 50, CROSSOVERS = 50, /* GAN Compression's */
-    RUNS = 20, FINAL_RUNS = 40, SAMPLE = 12, TRIES = 10
+    POPULATION = 100,
+    GENERATIONS = 500,
+    PARENTS = 25,
+    MUTANTS = 50,
+    CROSSOVERS = 50, /* GAN Compression's */
+    RUNS = 20,
+    FINAL_RUNS = 40,
+    SAMPLE = 12,
+    TRIES = 10
 };
 
 static volatile sig_atomic_t stopped;
@@ -26,9 +33,11 @@ static void stop(int signal) {
     stopped = 1;
 }
 
-/* ---- what is asked for --------------------------------------------------------------------------------------- */
+/* ---- what is asked for
+ * --------------------------------------------------------------------------------------- */
 
-static int one_of(const KdcArgs *a, const char *option, const char *text, const char *const *words, int n, int *value) {
+static int one_of(const KdcArgs *a, const char *option, const char *text, const char *const *words,
+                  int n, int *value) {
     char all[128] = "";
     size_t used = 0;
     for (int i = 0; i < n; i++) {
@@ -58,7 +67,10 @@ static int take_memory(KdcSearch *s) {
     end += unit && (*end == 'B' || *end == 'b') ? 1 : 0;
     s->budget.layers = strcmp(end, ":layers") == 0;
     if (!(v >= 1 && v < 9e18) || (*end && !s->budget.layers && strcmp(end, ":peak") != 0)) {
-        return kdc_usage_error(s->a, "--memory needs bytes, such as 900K or 1.5M (planned peak) or 12M:layers, got '%s'", text);
+        return kdc_usage_error(
+            s->a,
+            "--memory needs bytes, such as 900K or 1.5M (planned peak) or 12M:layers, got '%s'",
+            text);
     }
     s->budget.limit[KDC_COST_MEMORY] = v;
     return 0;
@@ -81,11 +93,13 @@ static int take_budget(KdcSearch *s) {
         s->axis = s->axis == KDC_COSTS && !isnan(s->budget.limit[k]) ? (KdcCost)k : s->axis;
     }
     if (!code && s->axis == KDC_COSTS) {
-        return kdc_usage_error(a, "which budget? --macs N, --params N, --memory SIZE or --latency MS");
+        return kdc_usage_error(a,
+                               "which budget? --macs N, --params N, --memory SIZE or --latency MS");
     }
     s->predict = a->search.predict;
     return code || !s->predict || !isnan(s->budget.limit[KDC_COST_LATENCY])
-               ? code : kdc_usage_error(a, "--predict is for a budget of latency: --latency MS");
+               ? code
+               : kdc_usage_error(a, "--predict is for a budget of latency: --latency MS");
 }
 
 static int take_objective(KdcSearch *s) {
@@ -108,7 +122,8 @@ static int check_usage(const KdcArgs *a) {
         return kdc_usage_error(a, "which network of %s? name it: %s:NET", a->file, a->file);
     }
     if (strcmp(a->file, "-") == 0) {
-        return kdc_usage_error(a, "the program is a file, not standard input: every worker reads it");
+        return kdc_usage_error(a,
+                               "the program is a file, not standard input: every worker reads it");
     }
     if (!a->data) {
         return kdc_usage_error(a, "which pictures? --data FOLDER");
@@ -121,14 +136,16 @@ static int check_usage(const KdcArgs *a) {
     return one_of(a, "format", a->format, formats, KD_COUNT(formats), &ignored);
 }
 
-static int or_else(int64_t given, int otherwise) {
-    return given ? (int)given : otherwise;
-}
+static int or_else(int64_t given, int otherwise) { return given ? (int)given : otherwise; }
 
 static int take_settings(KdcSearch *s) {
-    static const char *const strategies[] = {"evolution", "random", "all"}, *const firsts[] = {"uniform", "arithmetic", "geometric"};
+    static const char *const strategies[] = {"evolution", "random", "all"}, *const firsts[] = {
+                                                                                "uniform",
+                                                                                "arithmetic",
+                                                                                "geometric"};
     const KdcSearchArgs *o = &s->a->search;
-    int strategy, first, code = one_of(s->a, "strategy", o->strategy, strategies, KD_COUNT(strategies), &strategy);
+    int strategy, first,
+        code = one_of(s->a, "strategy", o->strategy, strategies, KD_COUNT(strategies), &strategy);
     code = code ? code : one_of(s->a, "first", o->first, firsts, KD_COUNT(firsts), &first);
     code = code ? code : take_objective(s);
     code = code ? code : take_budget(s);
@@ -156,7 +173,9 @@ static int take_settings(KdcSearch *s) {
     return 0;
 }
 
-/* ---- the space ------------------------------------------------------------------------------------------------- */
+/* ---- the space
+ * -------------------------------------------------------------------------------------------------
+ */
 
 /* The elaborated network with these definitions, as text; NULL: it cannot be. */
 static const char *elaborated(KdcSearch *s, const KdcSpace *space, const uint8_t *pick) {
@@ -192,7 +211,8 @@ static const char *elaborated(KdcSearch *s, const KdcSpace *space, const uint8_t
     return text;
 }
 
-/* Does the network change where param k of the space is as narrow as it can be? One that then cannot be built counts, too. */
+/* Does the network change where param k of the space is as narrow as it can be? One that then
+ * cannot be built counts, too. */
 static bool depends(KdcSearch *s, const KdcSpace *space, int k, const char *widest) {
     uint8_t pick[KDC_GENES];
     for (int i = 0; i < space->n; i++) {
@@ -215,12 +235,14 @@ static bool add_given(KdcSearch *s, KdcSpace *space) {
         const char *name = kd_intern(s->p->cx, text, strcspn(text, "="));
         const KdDecl *d = kdc_cli_find(s->p, name);
         if (!d || (d->kind != KD_DECL_PARAM && d->kind != KD_DECL_CHOICE)) {
-            kd_error(s->p->cx, d ? d->loc : 0, "--choose %s: %s has no param or choice of that name", name, s->a->file);
+            kd_error(s->p->cx, d ? d->loc : 0,
+                     "--choose %s: %s has no param or choice of that name", name, s->a->file);
             return false;
         }
         for (int k = 0; k < s->a->n_defines; k++) {
             if (strncmp(s->a->defines[k], text, strlen(name) + 1) == 0) {
-                kd_error(s->p->cx, 0, "%s is fixed by -D and searched by --choose: which is meant?", name);
+                kd_error(s->p->cx, 0, "%s is fixed by -D and searched by --choose: which is meant?",
+                         name);
                 return false;
             }
         }
@@ -253,7 +275,8 @@ static bool is_given(const KdcSpace *space, const char *name) {
     return yes;
 }
 
-/* --choose, and those choices of the program that the network depends on and that -D does not fix. */
+/* --choose, and those choices of the program that the network depends on and that -D does not fix.
+ */
 static bool find_space(KdcSearch *s) {
     KdcSpace all = {0};
     uint8_t pick[KDC_GENES];
@@ -288,7 +311,8 @@ static bool find_space(KdcSearch *s) {
     }
     kdc_space_finish(&s->space);
     if (s->space.size < 2) {
-        kd_error(s->p->cx, 0, "there is nothing to choose: %s depends on no `choice` of %s%s", s->a->name, s->a->file,
+        kd_error(s->p->cx, 0, "there is nothing to choose: %s depends on no `choice` of %s%s",
+                 s->a->name, s->a->file,
                  s->space.n_params ? " with more than one alternative" : "");
         kd_hint(s->p->cx, "--choose NAME=SPACE searches a param: --choose 'width=[8, 16, 32]'");
         return false;
@@ -313,7 +337,8 @@ static void define_widest(KdcSearch *s) {
     s->base.n_defines = n + s->space.n_params;
 }
 
-/* ---- the end: what was found, measured ----------------------------------------------------------------------------- */
+/* ---- the end: what was found, measured
+ * ----------------------------------------------------------------------------- */
 
 static int ascending(const void *x, const void *y) {
     double a = *(const double *)x, b = *(const double *)y;
@@ -389,16 +414,24 @@ static bool finish(KdcSearch *s) {
     }
     s->seconds = kdc_now() - s->start;
     const char *weights = kd_format(s->p->cx, "%s/best.safetensors", s->folder);
-    return ok && (s->a->search.no_extract || s->a->n_weights == 0 || kdc_ask_extract(s, s->best, weights)) &&
-           kdc_state_save(s) && kdc_search_page(s, kd_format(s->p->cx, "%s/search.html", s->folder)) &&
-           kdc_search_picture(s, kd_format(s->p->cx, "%s/front.png", s->folder)) && kdc_search_print(s);
+    return ok &&
+           (s->a->search.no_extract || s->a->n_weights == 0 ||
+            kdc_ask_extract(s, s->best, weights)) &&
+           kdc_state_save(s) &&
+           kdc_search_page(s, kd_format(s->p->cx, "%s/search.html", s->folder)) &&
+           kdc_search_picture(s, kd_format(s->p->cx, "%s/front.png", s->folder)) &&
+           kdc_search_print(s);
 }
 
-/* ---- the verb -------------------------------------------------------------------------------------------------------- */
+/* ---- the verb
+ * --------------------------------------------------------------------------------------------------------
+ */
 
 static bool has_weights(KdcSearch *s) {
     if (!s->a->n_weights && !s->a->quiet) {
-        fprintf(stderr, "kdc: warning: no weights for %s were given: they are random (--weights FILE)\n", s->a->name);
+        fprintf(stderr,
+                "kdc: warning: no weights for %s were given: they are random (--weights FILE)\n",
+                s->a->name);
     }
     return true;
 }
@@ -424,15 +457,16 @@ static bool work(KdcSearch *s) {
     if (!isnan(s->budget.limit[KDC_COST_LATENCY]) && !kdc_ask_anchor(s)) {
         return false;
     }
-    if (s->predict && !(s->kernels = kdc_kernels_open(s, kernels ? kernels : kd_format(cx, "%s/kernels.json", s->folder)))) {
+    if (s->predict && !(s->kernels = kdc_kernels_open(
+                            s, kernels ? kernels : kd_format(cx, "%s/kernels.json", s->folder)))) {
         return false;
     }
     if (!kdc_state_begin(s)) {
         return false;
     }
     if (!s->a->quiet) {
-        fprintf(stderr, "%.6g configurations of %s, %d pictures of %s, by %s\n", s->space.size, s->a->name, (int)s->pictures,
-                s->set, kdc_metric_name(s->objective));
+        fprintf(stderr, "%.6g configurations of %s, %d pictures of %s, by %s\n", s->space.size,
+                s->a->name, (int)s->pictures, s->set, kdc_metric_name(s->objective));
     }
     return kdc_search_evolve(s) && finish(s);
 }
@@ -441,7 +475,8 @@ static bool work(KdcSearch *s) {
 static int interrupted(KdcSearch *s) {
     s->seconds = kdc_now() - s->start;
     bool saved = s->fingerprint && kdc_state_save(s);
-    fprintf(stderr, "%skdc: interrupted%s\n", isatty(2) ? "\n" : "", saved ? ", saved: --resume goes on" : "");
+    fprintf(stderr, "%skdc: interrupted%s\n", isatty(2) ? "\n" : "",
+            saved ? ", saved: --resume goes on" : "");
     return 130;
 }
 
@@ -456,8 +491,13 @@ int kdc_cmd_search(const KdcArgs *a) {
         return code;
     }
     w.unit = a->name;
-    KdcSearch s = {.a = a, .base = *a, .p = p, .stop = &stopped, 
-                   .generation = -1, .anchor = NAN, .start = kdc_now()};
+    KdcSearch s = {.a = a,
+                   .base = *a,
+                   .p = p,
+                   .stop = &stopped,
+                   .generation = -1,
+                   .anchor = NAN,
+                   .start = kdc_now()};
     struct sigaction action = {.sa_handler = stop}, old;
     volatile bool ok = false;
     KdLanding l;

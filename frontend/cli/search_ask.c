@@ -1,11 +1,14 @@
-/* search_ask.c: what kdc search asks of its workers, and what comes of the answers: costs against budgets, metrics, times.
+/* search_ask.c: what kdc search asks of its workers, and what comes of the answers: costs against
+ * budgets, metrics, times.
  *
- * Latency comes last: a configuration that another budget refuses is never compiled. Predicted, it is a sum over a plan's kernels;
- * the networks that between them have all kernels that nobody has measured are compiled and timed, and their kernels go into the
- * table. Networks are timed a few together, in rounds in which each runs once, by one worker while the others rest. The widest
- * configuration, the anchor, runs along in all rounds. What counts is the low tenth of a network's rounds by the low tenth of the
- * anchor's, times the least that this has ever been: what was measured while other work slowed the machine down compares with what
- * was not, and runs that were interrupted do not count.
+ * Latency comes last: a configuration that another budget refuses is never compiled. Predicted, it
+ * is a sum over a plan's kernels; the networks that between them have all kernels that nobody has
+ * measured are compiled and timed, and their kernels go into the table. Networks are timed a few
+ * together, in rounds in which each runs once, by one worker while the others rest. The widest
+ * configuration, the anchor, runs along in all rounds. What counts is the low tenth of a network's
+ * rounds by the low tenth of the anchor's, times the least that this has ever been: what was
+ * measured while other work slowed the machine down compares with what was not, and runs that were
+ * interrupted do not count.
  */
 #include "frontend/cli/search.h"
 
@@ -24,21 +27,30 @@ typedef struct Ask {
     const char *path;
 } Ask;
 
-/* ---- texts ------------------------------------------------------------------------------------------------ */
+/* ---- texts
+ * ------------------------------------------------------------------------------------------------
+ */
 
 const char *kdc_cost_key(KdcCost k) {
-    static const char *const keys[KDC_COSTS] = {
-        [KDC_COST_LATENCY] = "latency", [KDC_COST_MACS] = "macs", [KDC_COST_MEMORY] = "memory", [KDC_COST_PARAMS] = "params"};
+    static const char *const keys[KDC_COSTS] = {[KDC_COST_LATENCY] = "latency",
+                                                [KDC_COST_MACS] = "macs",
+                                                [KDC_COST_MEMORY] = "memory",
+                                                [KDC_COST_PARAMS] = "params"};
     return keys[k];
 }
 
 const char *kdc_cost_name(const KdcSearch *s, KdcCost k) {
     switch (k) {
-    case KDC_COST_LATENCY: return s->predict ? "predicted latency" : "latency";
-    case KDC_COST_MACS: return kd_format(s->p->cx, "MACs (%s)", s->budget.macs);
-    case KDC_COST_MEMORY: return s->budget.layers ? "layers' memory" : "peak memory";
-    case KDC_COST_PARAMS: return "parameters";
-    case KDC_COSTS: break;
+    case KDC_COST_LATENCY:
+        return s->predict ? "predicted latency" : "latency";
+    case KDC_COST_MACS:
+        return kd_format(s->p->cx, "MACs (%s)", s->budget.macs);
+    case KDC_COST_MEMORY:
+        return s->budget.layers ? "layers' memory" : "peak memory";
+    case KDC_COST_PARAMS:
+        return "parameters";
+    case KDC_COSTS:
+        break;
     }
     return "";
 }
@@ -48,32 +60,43 @@ const char *kdc_cost_text(KdContext *cx, KdcCost k, double v) {
         return "-";
     }
     switch (k) {
-    case KDC_COST_LATENCY: return kd_format(cx, "%.*f ms", v < 1e-3 ? 4 : v < 0.1 ? 2 : 1, v * 1e3);
+    case KDC_COST_LATENCY:
+        return kd_format(cx, "%.*f ms", v < 1e-3 ? 4 : v < 0.1 ? 2 : 1, v * 1e3);
     case KDC_COST_MACS:
     case KDC_COST_PARAMS:
         return v >= 1e9   ? kd_format(cx, "%.4g G", v / 1e9)
                : v >= 1e6 ? kd_format(cx, "%.4g M", v / 1e6)
                           : kd_format(cx, v >= 1e4 ? "%.4g k" : "%.0f", v >= 1e4 ? v / 1e3 : v);
-    case KDC_COST_MEMORY: return v >= 1 << 20 ? kd_format(cx, "%.2f MiB", v / (1 << 20)) : kd_format(cx, "%.1f KiB", v / 1024);
-    case KDC_COSTS: break;
+    case KDC_COST_MEMORY:
+        return v >= 1 << 20 ? kd_format(cx, "%.2f MiB", v / (1 << 20))
+                            : kd_format(cx, "%.1f KiB", v / 1024);
+    case KDC_COSTS:
+        break;
     }
     return "";
 }
 
-/* ---- budgets --------------------------------------------------------------------------------------------- */
+/* ---- budgets
+ * --------------------------------------------------------------------------------------------- */
 
 double kdc_search_cost(const KdcSearch *s, const KdcCandidate *x, KdcCost k) {
     switch (k) {
-    case KDC_COST_LATENCY: return s->anchor * (s->predict && !isnan(x->latency.predicted) ? x->latency.predicted : x->latency.measured);
+    case KDC_COST_LATENCY:
+        return s->anchor * (s->predict && !isnan(x->latency.predicted) ? x->latency.predicted
+                                                                       : x->latency.measured);
     case KDC_COST_MACS:
-        return !x->counted                            ? NAN
-               : strcmp(s->budget.macs, "noT") == 0   ? x->macs.no_t
-               : strcmp(s->budget.macs, "Tin") == 0   ? x->macs.t_in
-                                                      : x->macs.t_out;
+        return !x->counted                          ? NAN
+               : strcmp(s->budget.macs, "noT") == 0 ? x->macs.no_t
+               : strcmp(s->budget.macs, "Tin") == 0 ? x->macs.t_in
+                                                    : x->macs.t_out;
     case KDC_COST_MEMORY:
-        return s->budget.layers ? (x->counted ? x->layers : NAN) : x->planned ? (double)x->peak : NAN;
-    case KDC_COST_PARAMS: return x->counted ? (double)x->parameters : NAN;
-    case KDC_COSTS: break;
+        return s->budget.layers ? (x->counted ? x->layers : NAN)
+               : x->planned     ? (double)x->peak
+                                : NAN;
+    case KDC_COST_PARAMS:
+        return x->counted ? (double)x->parameters : NAN;
+    case KDC_COSTS:
+        break;
     }
     return NAN;
 }
@@ -92,11 +115,12 @@ bool kdc_search_fits(const KdcSearch *s, const KdcCandidate *x) {
 
 /* By all but the latency. */
 static bool may_fit(const KdcSearch *s, const KdcCandidate *x) {
-    return !x->refused && x->counted && keeps(s, x, KDC_COST_MACS) && keeps(s, x, KDC_COST_MEMORY) &&
-           keeps(s, x, KDC_COST_PARAMS);
+    return !x->refused && x->counted && keeps(s, x, KDC_COST_MACS) &&
+           keeps(s, x, KDC_COST_MEMORY) && keeps(s, x, KDC_COST_PARAMS);
 }
 
-/* ---- requests and answers ---------------------------------------------------------------------------------- */
+/* ---- requests and answers
+ * ---------------------------------------------------------------------------------- */
 
 static json_t *define_of(const KdcSearch *s, const KdcCandidate *x) {
     json_t *v = json_array();
@@ -116,9 +140,11 @@ static bool is_error(KdcSearch *s, const json_t *answer) {
     return text != NULL;
 }
 
-/* The first line of what a configuration failed with, without what stands in front of every message. */
+/* The first line of what a configuration failed with, without what stands in front of every
+ * message. */
 static const char *reason(KdcSearch *s, const json_t *answer, const char *key) {
-    const char *text = json_string_value(json_object_get(answer, key)), *mark = text ? strstr(text, "error: ") : NULL;
+    const char *text = json_string_value(json_object_get(answer, key)),
+               *mark = text ? strstr(text, "error: ") : NULL;
     text = mark ? mark + strlen("error: ") : text;
     return text ? kd_intern(s->p->cx, text, strcspn(text, "\n")) : NULL;
 }
@@ -126,7 +152,9 @@ static const char *reason(KdcSearch *s, const json_t *answer, const char *key) {
 static double real_of(const json_t *o, const char *key) {
     const json_t *v = json_object_get(o, key);
     const char *text = json_string_value(v);
-    return text ? (strcmp(text, "inf") == 0 ? INFINITY : NAN) : json_is_number(v) ? json_number_value(v) : NAN;
+    return text                ? (strcmp(text, "inf") == 0 ? INFINITY : NAN)
+           : json_is_number(v) ? json_number_value(v)
+                               : NAN;
 }
 
 /* Kernels' seconds of one call go to *seconds, or nowhere: NULL. */
@@ -150,11 +178,14 @@ static void take_kernels(KdcSearch *s, KdcCandidate *x, json_t *kernels, double 
     x->n_kernels = n;
 }
 
-/* ---- costs ------------------------------------------------------------------------------------------------ */
+/* ---- costs
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static json_t *ask_cost(void *user, int i) {
     Ask *a = user;
-    return json_pack("{s:s, s:o, s:b}", "do", "cost", "define", define_of(a->s, a->v[i]), "plan", a->plan);
+    return json_pack("{s:s, s:o, s:b}", "do", "cost", "define", define_of(a->s, a->v[i]), "plan",
+                     a->plan);
 }
 
 static bool take_cost(void *user, int i, json_t *answer) {
@@ -172,7 +203,8 @@ static bool take_cost(void *user, int i, json_t *answer) {
     const json_t *macs = json_object_get(answer, "macs");
     x->counted = true;
     x->parameters = json_integer_value(json_object_get(answer, "parameters"));
-    x->macs = (KdMacs){json_number_value(json_array_get(macs, 0)), json_number_value(json_array_get(macs, 1)),
+    x->macs = (KdMacs){json_number_value(json_array_get(macs, 0)),
+                       json_number_value(json_array_get(macs, 1)),
                        json_number_value(json_array_get(macs, 2))};
     x->layers = real_of(answer, "layers");
     if (a->plan) {
@@ -185,8 +217,8 @@ static bool take_cost(void *user, int i, json_t *answer) {
 }
 
 /* Those of v for which `wanted` is true. */
-static KdcCandidate **some(KdcSearch *s, KdcCandidate **v, int n, bool (*wanted)(const KdcSearch *, const KdcCandidate *),
-                           int *count) {
+static KdcCandidate **some(KdcSearch *s, KdcCandidate **v, int n,
+                           bool (*wanted)(const KdcSearch *, const KdcCandidate *), int *count) {
     KdcCandidate **out = KD_NEW_ARRAY(s->p->cx, KdcCandidate *, n + 1);
     *count = 0;
     for (int i = 0; i < n; i++) {
@@ -213,7 +245,8 @@ static bool not_timed(const KdcSearch *s, const KdcCandidate *x) {
     return may_fit(s, x) && isnan(x->latency.measured);
 }
 
-/* ---- latency ---------------------------------------------------------------------------------------------- */
+/* ---- latency
+ * ---------------------------------------------------------------------------------------------- */
 
 static json_t *ask_time(void *user, int i) {
     Ask *a = user;
@@ -233,7 +266,8 @@ static bool take_time(void *user, int i, json_t *answer) {
     }
     double anchor = real_of(json_array_get(times, 0), "low");
     if (isnan(anchor) || anchor <= 0) {
-        kd_error(a->s->p->cx, 0, "the widest configuration cannot be timed: %s", reason(a->s, json_array_get(times, 0), "refused"));
+        kd_error(a->s->p->cx, 0, "the widest configuration cannot be timed: %s",
+                 reason(a->s, json_array_get(times, 0), "refused"));
         return false;
     }
     a->s->anchor = fmin(a->s->anchor, anchor); /* of NaN: anchor */
@@ -274,7 +308,8 @@ bool kdc_ask_times(KdcSearch *s, KdcCandidate **v, int n, int runs) {
     return time_some(s, v, n, runs, true);
 }
 
-/* Of networks with kernels that the table does not have, in their order, those that have one that none before them has. */
+/* Of networks with kernels that the table does not have, in their order, those that have one that
+ * none before them has. */
 static KdcCandidate **to_measure(KdcSearch *s, KdcCandidate **v, int n, int *count) {
     KdContext *cx = s->p->cx;
     KdcCandidate **out = KD_NEW_ARRAY(cx, KdcCandidate *, n + 1);
@@ -304,16 +339,17 @@ static bool predict_all(KdcSearch *s, KdcCandidate **v, int n) {
     }
     for (int i = 0; i < n; i++) {
         if (isnan(v[i]->latency.predicted)) {
-            v[i]->latency.predicted = kdc_kernels_predict(s->kernels, v[i]->kernel, v[i]->n_kernels);
-            v[i]->refused = isnan(v[i]->latency.predicted) && !v[i]->refused ? "its kernels could not be measured" : v[i]->refused;
+            v[i]->latency.predicted =
+                kdc_kernels_predict(s->kernels, v[i]->kernel, v[i]->n_kernels);
+            v[i]->refused = isnan(v[i]->latency.predicted) && !v[i]->refused
+                                ? "its kernels could not be measured"
+                                : v[i]->refused;
         }
     }
     return true;
 }
 
-static bool may_fit_at_all(const KdcSearch *s, const KdcCandidate *x) {
-    return may_fit(s, x);
-}
+static bool may_fit_at_all(const KdcSearch *s, const KdcCandidate *x) { return may_fit(s, x); }
 
 bool kdc_ask_costs(KdcSearch *s, KdcCandidate **v, int n) {
     Ask a = {.s = s, .plan = needs_plan(s)};
@@ -329,7 +365,9 @@ bool kdc_ask_costs(KdcSearch *s, KdcCandidate **v, int n) {
     return s->predict ? predict_all(s, rest, count) : time_some(s, rest, count, s->runs, false);
 }
 
-/* ---- metrics ------------------------------------------------------------------------------------------------ */
+/* ---- metrics
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static json_t *ask_value(void *user, int i) {
     Ask *a = user;
@@ -368,7 +406,8 @@ bool kdc_ask_values(KdcSearch *s, KdcCandidate **v, int n) {
     return kdc_pool_run(s->pool, a.n, s->jobs, ask_value, take_value, &a);
 }
 
-/* ---- the beginning and the end ------------------------------------------------------------------------------- */
+/* ---- the beginning and the end
+ * ------------------------------------------------------------------------------- */
 
 static json_t *ask_open(void *user, int i) {
     (void)user, (void)i;
@@ -405,7 +444,8 @@ bool kdc_ask_open(KdcSearch *s) {
 
 static json_t *ask_extract(void *user, int i) {
     Ask *a = user;
-    return json_pack("{s:s, s:o, s:s}", "do", "extract", "define", define_of(a->s, a->v[i]), "to", a->path);
+    return json_pack("{s:s, s:o, s:s}", "do", "extract", "define", define_of(a->s, a->v[i]), "to",
+                     a->path);
 }
 
 static bool take_extract(void *user, int i, json_t *answer) {

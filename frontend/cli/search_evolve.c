@@ -1,13 +1,14 @@
 /* search_evolve.c: which configurations kdc search looks at.
  *
- * Evolution (GAN Compression; methods B.3): a first generation of random configurations within the budget; then in each
- * generation the best are parents, mutants of a random parent draw each gene anew with a probability, and crossovers of two
- * random parents take each gene from either; what is over the budget is drawn again. The population is parents and children.
- * A configuration counts once among the parents, however often it was drawn.
+ * Evolution (GAN Compression; methods B.3): a first generation of random configurations within the
+ * budget; then in each generation the best are parents, mutants of a random parent draw each gene
+ * anew with a probability, and crossovers of two random parents take each gene from either; what is
+ * over the budget is drawn again. The population is parents and children. A configuration counts
+ * once among the parents, however often it was drawn.
  *
- * Every place of every generation has a stream of random numbers of its own, so all places can be drawn side by side, and
- * drawn again after an interruption. A place that finds nothing within the budget in DRAWS draws goes on from its last draw by
- * making one gene after the other narrower.
+ * Every place of every generation has a stream of random numbers of its own, so all places can be
+ * drawn side by side, and drawn again after an interruption. A place that finds nothing within the
+ * budget in DRAWS draws goes on from its last draw by making one gene after the other narrower.
  */
 #include "frontend/cli/search.h"
 
@@ -29,7 +30,8 @@ typedef struct Place {
     KdcCandidate *taken; /* NULL: nothing fits */
 } Place;
 
-/* ---- configurations ---------------------------------------------------------------------------------------- */
+/* ---- configurations
+ * ---------------------------------------------------------------------------------------- */
 
 KdcCandidate *kdc_search_candidate(KdcSearch *s, const uint8_t *pick) {
     KdContext *cx = s->p->cx;
@@ -58,7 +60,8 @@ double kdc_search_value(const KdcSearch *s, const KdcCandidate *x) {
     return x->valued && !x->failed ? x->metric[s->objective] : NAN;
 }
 
-static int in_order(const KdcCandidate *x, const KdcCandidate *y) { /* negative: x was taken up first */
+static int in_order(const KdcCandidate *x,
+                    const KdcCandidate *y) { /* negative: x was taken up first */
     return x->generation != y->generation ? x->generation - y->generation : x->place - y->place;
 }
 
@@ -114,7 +117,8 @@ void kdc_search_front(const KdcSearch *s, KdcCost axis, KdcCandidate ***v, int *
     KdcCandidate **all;
     int count, kept = 0;
     kdc_search_sorted(s, &all, &count);
-    for (int i = 0; i < count; i++) { /* from the best on, whatever is cheaper than all better ones */
+    for (int i = 0; i < count;
+         i++) { /* from the best on, whatever is cheaper than all better ones */
         double cost = kdc_search_cost(s, all[i], axis);
         bool cheaper = !isnan(cost) && kdc_search_fits(s, all[i]);
         for (int k = 0; k < kept && cheaper; k++) {
@@ -133,7 +137,8 @@ void kdc_search_front(const KdcSearch *s, KdcCost axis, KdcCandidate ***v, int *
     *n = kept;
 }
 
-/* ---- one place --------------------------------------------------------------------------------------------- */
+/* ---- one place
+ * --------------------------------------------------------------------------------------------- */
 
 static void draw_place(KdcSearch *s, Place *q, KdcCandidate **parent, int n_parents) {
     const KdcSpace *space = &s->space;
@@ -142,7 +147,8 @@ static void draw_place(KdcSearch *s, Place *q, KdcCandidate **parent, int n_pare
         return;
     }
     const KdcCandidate *x = parent[kdc_draw_below(&q->draw, n_parents)];
-    const KdcCandidate *y = q->kind == CROSSOVER ? parent[kdc_draw_below(&q->draw, n_parents)] : NULL;
+    const KdcCandidate *y =
+        q->kind == CROSSOVER ? parent[kdc_draw_below(&q->draw, n_parents)] : NULL;
     for (int i = 0; i < space->n; i++) {
         if (y) {
             q->pick[i] = kdc_draw_below(&q->draw, 2) ? y->pick[i] : x->pick[i];
@@ -171,8 +177,10 @@ static bool draw_again(KdcSearch *s, Place *q, KdcCandidate **parent, int n_pare
     return kdc_space_lower(&s->space, &q->draw, q->pick);
 }
 
-/* Draws for all places at once until each has one that fits or none can. false after a message, or when interrupted. */
-static bool fill_places(KdcSearch *s, Place *place, int n, KdcCandidate **parent, int n_parents, int generation) {
+/* Draws for all places at once until each has one that fits or none can. false after a message, or
+ * when interrupted. */
+static bool fill_places(KdcSearch *s, Place *place, int n, KdcCandidate **parent, int n_parents,
+                        int generation) {
     KdContext *cx = s->p->cx;
     KdcCandidate **asked = KD_NEW_ARRAY(cx, KdcCandidate *, n + 1);
     for (bool open = true; open;) {
@@ -202,7 +210,8 @@ static bool fill_places(KdcSearch *s, Place *place, int n, KdcCandidate **parent
     return true;
 }
 
-/* ---- a generation -------------------------------------------------------------------------------------------- */
+/* ---- a generation
+ * -------------------------------------------------------------------------------------------- */
 
 static void note_generation(KdcSearch *s) {
     KdcGeneration g = {NAN, 0, 0};
@@ -239,7 +248,8 @@ static bool take_up(KdcSearch *s, Place *place, int n, int generation) {
     }
     for (int i = 0; i < count; i++) {
         kd_push(s->p->cx, &s->people, v[i]);
-        if (!isnan(kdc_search_value(s, v[i])) && (!s->best || kdc_search_better(s, v[i], s->best))) {
+        if (!isnan(kdc_search_value(s, v[i])) &&
+            (!s->best || kdc_search_better(s, v[i], s->best))) {
             s->best = v[i];
         }
     }
@@ -264,9 +274,7 @@ static void numbered(const KdcSpace *space, double at, uint8_t *pick) {
     }
 }
 
-static int valued(const KdcSearch *s) {
-    return s->curve.n ? s->curve.v[s->curve.n - 1].valued : 0;
-}
+static int valued(const KdcSearch *s) { return s->curve.n ? s->curve.v[s->curve.n - 1].valued : 0; }
 
 static bool next_generation(KdcSearch *s) {
     int g = (int)s->generation + 1, n = s->population, n_parents = 0, kept = 0;
@@ -285,7 +293,10 @@ static bool next_generation(KdcSearch *s) {
     }
     Place *place = new_places(s, n, g);
     for (int i = 0; i < n; i++) {
-        place[i].kind = s->strategy == KDC_ALL ? NEXT : !parent ? FIRST : i < s->mutants ? MUTANT : CROSSOVER;
+        place[i].kind = s->strategy == KDC_ALL ? NEXT
+                        : !parent              ? FIRST
+                        : i < s->mutants       ? MUTANT
+                                               : CROSSOVER;
         if (place[i].kind == NEXT) {
             numbered(&s->space, first + i, place[i].pick);
         }
@@ -315,7 +326,9 @@ static bool next_generation(KdcSearch *s) {
     return true;
 }
 
-/* ---- the end --------------------------------------------------------------------------------------------------- */
+/* ---- the end
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 /* Everything there is has been looked at, or is known to be over the budget. */
 static bool exhausted(const KdcSearch *s) {
@@ -333,15 +346,18 @@ static const char *over(const KdcSearch *s) {
     for (int i = g; i > 0 && s->curve.v[i].best == s->curve.v[i - 1].best; i--) {
         since++;
     }
-    return s->strategy == KDC_ALL && (double)(g + 1) * s->population >= s->space.size ? "all configurations"
-           : exhausted(s)                                      ? "all configurations that keep the budget"
+    return s->strategy == KDC_ALL && (double)(g + 1) * s->population >= s->space.size
+               ? "all configurations"
+           : exhausted(s) ? "all configurations that keep the budget"
            : s->strategy == KDC_RANDOM && g > 0 && valued(s) == s->curve.v[g - 1].valued
                ? "draws gave nothing new"
            : s->strategy == KDC_EVOLUTION && g >= s->generations
                ? kd_format(cx, "%d generations", (int)s->generations)
-           : s->evaluations && valued(s) >= s->evaluations     ? kd_format(cx, "%d configurations", valued(s))
-           : s->patience && since >= s->patience               ? kd_format(cx, "%d generations without a better one", since)
-                                                               : NULL;
+           : s->evaluations && valued(s) >= s->evaluations
+               ? kd_format(cx, "%d configurations", valued(s))
+           : s->patience && since >= s->patience
+               ? kd_format(cx, "%d generations without a better one", since)
+               : NULL;
 }
 
 /* The cheapest of what was drawn, by the first budget that it does not keep. */
@@ -354,18 +370,26 @@ static bool nothing_fits(KdcSearch *s) {
             const KdcCandidate *x = s->all.v[i];
             refused = x->refused ? x : refused;
             bool known = !x->refused && !isnan(kdc_search_cost(s, x, (KdcCost)k));
-            least = known && (!least || kdc_search_cost(s, x, (KdcCost)k) < kdc_search_cost(s, least, (KdcCost)k)) ? x : least;
+            least = known && (!least || kdc_search_cost(s, x, (KdcCost)k) <
+                                            kdc_search_cost(s, least, (KdcCost)k))
+                        ? x
+                        : least;
         }
         if (least) {
-            kd_str_printf(&text, "%s%s %s of %s asked for, the least found is %s with %s", text.n ? "; " : "",
-                          kdc_cost_name(s, (KdcCost)k), "", kdc_cost_text(s->p->cx, (KdcCost)k, s->budget.limit[k]),
-                          kdc_cost_text(s->p->cx, (KdcCost)k, kdc_search_cost(s, least, (KdcCost)k)), least->key);
+            kd_str_printf(
+                &text, "%s%s: %s allowed, the least found is %s with %s", text.n ? "; " : "",
+                kdc_cost_name(s, (KdcCost)k),
+                kdc_cost_text(s->p->cx, (KdcCost)k, s->budget.limit[k]),
+                kdc_cost_text(s->p->cx, (KdcCost)k, kdc_search_cost(s, least, (KdcCost)k)),
+                least->key);
         }
     }
     if (!text.n && refused) {
-        kd_error(s->p->cx, 0, "no configuration can be built: %s: %s", refused->key, refused->refused);
+        kd_error(s->p->cx, 0, "no configuration can be built: %s: %s", refused->key,
+                 refused->refused);
     } else {
-        kd_error(s->p->cx, 0, "no configuration of %d that were drawn keeps the budget: %s", s->all.n, text.n ? text.s : "");
+        kd_error(s->p->cx, 0, "no configuration of %d that were drawn keeps the budget: %s",
+                 s->all.n, text.n ? text.s : "");
     }
     return false;
 }
@@ -377,8 +401,9 @@ static void say(const KdcSearch *s) {
         return;
     }
     bool live = isatty(2);
-    fprintf(stderr, "%sgeneration %d: %d configurations, best %s %.6g  %s%s", live ? "\r\033[K" : "", (int)s->generation,
-            g->valued, kdc_metric_name(s->objective), g->best, key, live ? "" : "\n");
+    fprintf(stderr, "%sgeneration %d: %d configurations, best %s %.6g  %s%s",
+            live ? "\r\033[K" : "", (int)s->generation, g->valued, kdc_metric_name(s->objective),
+            g->best, key, live ? "" : "\n");
 }
 
 bool kdc_search_evolve(KdcSearch *s) {
@@ -394,8 +419,9 @@ bool kdc_search_evolve(KdcSearch *s) {
             return nothing_fits(s);
         }
         if (!s->best) {
-            kd_error(s->p->cx, 0, "no configuration has a %s: %s: %s", kdc_metric_name(s->objective),
-                     s->people.v[0]->key, s->people.v[0]->failed ? s->people.v[0]->failed : "");
+            kd_error(s->p->cx, 0, "no configuration has a %s: %s: %s",
+                     kdc_metric_name(s->objective), s->people.v[0]->key,
+                     s->people.v[0]->failed ? s->people.v[0]->failed : "");
             return false;
         }
         say(s);

@@ -1,12 +1,14 @@
 /* search_kernels.c: latency of a network from a table of measured kernels.
  *
- * A kernel is known by a hash of what it computes (KlKernel.identity: loops, shapes, tiles). Where a network is measured, each
- * of its kernels that the table does not have yet is added: the low tenth of the rounds, a mean over its calls in the network. The
- * prediction of another network is the sum over its calls plus a fixed overhead, which is the median over measured networks of
- * what their runs took beyond that sum.
+ * A kernel is known by a hash of what it computes (KlKernel.identity: loops, shapes, tiles). Where
+ * a network is measured, each of its kernels that the table does not have yet is added: the low
+ * tenth of the rounds, a mean over its calls in the network. The prediction of another network is
+ * the sum over its calls plus a fixed overhead, which is the median over measured networks of what
+ * their runs took beyond that sum.
  *
- * Times are relative to those of the widest configuration in the same rounds; the file has seconds, at the machine's best speed.
- * It belongs to one processor, one number of threads and one version of kdc; another's is refused.
+ * Times are relative to those of the widest configuration in the same rounds; the file has seconds,
+ * at the machine's best speed. It belongs to one processor, one number of threads and one version
+ * of kdc; another's is refused.
  */
 #include "frontend/cli/search.h"
 
@@ -26,9 +28,7 @@ struct KdcKernels {
     KdMap index;              /* hash to place */
 };
 
-int kdc_kernels_count(const KdcKernels *t) {
-    return t->hash.n;
-}
+int kdc_kernels_count(const KdcKernels *t) { return t->hash.n; }
 
 static void add_kernel(KdcKernels *t, uint64_t hash, double seconds) {
     uint64_t at;
@@ -65,7 +65,8 @@ static bool read_table(KdcKernels *t) {
     free(text);
     if (!o) {
         if (text) {
-            kd_trouble(&trouble, false, "%s:%d: no table of kernels: %s", t->path, error.line, error.text);
+            kd_trouble(&trouble, false, "%s:%d: no table of kernels: %s", t->path, error.line,
+                       error.text);
         }
         return kdc_cli_trouble(t->s->p, &trouble);
     }
@@ -91,8 +92,8 @@ KdcKernels *kdc_kernels_open(KdcSearch *s, const char *path) {
     t->path = path;
     t->index = (KdMap){.cx = cx};
     int64_t threads = s->base.threads;
-    t->machine = kd_format(cx, "%s, %" PRId64 " thread%s, kdc %s", s->p->host.cpu, threads, threads == 1 ? "" : "s",
-                           KDC_VERSION);
+    t->machine = kd_format(cx, "%s, %" PRId64 " thread%s, kdc %s", s->p->host.cpu, threads,
+                           threads == 1 ? "" : "s", KDC_VERSION);
     return read_table(t) ? t : NULL;
 }
 
@@ -129,7 +130,8 @@ double kdc_kernels_predict(const KdcKernels *t, const KdcKernelUse *v, int n) {
     return sum;
 }
 
-void kdc_kernels_add(KdcKernels *t, const KdcKernelUse *v, const double *seconds, int n, double run) {
+void kdc_kernels_add(KdcKernels *t, const KdcKernelUse *v, const double *seconds, int n,
+                     double run) {
     double sum = 0;
     for (int i = 0; i < n; i++) {
         add_kernel(t, v[i].hash, seconds[i]);

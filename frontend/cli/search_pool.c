@@ -1,8 +1,9 @@
-/* search_pool.c: worker processes of kdc search: this program again, with the same arguments and --search-worker, at the other
- * end of a pair of sockets that is its standard input. A request and an answer are a line of JSON each.
+/* search_pool.c: worker processes of kdc search: this program again, with the same arguments and
+ * --search-worker, at the other end of a pair of sockets that is its standard input. A request and
+ * an answer are a line of JSON each.
  *
- * Workers are started when there is work for them. They ignore Ctrl-C, which is this process's to answer, and end when their
- * socket does.
+ * Workers are started when there is work for them. They ignore Ctrl-C, which is this process's to
+ * answer, and end when their socket does.
  */
 #include "frontend/cli/search.h"
 
@@ -18,7 +19,7 @@
 enum { BUSY_NONE = -1 };
 
 typedef struct Worker {
-    pid_t pid; /* 0: not started */
+    pid_t pid;    /* 0: not started */
     int fd, item; /* item: BUSY_NONE when it is free */
     char *in;
     size_t n, room;
@@ -39,7 +40,8 @@ KdcPool *kdc_pool_new(KdcSearch *s, int jobs) {
     *pool = (KdcPool){.s = s, .worker = KD_NEW_ARRAY(cx, Worker, jobs), .n = jobs};
     pool->argv = KD_NEW_ARRAY(cx, char *, a->argc + 2 * s->base.n_defines + 4);
     for (int i = 0; i < 2; i++) {
-        pool->argv[n++] = a->argv[i]; /* kdc search; our own in front of words, before which a `--` may stand */
+        pool->argv[n++] =
+            a->argv[i]; /* kdc search; our own in front of words, before which a `--` may stand */
     }
     pool->argv[n++] = (char *)(uintptr_t) "--search-worker";
     pool->argv[n++] = (char *)(uintptr_t) "--net";
@@ -118,15 +120,18 @@ static bool has_died(KdcPool *pool, Worker *w) {
     w->item = BUSY_NONE;
     stop(w, &status);
     if (WIFSIGNALED(status)) {
-        kd_trouble(&t, true, "a worker was ended by signal %d (%s)%s", WTERMSIG(status), strsignal(WTERMSIG(status)),
-                   WTERMSIG(status) == SIGKILL ? ": was the memory enough? fewer --jobs need less" : "");
+        kd_trouble(&t, true, "a worker was ended by signal %d (%s)%s", WTERMSIG(status),
+                   strsignal(WTERMSIG(status)),
+                   WTERMSIG(status) == SIGKILL ? ": was the memory enough? fewer --jobs need less"
+                                               : "");
     } else {
         kd_trouble(&t, true, "a worker ended with exit code %d", WEXITSTATUS(status));
     }
     return kdc_cli_trouble(pool->s->p, &t);
 }
 
-/* ---- a request ------------------------------------------------------------------------------------------- */
+/* ---- a request
+ * ------------------------------------------------------------------------------------------- */
 
 static bool give(KdcPool *pool, Worker *w, int item, json_t *request) {
     char *text = json_dumps(request, JSON_COMPACT), *line = NULL;

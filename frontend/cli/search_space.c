@@ -1,8 +1,9 @@
-/* search_space.c: the space of kdc search: genes, configurations as text and as indices, random draws.
+/* search_space.c: the space of kdc search: genes, configurations as text and as indices, random
+ * draws.
  *
- * A space is written as in the language: [16, 24, 32] is one gene, whose value is one of the three; a list of such lists is a
- * list with one pick from each; either may be followed by `* N`. Alternatives are kept as text. A configuration is the index
- * of an alternative for each gene.
+ * A space is written as in the language: [16, 24, 32] is one gene, whose value is one of the three;
+ * a list of such lists is a list with one pick from each; either may be followed by `* N`.
+ * Alternatives are kept as text. A configuration is the index of an alternative for each gene.
  */
 #include "frontend/cli/search.h"
 
@@ -10,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- reading ------------------------------------------------------------------------------------------ */
+/* ---- reading
+ * ------------------------------------------------------------------------------------------ */
 
 static const char *skip(const char *p) {
     while (isspace((unsigned char)*p)) {
@@ -81,11 +83,13 @@ static long times_of(const char *p) {
 
 static bool refuse(KdContext *cx, const char *name, const char *what, const char *text) {
     kd_error(cx, 0, "the space of %s: %s, got '%s'", name, what, text);
-    kd_hint(cx, "[16, 24, 32] is one of three; [[16, 24, 32]] * 8 a list of eight, each one of three");
+    kd_hint(cx,
+            "[16, 24, 32] is one of three; [[16, 24, 32]] * 8 a list of eight, each one of three");
     return false;
 }
 
-static bool add_gene(KdcSpace *s, KdContext *cx, const char *name, const char *const *value, int n) {
+static bool add_gene(KdcSpace *s, KdContext *cx, const char *name, const char *const *value,
+                     int n) {
     if (s->n == KDC_GENES) {
         kd_error(cx, 0, "the space of %s: more than %d picks in all", name, KDC_GENES);
         return false;
@@ -97,7 +101,8 @@ static bool add_gene(KdcSpace *s, KdContext *cx, const char *name, const char *c
         g->value[i] = value[i];
         for (int k = 0; k < i; k++) {
             if (g->value[k] == value[i]) {
-                kd_error(cx, 0, "the space of %s has %s twice in one list of alternatives", name, value[i]);
+                kd_error(cx, 0, "the space of %s has %s twice in one list of alternatives", name,
+                         value[i]);
                 return false;
             }
         }
@@ -129,11 +134,13 @@ bool kdc_space_add(KdcSpace *s, KdContext *cx, const char *name, const char *tex
         }
     }
     if (!list && times > 1) {
-        return refuse(cx, name, "one list of alternatives cannot be repeated (double brackets can)", text);
+        return refuse(cx, name, "one list of alternatives cannot be repeated (double brackets can)",
+                      text);
     }
     for (long t = 0; t < times; t++) {
         for (int i = 0; i < (list ? n : 1); i++) {
-            if (list && (!elements(cx, outer[i], &inner, &m, &rest) || *rest || m < 1 || m > MOST)) {
+            if (list &&
+                (!elements(cx, outer[i], &inner, &m, &rest) || *rest || m < 1 || m > MOST)) {
                 return refuse(cx, name, "expected a list of alternatives at each place", text);
             }
             if (!add_gene(s, cx, name, list ? inner : outer, list ? m : n)) {
@@ -154,7 +161,8 @@ void kdc_space_finish(KdcSpace *s) {
     }
 }
 
-/* ---- configurations -------------------------------------------------------------------------------------- */
+/* ---- configurations
+ * -------------------------------------------------------------------------------------- */
 
 const char *kdc_space_define(const KdcSpace *s, KdContext *cx, int k, const uint8_t *pick) {
     const KdcSpaceParam *q = &s->param[k];
@@ -175,7 +183,9 @@ const char *kdc_space_key(const KdcSpace *s, KdContext *cx, const uint8_t *pick)
     return kd_intern(cx, text.s ? text.s : "", text.n);
 }
 
-/* ---- draws ------------------------------------------------------------------------------------------------ */
+/* ---- draws
+ * ------------------------------------------------------------------------------------------------
+ */
 
 /* splitmix64: Steele, Lea and Flood 2014 */
 static uint64_t mixed(uint64_t z) {
@@ -184,9 +194,7 @@ static uint64_t mixed(uint64_t z) {
     return z ^ z >> 31;
 }
 
-static uint64_t next(KdcDraw *d) {
-    return mixed(d->key + 0x9e3779b97f4a7c15u * ++d->counter);
-}
+static uint64_t next(KdcDraw *d) { return mixed(d->key + 0x9e3779b97f4a7c15u * ++d->counter); }
 
 KdcDraw kdc_draw_new(uint64_t seed, int64_t generation, int64_t place) {
     KdcDraw d = {.key = mixed(seed + 0x9e3779b97f4a7c15u)};
@@ -199,9 +207,7 @@ int64_t kdc_draw_below(KdcDraw *d, int64_t n) {
     return (int64_t)(((next(d) >> 32) * (uint64_t)n) >> 32);
 }
 
-double kdc_draw_unit(KdcDraw *d) {
-    return (double)(next(d) >> 11) * 0x1p-53;
-}
+double kdc_draw_unit(KdcDraw *d) { return (double)(next(d) >> 11) * 0x1p-53; }
 
 /* An alternative of n, with the weights that `first` says. */
 static int weighted(KdcDraw *d, KdcFirst first, int n) {

@@ -1,11 +1,13 @@
 /* search_state.c: what kdc search keeps in its folder.
  *
- * search.json   settings, the generation that is over, the population, the curve, and every configuration that was taken up,
- *               with its costs and metrics: the results, and all that --resume needs
- * cache.json    metrics by configuration, for another search with the same program, weights, pictures and metric
+ * search.json   settings, the generation that is over, the population, the curve, and every
+ * configuration that was taken up, with its costs and metrics: the results, and all that --resume
+ * needs cache.json    metrics by configuration, for another search with the same program, weights,
+ * pictures and metric
  *
- * Both are written whole after each generation and when the search is interrupted. A configuration that an interrupted
- * generation had measured keeps its place in it, so what comes out is the same as without the interruption.
+ * Both are written whole after each generation and when the search is interrupted. A configuration
+ * that an interrupted generation had measured keeps its place in it, so what comes out is the same
+ * as without the interruption.
  */
 #include "frontend/cli/search.h"
 #include "frontend/cli/tensors.h"
@@ -18,7 +20,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- what a metric depends on -------------------------------------------------------------------------------- */
+/* ---- what a metric depends on
+ * -------------------------------------------------------------------------------- */
 
 static void hash_text(uint64_t *h, const char *text) {
     text = text ? text : "";
@@ -34,7 +37,8 @@ static uint64_t weights_hash(KdcSearch *s, bool *ok) {
         hash_text(&h, files.weights.v[i].net);
         for (int k = 0; k < w->n; k++) {
             const KdTensor *t = &w->tensor[k];
-            uint64_t data = kd_hash_bytes(t->data, (size_t)t->count * (size_t)kd_stored_size(t->dtype), h);
+            uint64_t data =
+                kd_hash_bytes(t->data, (size_t)t->count * (size_t)kd_stored_size(t->dtype), h);
             hash_text(&h, t->name);
             kdc_eval_hash(&h, &data, sizeof data);
         }
@@ -43,7 +47,8 @@ static uint64_t weights_hash(KdcSearch *s, bool *ok) {
     return h;
 }
 
-/* The network with the widest of everything; what it is at other configurations follows from the same files. */
+/* The network with the widest of everything; what it is at other configurations follows from the
+ * same files. */
 static bool hash_program(KdcSearch *s, uint64_t *h) {
     KdStr text = {.cx = s->p->cx};
     int n;
@@ -58,7 +63,8 @@ static bool hash_program(KdcSearch *s, uint64_t *h) {
             continue;
         }
         last = place->file;
-        char *source = kd_file_read(last, &size, &ignored); /* what is built in is no file; it belongs to the version */
+        char *source = kd_file_read(
+            last, &size, &ignored); /* what is built in is no file; it belongs to the version */
         kdc_eval_hash(h, source ? source : last, source ? size : strlen(last));
         free(source);
     }
@@ -70,7 +76,8 @@ static bool hash_program(KdcSearch *s, uint64_t *h) {
 static bool take_fingerprint(KdcSearch *s) {
     const KdcArgs *a = &s->base;
     uint64_t h = KDC_EVAL_HASH_START;
-    const int64_t numbers[] = {a->load_h, a->load_w, a->crop_h, a->crop_w, a->truncate, a->calibrate, a->batch, (int64_t)s->list};
+    const int64_t numbers[] = {a->load_h,   a->load_w,    a->crop_h, a->crop_w,
+                               a->truncate, a->calibrate, a->batch,  (int64_t)s->list};
     const double range[] = {a->range_lo, a->range_hi};
     bool ok;
     hash_program(s, &h);
@@ -93,7 +100,8 @@ static bool take_fingerprint(KdcSearch *s) {
     return ok;
 }
 
-/* ---- settings: what a search that goes on must have in common with its beginning -------------------------------- */
+/* ---- settings: what a search that goes on must have in common with its beginning
+ * -------------------------------- */
 
 static json_t *text_json(const char *text) {
     json_t *v = json_string(text ? text : "");
@@ -105,8 +113,10 @@ static json_t *real(double v) {
 }
 
 static json_t *settings_json(const KdcSearch *s) {
-    static const char *const strategies[] = {[KDC_EVOLUTION] = "evolution", [KDC_RANDOM] = "random", [KDC_ALL] = "all"};
-    static const char *const firsts[] = {[KDC_UNIFORM] = "uniform", [KDC_ARITHMETIC] = "arithmetic", [KDC_GEOMETRIC] = "geometric"};
+    static const char *const strategies[] = {
+        [KDC_EVOLUTION] = "evolution", [KDC_RANDOM] = "random", [KDC_ALL] = "all"};
+    static const char *const firsts[] = {
+        [KDC_UNIFORM] = "uniform", [KDC_ARITHMETIC] = "arithmetic", [KDC_GEOMETRIC] = "geometric"};
     json_t *space = json_object(), *budget = json_object();
     for (int k = 0; k < s->space.n_params; k++) {
         const KdcSpaceParam *q = &s->space.param[k];
@@ -128,14 +138,17 @@ static json_t *settings_json(const KdcSearch *s) {
     json_object_set_new(budget, "macs_count", text_json(s->budget.macs));
     json_object_set_new(budget, "memory_count", json_string(s->budget.layers ? "layers" : "peak"));
     json_object_set_new(budget, "predicted", json_boolean(s->predict));
-    return json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:f, s:I, s:s, s:o, s:o}", "strategy", strategies[s->strategy],
-                     "objective", kdc_metric_key(s->objective), "first", firsts[s->first], "seed", (json_int_t)s->a->seed,
-                     "population", s->population, "parents", s->parents, "mutants", s->mutants, "crossovers", s->crossovers,
-                     "mutate_prob", s->mutate, "threads", (json_int_t)s->base.threads, "input", s->inputs, "budget", budget,
-                     "space", space);
+    return json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:f, s:I, s:s, s:o, s:o}",
+                     "strategy", strategies[s->strategy], "objective", kdc_metric_key(s->objective),
+                     "first", firsts[s->first], "seed", (json_int_t)s->a->seed, "population",
+                     s->population, "parents", s->parents, "mutants", s->mutants, "crossovers",
+                     s->crossovers, "mutate_prob", s->mutate, "threads",
+                     (json_int_t)s->base.threads, "input", s->inputs, "budget", budget, "space",
+                     space);
 }
 
-/* ---- configurations -------------------------------------------------------------------------------------------- */
+/* ---- configurations
+ * -------------------------------------------------------------------------------------------- */
 
 static json_t *metrics_json(const KdcCandidate *x) {
     json_t *o = json_object();
@@ -147,9 +160,7 @@ static json_t *metrics_json(const KdcCandidate *x) {
     return o;
 }
 
-static json_t *ms(const KdcSearch *s, double latency) {
-    return real(latency * s->anchor * 1e3);
-}
+static json_t *ms(const KdcSearch *s, double latency) { return real(latency * s->anchor * 1e3); }
 
 static json_t *candidate_json(const KdcSearch *s, const KdcCandidate *x) {
     json_t *o = json_object(), *pick = json_array();
@@ -161,37 +172,46 @@ static json_t *candidate_json(const KdcSearch *s, const KdcCandidate *x) {
     json_object_set_new(o, "generation", json_integer(x->generation));
     json_object_set_new(o, "place", json_integer(x->place));
     json_object_set_new(o, "parameters", json_integer(x->parameters));
-    json_object_set_new(o, "macs", json_pack("{s:f, s:f, s:f}", "noT", x->macs.no_t, "Tin", x->macs.t_in, "Tout", x->macs.t_out));
+    json_object_set_new(o, "macs",
+                        json_pack("{s:f, s:f, s:f}", "noT", x->macs.no_t, "Tin", x->macs.t_in,
+                                  "Tout", x->macs.t_out));
     json_object_set_new(o, "layer_bytes", json_real(x->layers));
     if (x->planned) {
         json_object_set_new(o, "peak_bytes", json_integer(x->peak));
     }
     if (!isnan(x->latency.measured) || !isnan(x->latency.predicted)) {
-        json_object_set_new(o, "latency_ms", json_pack("{s:o, s:o}", "measured", ms(s, x->latency.measured), "predicted",
-                                                       ms(s, x->latency.predicted)));
+        json_object_set_new(o, "latency_ms",
+                            json_pack("{s:o, s:o}", "measured", ms(s, x->latency.measured),
+                                      "predicted", ms(s, x->latency.predicted)));
     }
     if (!isnan(x->final)) {
-        json_object_set_new(o, "measured_again_ms", json_pack("{s:o, s:f, s:f}", "measured", ms(s, x->final), "clock_low",
-                                                              x->clock[0] * 1e3, "clock_median", x->clock[1] * 1e3));
+        json_object_set_new(o, "measured_again_ms",
+                            json_pack("{s:o, s:f, s:f}", "measured", ms(s, x->final), "clock_low",
+                                      x->clock[0] * 1e3, "clock_median", x->clock[1] * 1e3));
     }
     if (x->valued && !x->failed) {
         json_object_set_new(o, "metrics", metrics_json(x));
     }
     if (x->failed || x->refused) {
-        json_object_set_new(o, x->failed ? "failed" : "refused", text_json(x->failed ? x->failed : x->refused));
+        json_object_set_new(o, x->failed ? "failed" : "refused",
+                            text_json(x->failed ? x->failed : x->refused));
     }
-    json_object_set_new(o, "seconds", json_pack("{s:o, s:o, s:o, s:o, s:o, s:b}", "elaborate", real(x->fresh.elaborate), "plan",
-                                                real(x->fresh.plan), "code", real(x->fresh.code), "evaluate",
-                                                real(x->fresh.evaluate), "whole", real(x->fresh.whole), "from_cache",
-                                                x->fresh.from_cache));
+    json_object_set_new(o, "seconds",
+                        json_pack("{s:o, s:o, s:o, s:o, s:o, s:b}", "elaborate",
+                                  real(x->fresh.elaborate), "plan", real(x->fresh.plan), "code",
+                                  real(x->fresh.code), "evaluate", real(x->fresh.evaluate), "whole",
+                                  real(x->fresh.whole), "from_cache", x->fresh.from_cache));
     return o;
 }
 
 static double number(const json_t *o, const char *key) {
     const json_t *v = json_object_get(o, key);
     const char *text = json_string_value(v);
-    return text ? (strcmp(text, "inf") == 0 ? INFINITY : strcmp(text, "-inf") == 0 ? -INFINITY : NAN)
-                : json_is_number(v) ? json_number_value(v) : NAN;
+    return text                ? (strcmp(text, "inf") == 0    ? INFINITY
+                                  : strcmp(text, "-inf") == 0 ? -INFINITY
+                                                              : NAN)
+           : json_is_number(v) ? json_number_value(v)
+                               : NAN;
 }
 
 static bool take_metrics(KdcCandidate *x, const json_t *o) {
@@ -209,7 +229,8 @@ static const char *text_at(KdcSearch *s, const json_t *o, const char *key) {
 /* false: no configuration of this space. */
 static bool take_candidate(KdcSearch *s, const json_t *state, const json_t *o) {
     uint8_t pick[KDC_GENES];
-    const json_t *picks = json_object_get(o, "pick"), *macs = json_object_get(o, "macs"), *latency = json_object_get(o, "latency_ms"),
+    const json_t *picks = json_object_get(o, "pick"), *macs = json_object_get(o, "macs"),
+                 *latency = json_object_get(o, "latency_ms"),
                  *seconds = json_object_get(o, "seconds");
     for (int i = 0; i < s->space.n; i++) {
         json_int_t v = json_integer_value(json_array_get(picks, (size_t)i));
@@ -228,17 +249,21 @@ static bool take_candidate(KdcSearch *s, const json_t *state, const json_t *o) {
     x->macs = (KdMacs){number(macs, "noT"), number(macs, "Tin"), number(macs, "Tout")};
     x->layers = number(o, "layer_bytes");
     double anchor = number(state, "anchor_ms");
-    x->latency = (KdcLatency){number(latency, "measured") / anchor, number(latency, "predicted") / anchor};
+    x->latency =
+        (KdcLatency){number(latency, "measured") / anchor, number(latency, "predicted") / anchor};
     x->peak = json_integer_value(json_object_get(o, "peak_bytes"));
     x->planned = json_object_get(o, "peak_bytes") && (!s->predict || !isnan(x->latency.predicted));
     x->valued = take_metrics(x, json_object_get(o, "metrics")) || x->failed;
-    x->fresh = (KdcFresh){number(seconds, "elaborate"), number(seconds, "plan"), number(seconds, "code"),
-                          number(seconds, "evaluate"), number(seconds, "whole"),
-                          json_is_true(json_object_get(seconds, "from_cache"))};
+    x->fresh = (KdcFresh){
+        number(seconds, "elaborate"), number(seconds, "plan"),
+        number(seconds, "code"),      number(seconds, "evaluate"),
+        number(seconds, "whole"),     json_is_true(json_object_get(seconds, "from_cache"))};
     return true;
 }
 
-/* ---- the files ------------------------------------------------------------------------------------------------- */
+/* ---- the files
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static const char *in_folder(const KdcSearch *s, const char *name) {
     return kd_format(s->p->cx, "%s/%s", s->folder, name);
@@ -256,7 +281,8 @@ static json_t *read_json(KdcSearch *s, const char *path, bool *ok) {
     char *text = kd_file_read(path, &n, &t);
     json_t *o = text ? json_loadb(text, n, 0, &error) : NULL;
     if (text && !json_is_object(o)) {
-        kd_trouble(&t, false, "%s:%d: not what kdc search writes: %s", path, o ? 1 : error.line, o ? "no object" : error.text);
+        kd_trouble(&t, false, "%s:%d: not what kdc search writes: %s", path, o ? 1 : error.line,
+                   o ? "no object" : error.text);
         json_decref(o);
         o = NULL;
     }
@@ -269,14 +295,16 @@ static bool write_json(KdcSearch *s, const char *path, json_t *o) {
     KdTrouble t;
     char *text = json_dumps(o, JSON_INDENT(1));
     json_decref(o);
-    bool ok = text ? kd_file_write(path, text, strlen(text), &t) : kd_trouble(&t, true, "out of memory for %s", path);
+    bool ok = text ? kd_file_write(path, text, strlen(text), &t)
+                   : kd_trouble(&t, true, "out of memory for %s", path);
     free(text);
     return ok || kdc_cli_trouble(s->p, &t);
 }
 
 bool kdc_state_folder(KdcSearch *s) {
     const char *path = in_folder(s, "search.json"), *slash = strrchr(s->folder, '/');
-    if (slash && slash > s->folder && !kdc_cli_make_folder(s->p, kd_intern(s->p->cx, s->folder, (size_t)(slash - s->folder)))) {
+    if (slash && slash > s->folder &&
+        !kdc_cli_make_folder(s->p, kd_intern(s->p->cx, s->folder, (size_t)(slash - s->folder)))) {
         return false;
     }
     if (!kdc_cli_make_folder(s->p, s->folder)) {
@@ -284,7 +312,9 @@ bool kdc_state_folder(KdcSearch *s) {
     }
     if (!s->a->resume && access(path, F_OK) == 0) {
         kd_error(s->p->cx, 0, "%s holds a search already", s->folder);
-        kd_hint(s->p->cx, "--resume goes on with it; another -o begins a new one (--cache %s takes over its metrics)",
+        kd_hint(s->p->cx,
+                "--resume goes on with it; another -o begins a new one (--cache %s takes over its "
+                "metrics)",
                 in_folder(s, "cache.json"));
         return false;
     }
@@ -306,10 +336,12 @@ static void add_candidates(const KdcSearch *s, json_t *list, bool within) {
             v[n++] = x;
         }
     }
-    for (int width = 1; within && width < n; width *= 2) { /* merged from the bottom: as stable as short */
+    for (int width = 1; within && width < n;
+         width *= 2) { /* merged from the bottom: as stable as short */
         KdcCandidate **to = KD_NEW_ARRAY(s->p->cx, KdcCandidate *, n + 1);
         for (int at = 0; at < n; at += 2 * width) {
-            int i = at, j = at + width, mid = j < n ? j : n, end = at + 2 * width < n ? at + 2 * width : n;
+            int i = at, j = at + width, mid = j < n ? j : n,
+                end = at + 2 * width < n ? at + 2 * width : n;
             j = mid;
             for (int k = at; k < end; k++) {
                 to[k] = i < mid && (j >= end || !before(v[j], v[i])) ? v[i++] : v[j++];
@@ -323,13 +355,15 @@ static void add_candidates(const KdcSearch *s, json_t *list, bool within) {
 }
 
 json_t *kdc_state_json(const KdcSearch *s) {
-    json_t *o = json_object(), *people = json_array(), *curve = json_array(), *all = json_array(), *refused = json_array();
+    json_t *o = json_object(), *people = json_array(), *curve = json_array(), *all = json_array(),
+           *refused = json_array();
     for (int i = 0; i < s->people.n; i++) {
         json_array_append_new(people, text_json(s->people.v[i]->key));
     }
     for (int i = 0; i < s->curve.n; i++) {
         const KdcGeneration *g = &s->curve.v[i];
-        json_array_append_new(curve, json_pack("{s:o, s:o, s:i}", "best", real(g->best), "mean", real(g->mean), "valued", g->valued));
+        json_array_append_new(curve, json_pack("{s:o, s:o, s:i}", "best", real(g->best), "mean",
+                                               real(g->mean), "valued", g->valued));
     }
     add_candidates(s, all, true);
     add_candidates(s, refused, false);
@@ -337,8 +371,9 @@ json_t *kdc_state_json(const KdcSearch *s) {
     json_object_set_new(o, "net", text_json(s->a->name));
     json_object_set_new(o, "fingerprint", text_json(s->fingerprint));
     json_object_set_new(o, "machine", text_json(s->p->host.cpu));
-    json_object_set_new(o, "data", json_pack("{s:o, s:o, s:I}", "set", text_json(s->set), "preprocess", text_json(s->preprocess),
-                                             "pictures", (json_int_t)s->pictures));
+    json_object_set_new(o, "data",
+                        json_pack("{s:o, s:o, s:I}", "set", text_json(s->set), "preprocess",
+                                  text_json(s->preprocess), "pictures", (json_int_t)s->pictures));
     json_object_set_new(o, "settings", settings_json(s));
     json_object_set_new(o, "seconds", json_real(s->seconds + s->before));
     if (!isnan(s->anchor)) {
@@ -348,8 +383,9 @@ json_t *kdc_state_json(const KdcSearch *s) {
     json_object_set_new(o, "ended", s->ended ? text_json(s->ended) : json_null());
     json_object_set_new(o, "best", s->best ? candidate_json(s, s->best) : json_null());
     if (s->check.n) {
-        json_object_set_new(o, "prediction_error", json_pack("{s:i, s:f, s:f}", "configurations", s->check.n, "median",
-                                                             s->check.median, "most", s->check.most));
+        json_object_set_new(o, "prediction_error",
+                            json_pack("{s:i, s:f, s:f}", "configurations", s->check.n, "median",
+                                      s->check.median, "most", s->check.most));
     }
     json_object_set_new(o, "generation", json_integer(s->generation));
     json_object_set_new(o, "population", people);
@@ -371,11 +407,13 @@ static json_t *cache_json(const KdcSearch *s) {
 }
 
 bool kdc_state_save(KdcSearch *s) {
-    return write_json(s, in_folder(s, "search.json"), kdc_state_json(s)) && write_json(s, s->cache, cache_json(s)) &&
-           (!s->kernels || kdc_kernels_save(s->kernels));
+    return write_json(s, in_folder(s, "search.json"), kdc_state_json(s)) &&
+           write_json(s, s->cache, cache_json(s)) && (!s->kernels || kdc_kernels_save(s->kernels));
 }
 
-/* ---- going on ---------------------------------------------------------------------------------------------------- */
+/* ---- going on
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 /* The alternative of this text at a gene; -1: none. */
 static int alternative(const KdcPicks *g, const char *text, size_t n) {
@@ -418,7 +456,10 @@ static bool read_cache(KdcSearch *s) {
     const char *print = json_string_value(json_object_get(o, "fingerprint"));
     if (o && (!print || strcmp(print, s->fingerprint) != 0)) {
         if (!s->a->quiet) {
-            fprintf(stderr, "kdc: note: %s is of another program, other weights, pictures or another metric, and begun anew\n", s->cache);
+            fprintf(stderr,
+                    "kdc: note: %s is of another program, other weights, pictures or another "
+                    "metric, and begun anew\n",
+                    s->cache);
         }
         json_decref(o);
         return true;
@@ -452,11 +493,16 @@ static bool check_state(KdcSearch *s, const json_t *o, const char *path) {
     const char *other = different(now, json_object_get(o, "settings"));
     bool ok = false;
     if (!print || strcmp(print, s->fingerprint) != 0) {
-        kd_error(s->p->cx, 0, "%s: the search there is of another program, other weights, pictures or another metric", path);
+        kd_error(
+            s->p->cx, 0,
+            "%s: the search there is of another program, other weights, pictures or another metric",
+            path);
     } else if (other) {
-        char *was = json_dumps(json_object_get(json_object_get(o, "settings"), other), JSON_ENCODE_ANY | JSON_COMPACT),
+        char *was = json_dumps(json_object_get(json_object_get(o, "settings"), other),
+                               JSON_ENCODE_ANY | JSON_COMPACT),
              *is = json_dumps(json_object_get(now, other), JSON_ENCODE_ANY | JSON_COMPACT);
-        kd_error(s->p->cx, 0, "%s: the search there was begun with %s %s, not %s", path, other, was ? was : "?", is ? is : "?");
+        kd_error(s->p->cx, 0, "%s: the search there was begun with %s %s, not %s", path, other,
+                 was ? was : "?", is ? is : "?");
         free(was);
         free(is);
     } else {
@@ -495,7 +541,8 @@ static bool read_state(KdcSearch *s) {
         }
     }
     json_array_foreach(ok ? json_object_get(o, "curve") : NULL, i, v) {
-        KdcGeneration g = {number(v, "best"), number(v, "mean"), (int)json_integer_value(json_object_get(v, "valued"))};
+        KdcGeneration g = {number(v, "best"), number(v, "mean"),
+                           (int)json_integer_value(json_object_get(v, "valued"))};
         kd_push(s->p->cx, &s->curve, g);
     }
     s->generation = json_integer_value(json_object_get(o, "generation"));
@@ -510,7 +557,8 @@ static bool read_state(KdcSearch *s) {
     }
     for (int k = 0; ok && k < s->all.n; k++) { /* of generations that are over */
         KdcCandidate *x = s->all.v[k];
-        bool counts = x->generation >= 0 && x->generation <= s->generation && !isnan(kdc_search_value(s, x));
+        bool counts =
+            x->generation >= 0 && x->generation <= s->generation && !isnan(kdc_search_value(s, x));
         s->best = counts && (!s->best || kdc_search_better(s, x, s->best)) ? x : s->best;
     }
     json_decref(o);

@@ -1,4 +1,5 @@
-/* search_table.c: what kdc search prints: the best configuration, the front as text, Markdown, CSV or JSON, and how it went. */
+/* search_table.c: what kdc search prints: the best configuration, the front as text, Markdown, CSV
+ * or JSON, and how it went. */
 #include "frontend/cli/search.h"
 #include "frontend/cli/page.h"
 #include "frontend/cli/report.h"
@@ -12,53 +13,81 @@ const char *kdc_search_line(const KdcSearch *s, const KdcCandidate *x) {
     KdStr text = {.cx = s->p->cx};
     for (int k = 0; k < s->space.n_params; k++) {
         const char *one = kdc_space_define(&s->space, s->p->cx, k, x->pick);
-        bool quote = strpbrk(one, "\"'$`\\ ();&|<>*?") != NULL;
+        bool quote = strpbrk(one, "\"'$`\\ ();&|<>*?[") != NULL;
         kd_str_printf(&text, "%s-D %s%s%s", k ? " " : "", quote ? "'" : "", one, quote ? "'" : "");
     }
     return text.s ? text.s : "";
 }
 
-/* ---- columns ---------------------------------------------------------------------------------------------------- */
+/* ---- columns
+ * ----------------------------------------------------------------------------------------------------
+ */
 
-typedef enum Column { COLUMN_METRIC, COLUMN_PREDICTED, COLUMN_MEASURED, COLUMN_MACS, COLUMN_PARAMS, COLUMN_PEAK, COLUMN_LAYERS,
-                      COLUMNS } Column;
+typedef enum Column {
+    COLUMN_METRIC,
+    COLUMN_PREDICTED,
+    COLUMN_MEASURED,
+    COLUMN_MACS,
+    COLUMN_PARAMS,
+    COLUMN_PEAK,
+    COLUMN_LAYERS,
+    COLUMNS
+} Column;
 
 static double value_of(const KdcSearch *s, const KdcCandidate *x, Column c) {
     switch (c) {
-    case COLUMN_METRIC: return kdc_search_value(s, x);
-    case COLUMN_PREDICTED: return s->anchor * x->latency.predicted;
-    case COLUMN_MEASURED: return s->anchor * (isnan(x->final) ? x->latency.measured : x->final);
-    case COLUMN_MACS: return kdc_search_cost(s, x, KDC_COST_MACS);
-    case COLUMN_PARAMS: return (double)x->parameters;
-    case COLUMN_PEAK: return x->planned ? (double)x->peak : NAN;
-    case COLUMN_LAYERS: return x->layers;
-    case COLUMNS: break;
+    case COLUMN_METRIC:
+        return kdc_search_value(s, x);
+    case COLUMN_PREDICTED:
+        return s->anchor * x->latency.predicted;
+    case COLUMN_MEASURED:
+        return s->anchor * (isnan(x->final) ? x->latency.measured : x->final);
+    case COLUMN_MACS:
+        return kdc_search_cost(s, x, KDC_COST_MACS);
+    case COLUMN_PARAMS:
+        return (double)x->parameters;
+    case COLUMN_PEAK:
+        return x->planned ? (double)x->peak : NAN;
+    case COLUMN_LAYERS:
+        return x->layers;
+    case COLUMNS:
+        break;
     }
     return NAN;
 }
 
 static const char *head_of(const KdcSearch *s, Column c, bool key) {
     switch (c) {
-    case COLUMN_METRIC: return key ? kdc_metric_key(s->objective) : kdc_metric_name(s->objective);
-    case COLUMN_PREDICTED: return key ? "latency_predicted_ms" : "predicted";
-    case COLUMN_MEASURED: return key ? "latency_measured_ms" : "measured";
-    case COLUMN_MACS: return key ? kd_format(s->p->cx, "macs_%s", s->budget.macs) : s->budget.macs;
-    case COLUMN_PARAMS: return "parameters";
-    case COLUMN_PEAK: return key ? "peak_bytes" : "peak";
-    case COLUMN_LAYERS: return key ? "layer_bytes" : "layers";
-    case COLUMNS: break;
+    case COLUMN_METRIC:
+        return key ? kdc_metric_key(s->objective) : kdc_metric_name(s->objective);
+    case COLUMN_PREDICTED:
+        return key ? "latency_predicted_ms" : "predicted";
+    case COLUMN_MEASURED:
+        return key ? "latency_measured_ms" : "measured";
+    case COLUMN_MACS:
+        return key ? kd_format(s->p->cx, "macs_%s", s->budget.macs) : s->budget.macs;
+    case COLUMN_PARAMS:
+        return "parameters";
+    case COLUMN_PEAK:
+        return key ? "peak_bytes" : "peak";
+    case COLUMN_LAYERS:
+        return key ? "layer_bytes" : "layers";
+    case COLUMNS:
+        break;
     }
     return "";
 }
 
 static const char *cell_of(const KdcSearch *s, const KdcCandidate *x, Column c) {
-    static const KdcCost costs[COLUMNS] = {[COLUMN_PREDICTED] = KDC_COST_LATENCY, [COLUMN_MEASURED] = KDC_COST_LATENCY,
-                                           [COLUMN_MACS] = KDC_COST_MACS, [COLUMN_PARAMS] = KDC_COST_PARAMS,
-                                           [COLUMN_PEAK] = KDC_COST_MEMORY, [COLUMN_LAYERS] = KDC_COST_MEMORY};
+    static const KdcCost costs[COLUMNS] = {
+        [COLUMN_PREDICTED] = KDC_COST_LATENCY, [COLUMN_MEASURED] = KDC_COST_LATENCY,
+        [COLUMN_MACS] = KDC_COST_MACS,         [COLUMN_PARAMS] = KDC_COST_PARAMS,
+        [COLUMN_PEAK] = KDC_COST_MEMORY,       [COLUMN_LAYERS] = KDC_COST_MEMORY};
     double v = value_of(s, x, c);
     char text[64];
     if (c == COLUMN_METRIC) {
-        return kd_format(s->p->cx, s->objective == KDC_SSIM || s->objective == KDC_MIOU ? "%.4f" : "%.3f", v);
+        return kd_format(s->p->cx,
+                         s->objective == KDC_SSIM || s->objective == KDC_MIOU ? "%.4f" : "%.3f", v);
     }
     if (c == COLUMN_PARAMS) {
         kdc_page_grouped(x->parameters, text, sizeof text);
@@ -82,7 +111,9 @@ static int columns_of(const KdcSearch *s, KdcCandidate *const *v, int n, Column 
     return count;
 }
 
-/* ---- the front ---------------------------------------------------------------------------------------------------- */
+/* ---- the front
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 static void print_aligned(const KdcSearch *s, FILE *out, KdcCandidate *const *v, int n) {
     Column column[COLUMNS];
@@ -96,9 +127,11 @@ static void print_aligned(const KdcSearch *s, FILE *out, KdcCandidate *const *v,
     }
     for (int i = -1; i < n; i++) {
         for (int c = 0; c < count; c++) {
-            fprintf(out, "%*s  ", width[c], i < 0 ? head_of(s, column[c], false) : cell_of(s, v[i], column[c]));
+            fprintf(out, "%*s  ", width[c],
+                    i < 0 ? head_of(s, column[c], false) : cell_of(s, v[i], column[c]));
         }
-        fprintf(out, "%s%s\n", i < 0 ? "configuration" : v[i]->key, i >= 0 && v[i] == s->best ? "  (best)" : "");
+        fprintf(out, "%s%s\n", i < 0 ? "configuration" : v[i]->key,
+                i >= 0 && v[i] == s->best ? "  (best)" : "");
     }
 }
 
@@ -150,14 +183,17 @@ static void print_csv(const KdcSearch *s, KdcCandidate *const *front, int n_fron
         put_quoted(v[i]->key);
         printf(",%d,%d,%d", v[i]->generation, on, v[i] == s->best);
         for (int c = 0; c < count; c++) {
-            double x = value_of(s, v[i], column[c]) * (column[c] == COLUMN_PREDICTED || column[c] == COLUMN_MEASURED ? 1e3 : 1);
+            double x = value_of(s, v[i], column[c]) *
+                       (column[c] == COLUMN_PREDICTED || column[c] == COLUMN_MEASURED ? 1e3 : 1);
             printf(isnan(x) ? "," : x == floor(x) && fabs(x) < 1e15 ? ",%.0f" : ",%.9g", x);
         }
     }
     printf("\n");
 }
 
-/* ---- how it went ---------------------------------------------------------------------------------------------------- */
+/* ---- how it went
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 static int ascending(const void *x, const void *y) {
     double a = *(const double *)x, b = *(const double *)y;
@@ -183,7 +219,8 @@ KdcFreshSummary kdc_search_fresh(const KdcSearch *s) {
     for (int i = 0; i < s->all.n; i++) {
         const KdcFresh *f = &s->all.v[i]->fresh;
         bool compiled = !f->from_cache;
-        double x[PARTS] = {f->elaborate, f->plan, compiled ? f->code : NAN, compiled ? f->whole : NAN, f->evaluate};
+        double x[PARTS] = {f->elaborate, f->plan, compiled ? f->code : NAN,
+                           compiled ? f->whole : NAN, f->evaluate};
         r.n += !isnan(f->code);
         r.cached += !isnan(f->code) && f->from_cache;
         for (int k = 0; k < PARTS; k++) {
@@ -210,16 +247,19 @@ static void print_costs(const KdcSearch *s, FILE *out) {
         if (isnan(limit)) {
             continue;
         }
-        fprintf(out, "  %-15s %s of %s allowed (%.1f %%)\n", kdc_cost_name(s, (KdcCost)k), kdc_cost_text(cx, (KdcCost)k, v),
-                kdc_cost_text(cx, (KdcCost)k, limit), 100 * v / limit);
+        fprintf(out, "  %-15s %s of %s allowed (%.1f %%)\n", kdc_cost_name(s, (KdcCost)k),
+                kdc_cost_text(cx, (KdcCost)k, v), kdc_cost_text(cx, (KdcCost)k, limit),
+                100 * v / limit);
     }
     if (!isnan(x->final)) {
-        double limit = s->budget.limit[KDC_COST_LATENCY], searched = kdc_search_cost(s, x, KDC_COST_LATENCY);
+        double limit = s->budget.limit[KDC_COST_LATENCY],
+               searched = kdc_search_cost(s, x, KDC_COST_LATENCY);
         double again = s->anchor * x->final;
-        fprintf(out, "  %-15s %s: %.1f %% of what is allowed, %+.1f %% against what was %s\n", "measured again",
-                kdc_cost_text(cx, KDC_COST_LATENCY, again), 100 * again / limit, 100 * (again / searched - 1),
-                s->predict ? "predicted" : "searched with");
-        fprintf(out, "  %-15s %s in the low tenth of rounds, %s in the median\n", "by the clock", kdc_cost_text(cx, KDC_COST_LATENCY, x->clock[0]),
+        fprintf(out, "  %-15s %s: %.1f %% of what is allowed, %+.1f %% against what was %s\n",
+                "measured again", kdc_cost_text(cx, KDC_COST_LATENCY, again), 100 * again / limit,
+                100 * (again / searched - 1), s->predict ? "predicted" : "searched with");
+        fprintf(out, "  %-15s %s in the low tenth of rounds, %s in the median\n", "by the clock",
+                kdc_cost_text(cx, KDC_COST_LATENCY, x->clock[0]),
                 kdc_cost_text(cx, KDC_COST_LATENCY, x->clock[1]));
     }
     if (isnan(s->budget.limit[KDC_COST_MACS])) {
@@ -236,28 +276,37 @@ void kdc_search_summary(KdcSearch *s, FILE *out) {
     int valued = s->curve.n ? s->curve.v[s->curve.n - 1].valued : 0;
     char took[32];
     if (s->predict && s->check.n) {
-        fprintf(out, "predictions: off by %.1f %% in the median and %.1f %% at most on %d configurations that were measured for that; %d "
-                     "kernels, of %d measured networks\n", 100 * s->check.median, 100 * s->check.most, s->check.n,
+        fprintf(out,
+                "predictions: off by %.1f %% in the median and %.1f %% at most on %d "
+                "configurations that were measured for that; %d "
+                "kernels, of %d measured networks\n",
+                100 * s->check.median, 100 * s->check.most, s->check.n,
                 kdc_kernels_count(s->kernels), s->measured);
     }
     if (s->passed) {
-        fprintf(out, "%d better configuration%s slower than the budget when measured again\n", s->passed, s->passed > 1 ? "s were" : " was");
+        fprintf(out, "%d better configuration%s slower than the budget when measured again\n",
+                s->passed, s->passed > 1 ? "s were" : " was");
     }
     if (f.n > f.cached) {
-        fprintf(out, "a new configuration: %s from the file to its first picture (machine code %s); elaborating alone %s", seconds_text(cx, f.whole),
-                seconds_text(cx, f.code), seconds_text(cx, f.elaborate));
-        fprintf(out, isnan(f.plan) ? "%s" : ", planning %s", isnan(f.plan) ? "" : seconds_text(cx, f.plan));
-        fprintf(out, "; then %s for %" PRId64 " pictures\n", seconds_text(cx, f.evaluate), s->pictures);
+        fprintf(out,
+                "a new configuration: %s from the file to its first picture (machine code %s); "
+                "elaborating alone %s",
+                seconds_text(cx, f.whole), seconds_text(cx, f.code), seconds_text(cx, f.elaborate));
+        fprintf(out, isnan(f.plan) ? "%s" : ", planning %s",
+                isnan(f.plan) ? "" : seconds_text(cx, f.plan));
+        fprintf(out, "; then %s for %" PRId64 " pictures\n", seconds_text(cx, f.evaluate),
+                s->pictures);
     }
-    fprintf(out, "%d configurations of %.6g in %s (%d draws; %d from the cache); %s\n", valued, s->space.size,
-            kdc_duration(s->seconds + s->before, took, sizeof took), s->drawn, s->reused, s->ended ? s->ended : "");
+    fprintf(out, "%d configurations of %.6g in %s (%d draws; %d from the cache); %s\n", valued,
+            s->space.size, kdc_duration(s->seconds + s->before, took, sizeof took), s->drawn,
+            s->reused, s->ended ? s->ended : "");
     fprintf(out, "written: %s/search.json, search.html, front.png%s\n", s->folder,
             s->a->search.no_extract || !s->a->n_weights ? "" : ", best.safetensors");
 }
 
 static void print_text(KdcSearch *s, KdcCandidate *const *front, int n) {
-    printf("best: %s %s, of %d pictures\n  %s\n", kdc_metric_name(s->objective), cell_of(s, s->best, COLUMN_METRIC), (int)s->pictures,
-           kdc_search_line(s, s->best));
+    printf("best: %s %s, of %d pictures\n  %s\n", kdc_metric_name(s->objective),
+           cell_of(s, s->best, COLUMN_METRIC), (int)s->pictures, kdc_search_line(s, s->best));
     print_costs(s, stdout);
     printf("\nfront, %s against %s:\n", kdc_metric_name(s->objective), kdc_cost_name(s, s->axis));
     print_aligned(s, stdout, front, n);
@@ -273,14 +322,16 @@ bool kdc_search_print(KdcSearch *s) {
     int n;
     kdc_search_front(s, s->axis, &front, &n);
     if (s->over && !s->a->quiet) {
-        fprintf(stderr, "kdc: warning: none of the best configurations keeps the latency when measured again: a search with a "
+        fprintf(stderr, "kdc: warning: none of the best configurations keeps the latency when "
+                        "measured again: a search with a "
                         "smaller --latency finds one\n");
     }
     if (strcmp(format, "json") == 0) {
         json_t *o = kdc_state_json(s);
         char *text = json_dumps(o, JSON_INDENT(1));
         json_decref(o);
-        bool ok = text && kdc_cli_write(s->p, NULL, text, strlen(text)) && kdc_cli_write(s->p, NULL, "\n", 1);
+        bool ok = text && kdc_cli_write(s->p, NULL, text, strlen(text)) &&
+                  kdc_cli_write(s->p, NULL, "\n", 1);
         free(text);
         return ok;
     }

@@ -1,15 +1,17 @@
-/* search_worker.c: what a worker of kdc search does: a request is a line of JSON on standard input, its answer one on the same
- * socket.
+/* search_worker.c: what a worker of kdc search does: a request is a line of JSON on standard input,
+ * its answer one on the same socket.
  *
  *   {"do": "open"}                                 is all there? what the data and the network are
  *   {"do": "cost", "define": [...], "plan": bool}  counts; the plan's memory and kernels
- *   {"do": "time", "configs": [[...], ...], "runs": N}   how long each and its kernels take, by what the first
- *                                                takes in the same rounds, and in seconds
+ *   {"do": "time", "configs": [[...], ...], "runs": N}   how long each and its kernels take, by
+ * what the first takes in the same rounds, and in seconds
  *   {"do": "value", "define": [...]}               metrics
- *   {"do": "extract", "define": [...], "to": FILE} the weights that metrics are measured with, to a file
+ *   {"do": "extract", "define": [...], "to": FILE} the weights that metrics are measured with, to a
+ * file
  *
- * "define" are definitions as -D takes them. The program with the widest of everything stays open, with the pictures and the
- * metric's own network; every other configuration is a program of its own, closed after its answer.
+ * "define" are definitions as -D takes them. The program with the widest of everything stays open,
+ * with the pictures and the metric's own network; every other configuration is a program of its
+ * own, closed after its answer.
  */
 #include "frontend/cli/search.h"
 #include "frontend/cli/tensors.h"
@@ -31,7 +33,8 @@ typedef struct Server {
     bool begun, evaluates; /* e is to be closed; it is open */
 } Server;
 
-/* ---- messages -------------------------------------------------------------------------------------------- */
+/* ---- messages
+ * -------------------------------------------------------------------------------------------- */
 
 /* What p has to say, as text of its own; "" if nothing. */
 static char *messages_of(KdcProgram *p) {
@@ -55,20 +58,23 @@ static json_t *said(KdcProgram *p, const char *key) {
     char *text = messages_of(p);
     json_t *o = json_object();
     int status = (int)kdc_status(p);
-    json_object_set_new(o, key, text_json(text && *text ? text : "it does not work, without a reason given"));
+    json_object_set_new(
+        o, key, text_json(text && *text ? text : "it does not work, without a reason given"));
     json_object_set_new(o, "status", json_integer(status ? status : KDC_INPUT));
     free(text);
     return o;
 }
 
-/* ---- a configuration -------------------------------------------------------------------------------------- */
+/* ---- a configuration
+ * -------------------------------------------------------------------------------------- */
 
 static bool same_name(const char *x, const char *y) {
     size_t n = strcspn(x, "=");
     return strncmp(x, y, n) == 0 && y[n] == '=';
 }
 
-/* The program with these definitions in place of those of the same names. It is there even if it did not load. */
+/* The program with these definitions in place of those of the same names. It is there even if it
+ * did not load. */
 static KdcProgram *open_with(Server *v, const json_t *define) {
     KdContext *cx = v->p->cx;
     KdcArgs a = v->a;
@@ -78,7 +84,8 @@ static KdcProgram *open_with(Server *v, const json_t *define) {
     for (int i = 0; i < v->a.n_defines; i++) {
         bool replaced = false;
         for (size_t k = 0; k < n; k++) {
-            replaced = replaced || same_name(json_string_value(json_array_get(define, k)), v->a.defines[i]);
+            replaced = replaced ||
+                       same_name(json_string_value(json_array_get(define, k)), v->a.defines[i]);
         }
         if (!replaced) {
             a.defines[a.n_defines++] = v->a.defines[i];
@@ -112,7 +119,9 @@ static bool within(KdcProgram *q, bool (*work)(KdcProgram *q, void *user), void 
     return ok && kdc_status(q) == KDC_OK;
 }
 
-/* ---- costs ------------------------------------------------------------------------------------------------ */
+/* ---- costs
+ * ------------------------------------------------------------------------------------------------
+ */
 
 typedef struct CostWork {
     Server *v;
@@ -130,7 +139,8 @@ static json_t *kernels_json(const KlModule *m, const double *takes) {
         if (m->calls.v[c].once && m->kept > 0) {
             continue;
         }
-        snprintf(name, sizeof name, "%016" PRIx64, kd_hash_bytes(k->identity, k->identity_bytes, 0x6b646373));
+        snprintf(name, sizeof name, "%016" PRIx64,
+                 kd_hash_bytes(k->identity, k->identity_bytes, 0x6b646373));
         json_t *one = json_object_get(o, name);
         if (!one) {
             one = json_pack("[i, f]", 0, 0.0);
@@ -150,8 +160,9 @@ static bool count(KdcProgram *q, void *user) {
         return false;
     }
     KdMacs macs = kd_lang_macs(w->u.func);
-    w->o = json_pack("{s:I, s:[f, f, f], s:f}", "parameters", (json_int_t)kd_lang_parameters(w->u.func), "macs", macs.no_t,
-                     macs.t_in, macs.t_out, "layers", kd_lang_layer_bytes(w->u.func));
+    w->o = json_pack("{s:I, s:[f, f, f], s:f}", "parameters",
+                     (json_int_t)kd_lang_parameters(w->u.func), "macs", macs.no_t, macs.t_in,
+                     macs.t_out, "layers", kd_lang_layer_bytes(w->u.func));
     if (w->plan) {
         kdc_unit_passes(q, &w->u, &q->host);
         const KlModule *m = w->u.result.loops;
@@ -172,16 +183,18 @@ static json_t *answer_cost(Server *v, const json_t *request) {
     return answer;
 }
 
-/* ---- times ------------------------------------------------------------------------------------------------- */
+/* ---- times
+ * -------------------------------------------------------------------------------------------------
+ */
 
 typedef struct Timed {
     Server *v;
     KdcProgram *q;
     KdcRunnable *r;
-    KD_VEC(double) seconds;     /* of the rounds */
+    KD_VEC(double) seconds; /* of the rounds */
     double usual;
-    KdrtProfile one;            /* each call of the latest round */
-    KD_VEC(double) calls;       /* and of all rounds */
+    KdrtProfile one;      /* each call of the latest round */
+    KD_VEC(double) calls; /* and of all rounds */
     bool ready;
 } Timed;
 
@@ -221,8 +234,9 @@ static bool prepare(KdcProgram *q, void *user) {
     return ok;
 }
 
-/* A run for the total and, of a network that takes so little that reading clocks between calls counts, another for each kernel;
- * before both, one that brings its own data into the caches in place of its neighbour's. */
+/* A run for the total and, of a network that takes so little that reading clocks between calls
+ * counts, another for each kernel; before both, one that brings its own data into the caches in
+ * place of its neighbour's. */
 static bool run_round(Timed *x) {
     bool small = x->usual < 0.02, ok = !small || kdc_run(x->r) == KDC_OK;
     memset(x->one.call, 0, sizeof *x->one.call * (size_t)x->one.n);
@@ -265,13 +279,15 @@ static json_t *timed_json(Timed *x, const Timed *anchor) {
     }
     memcpy(v, x->seconds.v, sizeof *v * (size_t)n);
     double low = low_of(v, n), median = n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
-    json_t *o = json_pack("{s:f, s:f, s:f, s:i}", "ratio", low / unit, "low", low, "median", median, "rounds", n);
+    json_t *o = json_pack("{s:f, s:f, s:f, s:i}", "ratio", low / unit, "low", low, "median", median,
+                          "rounds", n);
     json_object_set_new(o, "kernels", kernels_json(kdc_runnable_unit(x->r)->result.loops, takes));
     return o;
 }
 
-/* At least `runs` rounds, and for small networks so many that they take a quarter of a second each: what disturbs them lasts
- * longer than one run. Large ones are left after five rounds and two seconds each. */
+/* At least `runs` rounds, and for small networks so many that they take a quarter of a second each:
+ * what disturbs them lasts longer than one run. Large ones are left after five rounds and two
+ * seconds each. */
 static bool run_rounds(Timed *x, int n, int runs) {
     enum { LEAST = 5, MOST = 10 };
     double start = kdc_now();
@@ -281,7 +297,8 @@ static bool run_rounds(Timed *x, int n, int runs) {
         if ((k >= runs && each > 0.25) || (k >= LEAST && each > 2)) {
             break;
         }
-        for (int i = 0; i < n && ok; i++) { /* another one begins each time: no one's turn falls in with another process's */
+        for (int i = 0; i < n && ok; i++) { /* another one begins each time: no one's turn falls in
+                                               with another process's */
             Timed *one = &x[(i + k) % n];
             ok = !one->ready || run_round(one);
         }
@@ -291,7 +308,8 @@ static bool run_rounds(Timed *x, int n, int runs) {
 
 static json_t *answer_time(Server *v, const json_t *request) {
     const json_t *configs = json_object_get(request, "configs");
-    int n = (int)json_array_size(configs), runs = (int)json_integer_value(json_object_get(request, "runs"));
+    int n = (int)json_array_size(configs),
+        runs = (int)json_integer_value(json_object_get(request, "runs"));
     Timed *x = KD_NEW_ARRAY(v->p->cx, Timed, n + 1);
     json_t *answer = json_object(), *times = json_array();
     for (int i = 0; i < n; i++) {
@@ -300,14 +318,17 @@ static json_t *answer_time(Server *v, const json_t *request) {
     }
     bool ok = run_rounds(x, n, runs);
     for (int i = 0; i < n; i++) {
-        json_array_append_new(times, x[i].ready && x[0].ready && ok ? timed_json(&x[i], &x[0]) : said(x[i].q, "refused"));
+        json_array_append_new(times, x[i].ready && x[0].ready && ok ? timed_json(&x[i], &x[0])
+                                                                    : said(x[i].q, "refused"));
         kdc_close(x[i].q);
     }
     json_object_set_new(answer, "times", times);
     return answer;
 }
 
-/* ---- metrics ------------------------------------------------------------------------------------------------ */
+/* ---- metrics
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static bool begin_evaluation(KdcProgram *p, void *user) {
     Server *v = user;
@@ -319,7 +340,8 @@ static bool open_evaluation(Server *v) {
     if (!v->evaluates) {
         v->e = (KdcEval){.a = &v->a, .p = v->p, .keep = true};
         v->begun = true;
-        v->evaluates = kdc_eval_metrics(&v->a, v->e.asked) == 0 && within(v->p, begin_evaluation, v);
+        v->evaluates =
+            kdc_eval_metrics(&v->a, v->e.asked) == 0 && within(v->p, begin_evaluation, v);
     }
     return v->evaluates;
 }
@@ -347,7 +369,8 @@ static json_t *values_json(const Server *v) {
     for (int m = 0; m < KDC_METRICS; m++) {
         double x = v->e.compute[m] ? kdc_eval_value(&v->e, (KdcMetric)m) : NAN;
         if (!isnan(x)) { /* JSON has no infinity: PSNR of equal pictures */
-            json_object_set_new(metrics, kdc_metric_key((KdcMetric)m), isinf(x) ? json_string("inf") : json_real(x));
+            json_object_set_new(metrics, kdc_metric_key((KdcMetric)m),
+                                isinf(x) ? json_string("inf") : json_real(x));
         }
     }
     return metrics;
@@ -367,8 +390,9 @@ static json_t *answer_value(Server *v, const json_t *request) {
         answer = said(q, "failed");
     } else if (within(q, measure, v)) {
         KdcStats stats = kdc_eval_net_stats(&v->e);
-        answer = json_pack("{s:o, s:f, s:f, s:b, s:f}", "metrics", values_json(v), "whole", opened - start, "code",
-                           stats.code_seconds, "from_cache", stats.from_cache, "evaluate", kdc_now() - opened);
+        answer = json_pack("{s:o, s:f, s:f, s:b, s:f}", "metrics", values_json(v), "whole",
+                           opened - start, "code", stats.code_seconds, "from_cache",
+                           stats.from_cache, "evaluate", kdc_now() - opened);
     } else {
         answer = kdc_settle(v->p, 0) == KDC_OK ? said(q, "failed") : said(v->p, "error");
     }
@@ -390,7 +414,8 @@ static json_t *answer_extract(Server *v, json_t *request) {
     return answer;
 }
 
-/* ---- the server ------------------------------------------------------------------------------------------- */
+/* ---- the server
+ * ------------------------------------------------------------------------------------------- */
 
 typedef struct OpenWork {
     Server *v;
@@ -422,7 +447,8 @@ static bool list_inputs(KdcProgram *p, void *user) {
             KdcTensor *t = KD_NEW(p->cx, KdcTensor);
             *t = kdc_tensor_of(p, u.func, x);
             kd_push(p->cx, &data, t);
-            kd_str_printf(&w->inputs, "%s%s: %s", w->inputs.n ? ", " : "", t->name, kdc_tensor_shape(p->cx, t));
+            kd_str_printf(&w->inputs, "%s%s: %s", w->inputs.n ? ", " : "", t->name,
+                          kdc_tensor_shape(p->cx, t));
         }
     }
     return kdc_cli_check_shapes(p, &w->v->a, data.v, data.n);
@@ -434,9 +460,10 @@ static json_t *answer_open(Server *v) {
         return said(v->p, "error");
     }
     char *warnings = messages_of(v->p);
-    json_t *o = json_pack("{s:o, s:o, s:s, s:I, s:s, s:o}", "inputs", text_json(w.inputs.s), "set", text_json(v->e.set),
-                          "preprocess", v->e.preprocess, "pictures", (json_int_t)kdc_eval_pictures(&v->e), "cpu",
-                          v->p->host.cpu, "warnings", text_json(warnings));
+    json_t *o = json_pack("{s:o, s:o, s:s, s:I, s:s, s:o}", "inputs", text_json(w.inputs.s), "set",
+                          text_json(v->e.set), "preprocess", v->e.preprocess, "pictures",
+                          (json_int_t)kdc_eval_pictures(&v->e), "cpu", v->p->host.cpu, "warnings",
+                          text_json(warnings));
     free(warnings);
     if (within(v->p, measure, v)) { /* the widest: pictures can be read, the metric can be had */
         char list[32];
@@ -455,8 +482,9 @@ static json_t *answer_to(Server *v, json_t *request) {
            : strcmp(what, "time") == 0    ? answer_time(v, request)
            : strcmp(what, "value") == 0   ? answer_value(v, request)
            : strcmp(what, "extract") == 0 ? answer_extract(v, request)
-           : strcmp(what, "open") == 0    ? answer_open(v)
-                                          : json_pack("{s:s, s:i}", "error", "no such request", "status", KDC_MACHINE);
+           : strcmp(what, "open") == 0
+               ? answer_open(v)
+               : json_pack("{s:s, s:i}", "error", "no such request", "status", KDC_MACHINE);
 }
 
 static bool reply(json_t *answer) {
