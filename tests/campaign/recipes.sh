@@ -127,6 +127,13 @@ row pix2pix_srp pix2pix_srp.kd S sp image "${pairs[@]}" "${unet[@]}"
 row cyclegan_srp cyclegan_srp.kd S_A sp_a sp_b,image "${unpaired[@]}" "${two[@]}"
 row pix2pix_omgd pix2pix_omgd.kd S kd likeness,cd "${pairs[@]}" -D ngf=8 -D teacher_ngf=16 -D deep_ngf=4 -D batch=1 -D n_dis=1 -D vgg=false
 row cyclegan_omgd cyclegan_omgd.kd:cyclegan_omgd S kd likeness,cd "${unpaired[@]}" -D ngf=8 -D teacher_ngf=16 -D lambda_identity=0 -D n_dis=1 -D vgg=false
+ugc=(--labelled 0.25 -D ngf=8 -D teacher_ngf=16 -D ndf=32 -D vgg=false)
+row ugc_pix2pix ugc_pix2pix.kd S kd g_loss,used "${pairs[@]}" "${ugc[@]}"
+row ugc_pix2pix_resnet ugc_pix2pix.kd S kd g_loss,used "${pairs[@]}" "${ugc[@]}" -D model=resnet
+row ugc_pix2pix_unet ugc_pix2pix.kd S kd g_loss,used "${pairs[@]}" "${ugc[@]}" -D model=unet
+row ugc_pix2pixhd ugc_pix2pixhd.kd:ugc_pix2pixhd S kd g_loss,used "${pairs[@]}" "${ugc[@]}" -D n_down=3
+row ugc_gaugan ugc_gaugan.kd S kd g_loss,used "${labels[@]}" "${ugc[@]}" -D ngf=4 -D batch=2
+row ugc_pix2pix_supernet ugc_pix2pix_supernet.kd G kd rec "${pairs[@]}" --labelled 0.25 -D ndf=32 -D vgg=false
 row pix2pix_gcc pix2pix_gcc.kd S content style "${pairs[@]}" -D ngf=8 -D teacher_ngf=16
 row cyclegan_gcc cyclegan_gcc.kd S_A content style "${unpaired[@]}" -D ngf=8 -D teacher_ngf=16
 row pix2pix_wavelet pix2pix_wavelet.kd S kd rec "${pairs[@]}" "${unet[@]}"
