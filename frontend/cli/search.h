@@ -254,8 +254,8 @@ const char *kdc_search_line(const KdcSearch *s, const KdcCandidate *x); /* "-D c
 void kdc_search_summary(KdcSearch *s, FILE *out);
 typedef struct KdcFreshSummary {
     int n, cached;
-    double elaborate, plan, code, whole,
-        evaluate; /* medians, seconds; whole and code: of those that had to be compiled */
+    /* Medians, seconds. compiled, code: of those that had new kernels; shared: of the others. */
+    double elaborate, plan, code, compiled, shared, evaluate;
 } KdcFreshSummary;
 KdcFreshSummary kdc_search_fresh(const KdcSearch *s);
 

@@ -209,18 +209,18 @@ static double median(double *v, int n) {
 }
 
 KdcFreshSummary kdc_search_fresh(const KdcSearch *s) {
-    enum { PARTS = 5 };
+    enum { PARTS = 6 };
     KdcFreshSummary r = {0};
-    double *v[PARTS], *out[PARTS] = {&r.elaborate, &r.plan, &r.code, &r.whole, &r.evaluate};
+    double *v[PARTS];
+    double *out[PARTS] = {&r.elaborate, &r.plan, &r.code, &r.compiled, &r.shared, &r.evaluate};
     int n[PARTS] = {0};
     for (int k = 0; k < PARTS; k++) {
         v[k] = KD_NEW_ARRAY(s->p->cx, double, s->all.n + 1);
     }
     for (int i = 0; i < s->all.n; i++) {
         const KdcFresh *f = &s->all.v[i]->fresh;
-        bool compiled = !f->from_cache;
-        double x[PARTS] = {f->elaborate, f->plan, compiled ? f->code : NAN,
-                           compiled ? f->whole : NAN, f->evaluate};
+        double x[PARTS] = {f->elaborate, f->plan, f->from_cache ? NAN : f->code, f->from_cache ? NAN : f->whole,
+                           f->from_cache ? f->whole : NAN, f->evaluate};
         r.n += !isnan(f->code);
         r.cached += !isnan(f->code) && f->from_cache;
         for (int k = 0; k < PARTS; k++) {
@@ -270,9 +270,30 @@ static void print_costs(const KdcSearch *s, FILE *out) {
     }
 }
 
-void kdc_search_summary(KdcSearch *s, FILE *out) {
+/* What a configuration takes that has not been seen, from the file to its first picture. */
+static void print_fresh(const KdcSearch *s, FILE *out) {
     KdContext *cx = s->p->cx;
     KdcFreshSummary f = kdc_search_fresh(s);
+    if (!f.n) {
+        return;
+    }
+    fprintf(out, "a new configuration took ");
+    if (f.cached) {
+        fprintf(out, "%s from the file to its first picture where others had its kernels (%d of %d)%s",
+                seconds_text(cx, f.shared), f.cached, f.n, f.n > f.cached ? ", " : "");
+    }
+    if (f.n > f.cached) {
+        fprintf(out, "%s where some had to be compiled (%s of it)", seconds_text(cx, f.compiled),
+                seconds_text(cx, f.code));
+    }
+    fprintf(out, "; counting one %s", seconds_text(cx, f.elaborate));
+    if (!isnan(f.plan)) {
+        fprintf(out, ", planning it %s", seconds_text(cx, f.plan));
+    }
+    fprintf(out, "; %" PRId64 " pictures %s\n", s->pictures, seconds_text(cx, f.evaluate));
+}
+
+void kdc_search_summary(KdcSearch *s, FILE *out) {
     int valued = s->curve.n ? s->curve.v[s->curve.n - 1].valued : 0;
     char took[32];
     if (s->predict && s->check.n) {
@@ -287,16 +308,7 @@ void kdc_search_summary(KdcSearch *s, FILE *out) {
         fprintf(out, "%d better configuration%s slower than the budget when measured again\n",
                 s->passed, s->passed > 1 ? "s were" : " was");
     }
-    if (f.n > f.cached) {
-        fprintf(out,
-                "a new configuration: %s from the file to its first picture (machine code %s); "
-                "elaborating alone %s",
-                seconds_text(cx, f.whole), seconds_text(cx, f.code), seconds_text(cx, f.elaborate));
-        fprintf(out, isnan(f.plan) ? "%s" : ", planning %s",
-                isnan(f.plan) ? "" : seconds_text(cx, f.plan));
-        fprintf(out, "; then %s for %" PRId64 " pictures\n", seconds_text(cx, f.evaluate),
-                s->pictures);
-    }
+    print_fresh(s, out);
     fprintf(out, "%d configurations of %.6g in %s (%d draws; %d from the cache); %s\n", valued,
             s->space.size, kdc_duration(s->seconds + s->before, took, sizeof took), s->drawn,
             s->reused, s->ended ? s->ended : "");
