@@ -25,8 +25,9 @@ macs=${MACS:-12M} teacher_macs=${TEACHER_MACS:-45M} hold_out=${HOLD_OUT:-40}
 data=(--data "$folder" --direction "${DIRECTION:-BtoA}")
 common=(-D "size=$size" -D "model=$model" --threads "$threads")
 if [ -n "${VGG:-}" ]; then vgg=(--weights "V=$VGG"); else vgg=(-D vgg=false); fi
-least=[1,1,1] most=[3,3,3]      # depths, as nets/ugc_space.kd has them
+least=[1,1,1] most=[3,3,3] calibrate=()     # depths, as nets/ugc_space.kd has them
 if [ "$model" = unet ]; then
+    calibrate=(--calibrate 20) # its batch norms have the statistics of all parts mixed
     levels=0
     for ((n = size; n % 2 == 0; n /= 2)); do levels=$((levels + 1)); done
     fewest=$((levels - 2 < 4 ? 4 : levels - 2))
@@ -56,7 +57,7 @@ searched() {
     "$kdc" search "$recipes/ugc_pix2pix_supernet.kd:Sub" --weights "$out/supernet:G" "${data[@]}" "${common[@]}" -D "ngf=$ngf" "$@" \
         --size "${size}x$size" --crop-size "${size}x$size" --hold-out "$hold_out" --objective "${OBJECTIVE:-psnr}" --macs "$budget" \
         --population "${POPULATION:-20}" --generations "${GENERATIONS:-10}" --parents 6 --mutants 8 --crossovers 8 --seed "$seed" \
-        -o "$out/$name" "${resume[@]}" >"$out/$name.txt" 2>>"$out/$name.log"
+        "${calibrate[@]}" -o "$out/$name" "${resume[@]}" >"$out/$name.txt" 2>>"$out/$name.log"
     sed -n 's/^  -D channels/-D channels/p' "$out/$name.txt" | head -n 1 >"$out/$name.config.part"
     grep -q channels "$out/$name.config.part"
     mv "$out/$name.config.part" "$out/$name.config"
