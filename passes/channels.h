@@ -38,8 +38,8 @@ typedef struct KdChannels {
 KdChannels *kd_channels(const KdFunc *f);
 
 /* How many channels of each group a narrower network g of the same weights' names has: count[i] for c->groups.v[i]. g
- * may have fewer weights; a group of which none is left has 0. false: g is not c's network with fewer channels; *why says
- * what does not fit. */
+ * may have fewer weights; a group of which none is left has 0. false: g is not c's network with fewer channels; *why
+ * says what does not fit. */
 bool kd_channels_fit(const KdChannels *c, const KdFunc *g, int *count, KdStr *why);
 
 #endif

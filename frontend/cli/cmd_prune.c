@@ -98,7 +98,7 @@ static bool set_given(KdcPrune *m) {
         kd_error(cx, 0, "%s cannot be made narrower so: %s", m->a->name, why);
         return false;
     }
-    return true;
+    return kdc_prune_can_choose(m, &m->after);
 }
 
 /* ---- what is written --------------------------------------------------------------------------------------- */
@@ -200,7 +200,7 @@ static void add_counts(KdStr *s, const KdcPrune *m, const char *begin) {
 
 static bool write_network(KdcPrune *m) {
     KdStr s = {.cx = m->p->cx};
-    kd_str_printf(&s, "# %s of %s, pruned by kdc: %s.\n#\n", m->a->name, m->a->file, target_line(m));
+    kd_str_printf(&s, "# %s of %s, pruned by kdc:\n# %s.\n#\n", m->a->name, m->a->file, target_line(m));
     add_counts(&s, m, "#   ");
     kd_str_printf(&s, "#\n# Its weights: %s\n%s", strrchr(m->values, '/') ? strrchr(m->values, '/') + 1 : m->values,
                   kdc_prune_text(m, m->value));

@@ -87,6 +87,8 @@ const char *kdc_prune_by_name(KdcPruneBy by);
 bool kdc_prune_score(KdcPrune *m);  /* fills score. false after a message in p */
 /* To --macs, --params or --latency: fills value and after. false after a message in p. */
 bool kdc_prune_choose(KdcPrune *m);
+/* Do scores say which channels of t stay? false after a message in p. */
+bool kdc_prune_can_choose(const KdcPrune *m, const KdcTrial *t);
 /* keep[group][channel]: the best of each group, as many as t has. */
 bool **kdc_prune_keep(const KdcPrune *m, const KdcTrial *t);
 

@@ -134,6 +134,22 @@ bool kdc_prune_score(KdcPrune *m) {
     return n > 0;
 }
 
+bool kdc_prune_can_choose(const KdcPrune *m, const KdcTrial *t) {
+    bool ok = true;
+    for (int i = 0; i < m->c->groups.n; i++) {
+        const KdChannelGroup *g = &m->c->groups.v[i];
+        if (t->count[i] > 0 && t->count[i] < g->n && !scored(m, i)) {
+            kd_error(m->p->cx, 0, "%s is to have %d of its %d channels, but no norm behind it has scales to choose by",
+                     g->name, t->count[i], g->n);
+            ok = false;
+        }
+    }
+    if (!ok) {
+        kd_hint(m->p->cx, "--by l1 or --by norm looks at filters instead");
+    }
+    return ok;
+}
+
 bool **kdc_prune_keep(const KdcPrune *m, const KdcTrial *t) {
     KdContext *cx = m->p->cx;
     bool **keep = KD_NEW_ARRAY(cx, bool *, m->c->groups.n + 1);

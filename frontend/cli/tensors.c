@@ -452,7 +452,8 @@ bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, bool w
     int missing = 0;
     for (int i = 0; i < count; i++) {
         if (!done[i]) {
-            if (a->verb == KDC_VERB_EXPORT) { /* nobody wants to ship random weights */
+            /* nobody wants to ship random weights, or to choose channels by them */
+            if (a->verb == KDC_VERB_EXPORT || a->verb == KDC_VERB_PRUNE) {
                 first = missing++ ? first : kept[i];
                 continue;
             }

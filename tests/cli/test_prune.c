@@ -294,6 +294,8 @@ static void test_unet(void **state) {
     make_weights("U", "u.safetensors", gone_unet);
     works("prune nets.kd:U --weights u.safetensors --size 16x16 --by scale --to channels=[8,8,32,12,6] -o unet.kd");
     same_result("U", "u.safetensors", "unet.kd", "unet.safetensors", 1e-6);
+    fails("prune nets.kd:U --weights u.safetensors --by scale --to channels=[4,16,32,16,8] -o x.kd", 1,
+          "down[0].conv is to have 4 of its 8 channels, but no norm");
     /* layers without a norm behind them stay */
     Net whole = net_of("nets.kd", "U", NULL);
     works(kd_format(
@@ -366,7 +368,8 @@ static void test_recipe(void **state) {
     works("prune nets.kd:R -D n_blocks=3 --weights r.safetensors --size 16x16 --by scale --macs 0.5M --min-channels 2 "
           "--recipe recipes/pix2pix_cat.kd -o student.kd");
     char *text = text_of("student.kd");
-    assert_non_null(strstr(text, "import \"recipes/pix2pix_cat.kd\"\n\nparam n_blocks = 3\nparam student_channels = ["));
+    assert_non_null(
+        strstr(text, "import \"recipes/pix2pix_cat.kd\"\n\nparam n_blocks = 3\nparam student_channels = ["));
     assert_non_null(strstr(text, "param student_branches = [["));
     free(text);
     Net small = net_of("student.kd", "S", "student.safetensors");
@@ -374,8 +377,8 @@ static void test_recipe(void **state) {
     assert_true(kd_lang_macs(small.f).t_out <= 0.5e6);
     free_net(&small);
     /* another kind of norm than the recipe's student has, no such network, no such recipe */
-    fails("prune nets.kd:C --weights c.safetensors --size 16x16 --params 9000 --min-channels 2 --recipe recipes/pix2pix_cat.kd "
-          "-o x.kd", 1, "is not this student");
+    fails("prune nets.kd:C --weights c.safetensors --size 16x16 --params 9000 --min-channels 2 "
+          "--recipe recipes/pix2pix_cat.kd -o x.kd", 1, "is not this student");
     fails("prune nets.kd:R --weights r.safetensors --size 16x16 --macs 0.5M --min-channels 2 "
           "--recipe recipes/pix2pix_cat.kd:Q -o x.kd", 1, "'Q'");
     fails("prune nets.kd:R --weights r.safetensors --size 16x16 --macs 0.5M --min-channels 2 --recipe no.kd -o x.kd", 1,
