@@ -130,6 +130,9 @@ const char *kdc_compare_note(const KdcCompare *c) {
         kd_str_printf(&s, "Metrics: %" PRId64 " pictures of %s; preprocess %s; list %016" PRIx64 ".\n", c->pictures,
                       c->set, c->preprocess, c->list);
     }
+    if (c->measured[KDC_FRECHET]) {
+        kd_str_printf(&s, "Frechet: of the features of %s; no FID.\n", c->a->features);
+    }
     return s.s;
 }
 
@@ -353,6 +356,9 @@ static void print_json(KdStr *s, KdcCompare *c) {
         json_t *data = json_object();
         json_object_set_new(data, "set", text_json(c, c->set));
         json_object_set_new(data, "preprocess", json_string(c->preprocess));
+        if (c->measured[KDC_FRECHET]) {
+            json_object_set_new(data, "frechet_features", text_json(c, c->a->features));
+        }
         json_object_set_new(data, "count", json_integer(c->pictures));
         json_object_set_new(data, "list_hash", json_string(kd_format(c->p->cx, "%016" PRIx64, c->list)));
         json_object_set_new(o, "data", data);

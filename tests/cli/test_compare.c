@@ -275,6 +275,12 @@ static void test_metrics(void **state) {
     assert_non_null(strstr(text, "PSNR dB"));
     assert_null(strstr(text, "SSIM"));
     free(text);
+    json_t *own = results(&here, "compare n.kd:S --data pair --weights half.safetensors --no-latency --features b.kd:S --json");
+    json_t *e = results(&here, "eval n.kd:S --weights half.safetensors --data pair --features b.kd:S --json");
+    is(at(row(own, 0), "metrics.frechet"), at(e, "metrics.frechet.value"));
+    assert_string_equal(json_string_value(json_object_get(json_object_get(own, "data"), "frechet_features")), "b.kd:S");
+    json_decref(own);
+    json_decref(e);
 }
 
 static void test_page(void **state) {
