@@ -15,9 +15,9 @@ static const char nets_kd[] = "import \"nets/cat.kd\"\n"
                               "import \"nets/unet.kd\"\n"
                               "import \"nets/mobile_resnet.kd\"\n"
                               "param ngf = 12\n"
-                              "param n_blocks = 3\n"
-                              "let C = CatGen[ngf = 16, n_blocks = 2]\n"
-                              "let B = frozen CatGen[ngf = 8, n_blocks = 2, norm = \"batch\", reduction = 4]\n"
+                              "param n_blocks = 1\n"
+                              "let C = CatGen[ngf = 16, n_blocks = 1]\n"
+                              "let B = frozen CatGen[ngf = 8, n_blocks = 1, norm = \"batch\", reduction = 4]\n"
                               "let R = CatGen[ngf = 8, n_blocks = n_blocks, norm = \"batch\"]\n"
                               "let U = Unet[ngf = 8, depth = 3]\n"
                               "let M = MobileResnetGen[ngf = ngf, n_blocks = 3]\n"
@@ -219,7 +219,7 @@ static void test_scale(void **state) {
         whole.cx,
         "prune nets.kd:C --weights c.safetensors --size 16x16 --by scale --macs %.0f --min-channels 4 -o small.kd",
         aim));
-    prints("features[1].ops.dw_ops[2].first.conv");
+    prints("features[0].ops.dw_ops[2].first.conv");
     prints("channels[0]");
     Net small = net_of("small.kd", "C", "small.safetensors");
     double got = kd_lang_macs(small.f).t_out;
@@ -267,7 +267,7 @@ static void test_zero_scales(void **state) {
     make_weights("B", "b.safetensors", gone_cat);
     /* widths 8, 16, 32, 16, 8 and 8: what is not gone of each */
     works("prune nets.kd:B --weights b.safetensors --size 16x16 --by scale --to channels=[5,11,21,11,5] "
-          "--to branches=[[5,0,5,6,6,6],[5,5,5,6,6,6]] -o zero.kd");
+          "--to branches=[[5,0,5,6,6,6]] -o zero.kd");
     same_result("B", "b.safetensors", "zero.kd", "zero.safetensors", 1e-6);
     prints("-> 0 ");
     /* and the threshold finds the same ones: those with a scale of 0 are the first to go */
@@ -365,11 +365,11 @@ static void test_recipe(void **state) {
     setup_file();
     make_weights("R", "r.safetensors", NULL);
     make_weights("C", "c.safetensors", NULL);
-    works("prune nets.kd:R -D n_blocks=3 --weights r.safetensors --size 16x16 --by scale --macs 0.5M --min-channels 2 "
+    works("prune nets.kd:R -D n_blocks=1 --weights r.safetensors --size 16x16 --by scale --macs 0.5M --min-channels 2 "
           "--recipe recipes/pix2pix_cat.kd -o student.kd");
     char *text = text_of("student.kd");
     assert_non_null(
-        strstr(text, "import \"recipes/pix2pix_cat.kd\"\n\nparam n_blocks = 3\nparam student_channels = ["));
+        strstr(text, "import \"recipes/pix2pix_cat.kd\"\n\nparam n_blocks = 1\nparam student_channels = ["));
     assert_non_null(strstr(text, "param student_branches = [["));
     free(text);
     Net small = net_of("student.kd", "S", "student.safetensors");
