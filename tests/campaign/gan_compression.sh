@@ -11,7 +11,8 @@
 #   export      a library; its latency beside the budget and what the search said
 #
 # FOLDER holds pairs as train/ and test/ (../shared/data/facades/aligned). A stage whose result is in OUT is not done again; one that was
-# interrupted goes on where it was. Results: OUT/summary.md, OUT/sample.png, OUT/search, OUT/export. Needs kdc ($KDC, or build/kdc), cc.
+# interrupted goes on where it was. Results: OUT/summary.md, OUT/search/search.html, OUT/sample.png (what goes in, the winner's, the teacher's
+# and the true picture), OUT/export; what stages said and took is in OUT/stages. Needs kdc ($KDC, or build/kdc), cc.
 #
 # What may be set, with what is used otherwise:
 #   SIZE=64 DIRECTION=BtoA HOLD_OUT=40 TEACHER_NGF=48 NGF=32 SPACE=channels-32 NDF=48 DISTILL=1.0
@@ -21,8 +22,8 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 kdc=${KDC:-$root/build/kdc}
-[ $# -ge 1 ] || { sed -n 's/^# \{0,1\}//; 2,24p' "$0"; exit 2; }
-mkdir -p "$1"
+[ $# -ge 1 ] || { sed -n 's/^# \{0,1\}//; 2,21p' "$0"; exit 2; }
+mkdir -p "$1/stages"
 out=$(cd "$1" && pwd)
 data=${2:-$root/../shared/data/facades/aligned}
 size=${SIZE:-64} ngf=${NGF:-32} teacher_ngf=${TEACHER_NGF:-48} space=${SPACE:-channels-32} ndf=${NDF:-48}
@@ -39,17 +40,21 @@ export OMP_WAIT_POLICY=passive
 
 # stage NAME COMMAND...: once; how long it took, in this and earlier tries together, is in NAME.seconds.
 stage() {
-    local name=$1 before=0 start code=0
+    local name=$1 before=0 start code=0 at=$out/stages/$1
     shift
-    [ ! -e "$out/$name.done" ] || { echo "$name: done before, $(cat "$out/$name.seconds") s"; return 0; }
-    [ ! -e "$out/$name.seconds" ] || before=$(cat "$out/$name.seconds")
+    [ ! -e "$at.done" ] || { echo "$name: done before, $(cat "$at.seconds") s"; return 0; }
+    [ ! -e "$at.seconds" ] || before=$(cat "$at.seconds")
     start=$(date +%s)
-    echo "$name: $*" >> "$out/commands.log"
-    "$@" >> "$out/$name.log" 2>&1 || code=$?
-    echo $((before + $(date +%s) - start)) > "$out/$name.seconds"
-    [ $code -eq 0 ] || { echo "$name: exit code $code, see $out/$name.log; the same command goes on" >&2; tail -n 3 "$out/$name.log" >&2; exit $code; }
-    touch "$out/$name.done"
-    echo "$name: $(cat "$out/$name.seconds") s"
+    echo "$name: $*" >> "$out/stages/commands"
+    "$@" >> "$at.log" 2>&1 || code=$?
+    echo $((before + $(date +%s) - start)) > "$at.seconds"
+    if [ $code -ne 0 ]; then
+        tail -n 3 "$at.log" >&2
+        echo "$name: exit code $code, see $at.log; the same command goes on from here" >&2
+        exit $code
+    fi
+    touch "$at.done"
+    echo "$name: $(cat "$at.seconds") s"
 }
 
 # train NAME STEPS FILE OPTIONS...: half of the steps at the full rate, half down to 0.
@@ -77,9 +82,9 @@ stage supernet train supernet "${STEPS_SUPERNET:-1500}" $super -D space=$space "
 
 # The budget: on one core, as the search measures.
 sub=("$super:Sub" -D space="$space" -D size="$size")
-bench() { "$kdc" bench "${sub[@]}" --size "${size}x$size" --threads 1 --runs 200 --json -q "$@" > "$out/bench.json.part" && mv "$out/bench.json.part" "$out/widest.json"; }
+bench() { "$kdc" bench "${sub[@]}" --size "${size}x$size" --threads 1 --runs 200 --json -q "$@" > "$out/stages/part" && mv "$out/stages/part" "$out/stages/widest.json"; }
 stage bench bench
-widest=$(value min_ms "$out/widest.json")
+widest=$(printf %.3f "$(value min_ms "$out/stages/widest.json")")
 budget=${LATENCY:-$(awk "BEGIN { printf \"%.3g\", $widest / 2 }")}
 
 search() {
@@ -102,14 +107,14 @@ measure() { # NAME FILE:NET WEIGHTS OPTIONS...
     local name=$1 net=$2 weights=$3
     shift 3
     "$kdc" eval "$net" --weights "$weights" --data "$data" --direction "${DIRECTION:-BtoA}" --crop-size "${size}x$size" "$@" --json -q \
-        > "$out/$name.part" && mv "$out/$name.part" "$out/$name.json"
+        > "$out/stages/part" && mv "$out/stages/part" "$out/stages/$name.json"
 }
 of_winner=(-D space="$space" -D size="$size" -D "channels=$channels")
 stage eval-teacher measure eval-teacher $recipes/pix2pix_resnet.kd:G "$out/teacher" -D model=mobile -D ngf=$teacher_ngf -D size=$size
 stage eval-student measure eval-student $recipes/pix2pix_gan_compression.kd:S "$out/student" -D ngf=$ngf -D size=$size
 stage eval-sliced measure eval-sliced $super:Sub "$out/supernet:S" "${of_winner[@]}"
 stage eval-winner measure eval-winner $super:Sub "$out/winner.safetensors" "${of_winner[@]}"
-stage picture "$kdc" run $super:Sub "${of_winner[@]}" --weights "$out/winner.safetensors" --data "$data" -o "$out/pictures"
+cp "$(find "$out/finetune/samples" -name '*.png' | sort | tail -n 1)" "$out/sample.png"
 
 # The library, timed by a program that links it.
 export_library() {
@@ -141,13 +146,15 @@ int main(void) {
 }
 C
     cc -O2 -I"$out/export" "$out/export/time.c" "$out/export/libSub.a" -lm -o "$out/export/time"
-    "$out/export/time" > "$out/latency.part" && mv "$out/latency.part" "$out/latency.json"
+    "$out/export/time" > "$out/stages/part" && mv "$out/stages/part" "$out/stages/latency.json"
 }
 stage export export_library
 
 # The table.
 row() { printf '| %s | %.2f | %.2f | %.4f |\n' "$1" "$(metric l1 "$2")" "$(metric psnr "$2")" "$(metric ssim "$2")"; }
-metric() { sed -n "/\"$1\": {/,/}/s/.*\"mean\": *\([0-9.e+-]*\).*/\1/p" "$out/$2.json" | head -n 1; }
+metric() { sed -n "/\"$1\": {/,/}/s/.*\"mean\": *\([0-9.e+-]*\).*/\1/p" "$out/stages/$2.json" | head -n 1; }
+searched=$(sed -n '/"best"/,$p' "$out/search/search.json" | sed -n '/"latency_ms"/,/}/s/.*"least": *\([0-9.e+-]*\).*/\1/p' | head -n 1)
+library=$(value least "$out/stages/latency.json")
 {
     echo "channels $channels, of $space; pictures $data at ${size}x$size, direction ${DIRECTION:-BtoA}"
     echo
@@ -158,17 +165,18 @@ metric() { sed -n "/\"$1\": {/,/}/s/.*\"mean\": *\([0-9.e+-]*\).*/\1/p" "$out/$2
     row "winner, sliced from the supernet" eval-sliced
     row "winner, fine-tuned" eval-winner
     echo
-    echo "| one core | ms |"
-    echo "|---|---|"
-    echo "| widest sub-network | $widest |"
-    echo "| budget | $budget |"
-    echo "| winner, as the search measured it (least) | $(sed -n '/"best"/,$p' "$out/search/search.json" | sed -n '/"latency_ms"/,/}/s/.*"least": *\([0-9.e+-]*\).*/\1/p' | head -n 1) |"
-    echo "| the exported library (least of 1000) | $(value least "$out/latency.json") |"
-    echo "| the exported library (median) | $(value median "$out/latency.json") |"
+    echo "| one core | ms | of the budget |"
+    echo "|---|---|---|"
+    share() { printf '| %s | %.3f | %.1f %% |\n' "$1" "$2" "$(awk "BEGIN { print 100 * $2 / $budget }")"; }
+    share "widest sub-network, least" "$widest"
+    share "budget" "$budget"
+    share "winner, as the search measured it, least" "$searched"
+    share "the exported library, least of 1000 runs" "$library"
+    share "the exported library, median" "$(value median "$out/stages/latency.json")"
     echo
     echo "| stage | seconds |"
     echo "|---|---|"
-    for s in teacher start student supernet bench search finetune import export; do echo "| $s | $(cat "$out/$s.seconds") |"; done
+    for s in teacher start student supernet bench search finetune import export; do echo "| $s | $(cat "$out/stages/$s.seconds") |"; done
 } > "$out/summary.md.part"
 mv "$out/summary.md.part" "$out/summary.md"
 cat "$out/summary.md"
