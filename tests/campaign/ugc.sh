@@ -36,6 +36,12 @@ fi
 
 say() { printf '%s %s\n' "$(date +%H:%M:%S)" "$*" >&2; }
 
+failed() {
+    say "$1 failed; $out/$1.log ends with"
+    tail -n 4 "$out/$1.log" >&2
+    exit 1
+}
+
 # trained NAME STEPS ARGS...: the run folder $out/NAME, begun, gone on with, or left as it is
 trained() {
     local name=$1 steps=$2
@@ -43,7 +49,7 @@ trained() {
     [ -e "$out/$name.done" ] && return
     say "$name: $steps steps"
     if [ -e "$out/$name/kdc.json" ]; then set -- "$1" --resume; else set -- "$@" --seed "$seed" --hold-out "$hold_out"; fi
-    "$kdc" train "$@" --steps "$steps" --out "$out/$name" --threads "$threads" 2>>"$out/$name.log"
+    "$kdc" train "$@" --steps "$steps" --out "$out/$name" --threads "$threads" 2>>"$out/$name.log" || failed "$name"
     touch "$out/$name.done"
 }
 
@@ -57,9 +63,8 @@ searched() {
     "$kdc" search "$recipes/ugc_pix2pix_supernet.kd:Sub" --weights "$out/supernet:G" "${data[@]}" "${common[@]}" -D "ngf=$ngf" "$@" \
         --size "${size}x$size" --crop-size "${size}x$size" --hold-out "$hold_out" --objective "${OBJECTIVE:-psnr}" --macs "$budget" \
         --population "${POPULATION:-20}" --generations "${GENERATIONS:-10}" --parents 6 --mutants 8 --crossovers 8 --seed "$seed" \
-        "${calibrate[@]}" -o "$out/$name" "${resume[@]}" >"$out/$name.txt" 2>>"$out/$name.log"
-    sed -n 's/^  -D channels/-D channels/p' "$out/$name.txt" | head -n 1 >"$out/$name.config.part"
-    grep -q channels "$out/$name.config.part"
+        "${calibrate[@]}" -o "$out/$name" "${resume[@]}" >"$out/$name.txt" 2>>"$out/$name.log" || failed "$name"
+    grep -m 1 '^  -D .*channels=' "$out/$name.txt" | tr -d "' " | sed 's/-D/ -D /g; s/^ //' >"$out/$name.config.part"
     mv "$out/$name.config.part" "$out/$name.config"
 }
 
