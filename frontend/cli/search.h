@@ -91,7 +91,7 @@ typedef struct KdcKernelUse { /* a kernel of the compiled network, by what it co
 /* In units of KdcSearch.anchor, so that a machine whose speed changes from minute to minute
  * measures the same; NaN: not known. */
 typedef struct KdcLatency {
-    double measured;  /* the low tenth of rounds, by the anchor's of the same rounds */
+    double measured;  /* without interruptions, by the anchor's of the same rounds */
     double predicted; /* from the table of kernels */
 } KdcLatency;
 

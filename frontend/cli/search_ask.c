@@ -5,10 +5,10 @@
  * is a sum over a plan's kernels; the networks that between them have all kernels that nobody has
  * measured are compiled and timed, and their kernels go into the table. Networks are timed a few
  * together, in rounds in which each runs once, by one worker while the others rest. The widest
- * configuration, the anchor, runs along in all rounds. What counts is the low tenth of a network's
- * rounds by the low tenth of the anchor's, times the least that this has ever been: what was
- * measured while other work slowed the machine down compares with what was not, and runs that were
- * interrupted do not count.
+ * configuration, the anchor, runs along in all rounds. What counts is a
+ * network's time without interruptions (each call's low tenth of rounds, added up) by the anchor's,
+ * times the least that the anchor's has ever been: what was measured while other work slowed the
+ * machine down compares with what was not.
  */
 #include "frontend/cli/search.h"
 
@@ -264,7 +264,7 @@ static bool take_time(void *user, int i, json_t *answer) {
     if (is_error(a->s, answer)) {
         return false;
     }
-    double anchor = real_of(json_array_get(times, 0), "low");
+    double anchor = real_of(json_array_get(times, 0), "run");
     if (isnan(anchor) || anchor <= 0) {
         kd_error(a->s->p->cx, 0, "the widest configuration cannot be timed: %s",
                  reason(a->s, json_array_get(times, 0), "refused"));

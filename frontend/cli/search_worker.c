@@ -194,7 +194,8 @@ typedef struct Timed {
     KD_VEC(double) seconds; /* of the rounds */
     double usual;
     KdrtProfile one;      /* each call of the latest round */
-    KD_VEC(double) calls; /* and of all rounds */
+    KD_VEC(double) calls;   /* and of all rounds */
+    KD_VEC(double) rest;    /* what is between calls, in all rounds */
     bool ready;
 } Timed;
 
@@ -239,17 +240,25 @@ static bool prepare(KdcProgram *q, void *user) {
  * place of its neighbour's. */
 static bool run_round(Timed *x) {
     bool small = x->usual < 0.02, ok = !small || kdc_run(x->r) == KDC_OK;
+    double start = kdc_now(), rest;
+    if (small) {
+        ok = ok && kdc_run(x->r) == KDC_OK;
+        kd_push(x->q->cx, &x->seconds, kdc_now() - start);
+    }
     memset(x->one.call, 0, sizeof *x->one.call * (size_t)x->one.n);
-    kdc_runnable_profile(x->r, small ? NULL : &x->one);
-    double start = kdc_now();
-    ok = ok && kdc_run(x->r) == KDC_OK;
-    kd_push(x->q->cx, &x->seconds, kdc_now() - start);
     kdc_runnable_profile(x->r, &x->one);
-    ok = ok && (!small || kdc_run(x->r) == KDC_OK);
+    start = kdc_now();
+    ok = ok && kdc_run(x->r) == KDC_OK;
+    rest = kdc_now() - start;
+    if (!small) {
+        kd_push(x->q->cx, &x->seconds, rest);
+    }
     kdc_runnable_profile(x->r, NULL);
     for (int i = 0; i < x->one.n; i++) {
         kd_push(x->q->cx, &x->calls, x->one.call[i].seconds);
+        rest -= x->one.call[i].seconds;
     }
+    kd_push(x->q->cx, &x->rest, rest);
     return ok;
 }
 
@@ -264,22 +273,37 @@ static double low_of(double *v, int n) {
     return v[n / 10];
 }
 
-/* Times of x by those of the anchor in the same rounds, and by the clock. */
-static json_t *timed_json(Timed *x, const Timed *anchor) {
-    KdContext *cx = x->q->cx;
-    int n = x->seconds.n, calls = x->one.n;
-    double *v = KD_NEW_ARRAY(cx, double, n + 1), *takes = KD_NEW_ARRAY(cx, double, calls + 1);
-    memcpy(v, anchor->seconds.v, sizeof *v * (size_t)n);
-    double unit = low_of(v, n);
+/* A run as it is when nothing interrupts it: what each call takes, in *takes where that is asked for, and what is between calls, all
+ * in the low tenth of rounds. A whole run without an interruption there may never be on a machine that others use, too. */
+static double undisturbed(Timed *x, double *takes) {
+    int n = x->rest.n, calls = x->one.n;
+    double *v = KD_NEW_ARRAY(x->q->cx, double, n + 1);
+    memcpy(v, x->rest.v, sizeof *v * (size_t)n);
+    double sum = low_of(v, n);
     for (int c = 0; c < calls; c++) {
         for (int i = 0; i < n; i++) {
             v[i] = x->calls.v[i * calls + c];
         }
-        takes[c] = low_of(v, n) / unit;
+        double low = low_of(v, n);
+        sum += low;
+        if (takes) {
+            takes[c] = low;
+        }
     }
-    memcpy(v, x->seconds.v, sizeof *v * (size_t)n);
-    double low = low_of(v, n), median = n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
-    json_t *o = json_pack("{s:f, s:f, s:f, s:i}", "ratio", low / unit, "low", low, "median", median,
+    return sum;
+}
+
+/* Times of x by the anchor's in the same rounds, and by the clock. */
+static json_t *timed_json(Timed *x, double anchor) {
+    KdContext *cx = x->q->cx;
+    int n = x->seconds.n, calls = x->one.n;
+    double *v = x->seconds.v, *takes = KD_NEW_ARRAY(cx, double, calls + 1);
+    double run = undisturbed(x, takes), low = low_of(v, n);
+    double median = n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+    for (int c = 0; c < calls; c++) {
+        takes[c] /= anchor;
+    }
+    json_t *o = json_pack("{s:f, s:f, s:f, s:f, s:i}", "run", run, "ratio", run / anchor, "low", low, "median", median,
                           "rounds", n);
     json_object_set_new(o, "kernels", kernels_json(kdc_runnable_unit(x->r)->result.loops, takes));
     return o;
@@ -317,9 +341,10 @@ static json_t *answer_time(Server *v, const json_t *request) {
         x[i].ready = within(x[i].q, prepare, &x[i]);
     }
     bool ok = run_rounds(x, n, runs);
+    double anchor = x[0].ready && ok ? undisturbed(&x[0], NULL) : 0;
     for (int i = 0; i < n; i++) {
-        json_array_append_new(times, x[i].ready && x[0].ready && ok ? timed_json(&x[i], &x[0])
-                                                                    : said(x[i].q, "refused"));
+        json_array_append_new(times, x[i].ready && anchor > 0 ? timed_json(&x[i], anchor)
+                                                              : said(x[i].q, "refused"));
         kdc_close(x[i].q);
     }
     json_object_set_new(answer, "times", times);
