@@ -12,7 +12,7 @@
 #   SEEDS ("1 2 3")   METHODS (all)   JOBS (2)  runs at a time, a thread each   SIZE (64)   NGF (8)   TEACHER_NGF (32)   NDF (32)
 #   KDC  another binary   LATENCY (1)  0: measure none
 #
-# All: a mobile ResNet-9, hinge, a PatchGAN with instance norms, batch 1, Adam 2e-4, which falls to 0 over the second half. Where a
+# Students: all by the same network. All: a mobile ResNet-9, hinge, a PatchGAN with instance norms, batch 1, Adam 2e-4, which falls to 0 over the second half. Where a
 # method says otherwise it is its recipe's: weights of losses, the order of a step, teachers that are trained along.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -25,7 +25,7 @@ out=$(cd "$1" && pwd)
 facades=${2:-$root/../shared/data/facades}
 steps=${STEPS:-1200} teach=${TEACH:-7200} size=${SIZE:-64} ngf=${NGF:-8} teacher_ngf=${TEACHER_NGF:-32} ndf=${NDF:-32} jobs=${JOBS:-2} judge=${JUDGE:-3750}
 read -ra seeds <<<"${SEEDS:-1 2 3}"
-read -ra methods <<<"${METHODS:-scratch vanilla srp reko portable gan_compression omgd}"
+read -ra methods <<<"${METHODS:-scratch vanilla srp reko portable gan_compression omgd ugc_25 ugc_100}"
 export OMP_WAIT_POLICY=passive
 [ -d "$facades/aligned/train" ] || { echo "compare_methods.sh: $facades has no aligned/train: which folder are the facades in?" >&2; exit 1; }
 pictures=$(find -L "$facades/aligned/train" -name '*.jpg' | wc -l)
@@ -35,21 +35,21 @@ teacher=$out/teacher features=$out/segment
 # ---- what a method is ---------------------------------------------------------------------------------------------------
 
 # rates STEPS METHOD: half of the epochs at the full rate, then down, so that the last one is not at 0. CycleGAN's schedule and that of
-# OMGD's code (one epoch later) are made the same.
+# OMGD's code (one epoch later; UGC's, too) are made the same.
 rates() {
     local epochs=$((($1 + pictures - 1) / pictures)) keep
     keep=$(((epochs + 1) / 2))
     case $2 in
-    omgd) echo "-D keep=$((keep - 1)) -D decay=$((epochs - keep + 1))" ;;
+    omgd | ugc_*) echo "-D keep=$((keep - 1)) -D decay=$((epochs - keep + 1))" ;;
     *) echo "-D keep=$keep -D decay=$((epochs - keep + 1))" ;;
     esac
 }
 
-# define METHOD: recipe, student (its name there), params, weights
+# define METHOD: recipe, student (its name there), params, weights, labels
 define() {
     local thin=(-D ngf="$ngf") taught=(-D ngf="$ngf" -D teacher_ngf="$teacher_ngf")
     student=S params=(-D size="$size" -D model=mobile -D ndf="$ndf" -D norm=instance -D mode=hinge)
-    weights=(--weights T="$teacher:G")
+    weights=(--weights T="$teacher:G") labels=()
     case $1 in
     teacher) recipe=pix2pix_resnet student=G params+=(-D ngf="$teacher_ngf") weights=() ;;
     scratch) recipe=pix2pix_resnet student=G params+=("${thin[@]}") weights=() ;;
@@ -61,6 +61,9 @@ define() {
     omgd) # three blocks of D shared, as its mobile generators have it; VGG's weights are not shipped
         recipe=pix2pix_omgd weights=()
         params+=("${taught[@]}" -D deep_ngf="$ngf" -D n_share=3 -D batch=1 -D n_dis=1 -D vgg=false) ;;
+    ugc_25 | ugc_100) # stage 2 with configurations that are given, not searched: the student is the others', its teachers the recipe's
+        recipe=ugc_pix2pix weights=() params+=("${taught[@]}" -D batch=1 -D vgg=false)
+        if [ "$1" = ugc_25 ]; then labels=(--labelled 25%); fi ;;
     *) echo "compare_methods.sh: there is no method $1" >&2; return 1 ;;
     esac
 }
@@ -75,6 +78,8 @@ title() {
     portable) echo "Portable GAN" ;;
     gan_compression) echo "GAN Compression" ;;
     omgd) echo "OMGD" ;;
+    ugc_25) echo "UGC, 25 % labels" ;;
+    ugc_100) echo "UGC, 100 % labels" ;;
     esac
 }
 
@@ -106,7 +111,7 @@ one() {
     local run=$out/$1-$2
     define "$1"
     # shellcheck disable=SC2046
-    if train "$run" "$recipe" "$steps" "$2" "${pairs[@]}" "${params[@]}" $(rates "$steps" "$1") "${weights[@]}" && measure "$run"; then
+    if train "$run" "$recipe" "$steps" "$2" "${pairs[@]}" "${params[@]}" $(rates "$steps" "$1") "${weights[@]}" "${labels[@]}" && measure "$run"; then
         printf '%s  %-16s seed %s  L1 %s\n' "$(date +%T)" "$1" "$2" "$(value "$run/eval.json" l1 mean)"
     else
         printf '%s  %-16s seed %s  failed: %s\n' "$(date +%T)" "$1" "$2" "$(tail -n 1 "$run.log")" >&2
@@ -153,7 +158,7 @@ rows() {
 
 # counts: "teacher|student parameters MACs milliseconds", as kdc compare has them; Tout: transposed convolutions by their output
 counts() {
-    local file=$out/counts.csv
+    local file=$out/counts-${LATENCY:-1}.csv
     if [ ! -s "$file" ]; then
         local latency=()
         [ "${LATENCY:-1}" = 0 ] && latency=(--no-latency)
