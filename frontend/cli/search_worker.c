@@ -58,8 +58,9 @@ static json_t *said(KdcProgram *p, const char *key) {
     char *text = messages_of(p);
     json_t *o = json_object();
     int status = (int)kdc_status(p);
-    json_object_set_new(
-        o, key, text_json(text && *text ? text : "it does not work, without a reason given"));
+    /* Of a metric's own network it has been said on stderr. */
+    const char *otherwise = status ? "" : "it does not work, without a reason given\n";
+    json_object_set_new(o, key, text_json(text && *text ? text : otherwise));
     json_object_set_new(o, "status", json_integer(status ? status : KDC_INPUT));
     free(text);
     return o;
