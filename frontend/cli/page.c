@@ -141,13 +141,13 @@ double kdc_axes_y(const KdcAxes *a, double y) {
 }
 
 /* 1, 2 or 5 times a power of ten: about `n` of it in the range */
-static double nice_step(double range, int n) {
+double kdc_axes_step(double range, int n) {
     double raw_step = range / n, power = pow(10, floor(log10(raw_step))), f = raw_step / power;
     return (f < 1.5 ? 1 : f < 3.5 ? 2 : f < 7.5 ? 5 : 10) * power;
 }
 
 void kdc_page_levels(KdcPage *p, const KdcAxes *a) {
-    double step = nice_step(a->y1 - a->y0, 4);
+    double step = kdc_axes_step(a->y1 - a->y0, 4);
     for (double y = ceil(a->y0 / step) * step; y <= a->y1 + step * 1e-9; y += step) {
         double v = fabs(y) < step * 1e-6 ? 0 : y;
         kdc_page_print(p, "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>", KDC_PLOT_LEFT,
@@ -159,7 +159,7 @@ void kdc_page_levels(KdcPage *p, const KdcAxes *a) {
 
 void kdc_page_ticks(KdcPage *p, const KdcAxes *a) {
     kdc_page_levels(p, a);
-    double step = nice_step(a->x1 - a->x0 > 0 ? a->x1 - a->x0 : 1, 4);
+    double step = kdc_axes_step(a->x1 - a->x0 > 0 ? a->x1 - a->x0 : 1, 4);
     step = step < 1 ? 1 : step;
     for (double x = ceil(a->x0 / step) * step; x <= a->x1; x += step) {
         kdc_page_print(p, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"%s\">%.8g</text>", kdc_axes_x(a, x),

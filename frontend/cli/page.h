@@ -34,6 +34,7 @@ typedef struct KdcAxes {
     double x0, x1, y0, y1;
 } KdcAxes;
 double kdc_axes_x(const KdcAxes *a, double x), kdc_axes_y(const KdcAxes *a, double y);
+double kdc_axes_step(double range, int n); /* between about n marks: 1, 2 or 5 times a power of ten */
 void kdc_page_levels(KdcPage *p, const KdcAxes *a); /* lines across and their numbers */
 void kdc_page_ticks(KdcPage *p, const KdcAxes *a);  /* and whole numbers below */
 

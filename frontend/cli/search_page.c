@@ -97,12 +97,6 @@ static bool inside(const Plot *p, const KdcCandidate *x) {
     return shown(p, x) && y >= p->axes.y0 && y <= p->axes.y1;
 }
 
-/* 1, 2 or 5 times a power of ten, for about five marks */
-static double step_of(double range) {
-    double raw = range / 4, power = pow(10, floor(log10(raw))), f = raw / power;
-    return (f < 1.5 ? 1 : f < 3.5 ? 2 : f < 7.5 ? 5 : 10) * power;
-}
-
 static double mark(double from, double step, int i) {
     double v = (ceil(from / step) + i) * step;
     return fabs(v) < step * 1e-6 ? 0 : v;
@@ -129,7 +123,7 @@ static void begin_svg(KdcPage *page, const char *title, const char *under) {
 
 static void draw_points(KdcPage *page, const Plot *p) {
     const KdcAxes *a = &p->axes;
-    double step = step_of(a->x1 - a->x0), limit = p->s->budget.limit[p->cost] / p->scale;
+    double step = kdc_axes_step(a->x1 - a->x0, 4), limit = p->s->budget.limit[p->cost] / p->scale;
     for (int i = 0; mark(a->x0, step, i) <= a->x1; i++) {
         kdc_page_print(page, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.4g</text>",
                        kdc_axes_x(a, mark(a->x0, step, i)), KDC_PLOT_H - 6, mark(a->x0, step, i));
@@ -273,7 +267,9 @@ static void front_table(KdcPage *page, const KdcSearch *s) {
     kdc_page_raw(page, "</th>");
     for (int k = 0; k < KDC_COSTS; k++) {
         bool any = n > 0 && !isnan(kdc_search_cost(s, front[0], (KdcCost)k));
-        kdc_page_print(page, any ? "<th class=\"n\">%s</th>" : "", kdc_cost_name(s, (KdcCost)k));
+        if (any) {
+            kdc_page_print(page, "<th class=\"n\">%s</th>", kdc_cost_name(s, (KdcCost)k));
+        }
     }
     kdc_page_raw(page, "</tr>");
     for (int i = 0; i < n; i++) {
@@ -413,7 +409,7 @@ static void draw_frame(KdImage *x, const Plot *p) {
     static const uint8_t grid[3] = {217, 222, 228};
     const KdcAxes *a = &p->axes;
     char text[64];
-    double step = step_of(a->y1 - a->y0);
+    double step = kdc_axes_step(a->y1 - a->y0, 4);
     for (int i = 0; mark(a->y0, step, i) <= a->y1; i++) {
         double y = mark(a->y0, step, i);
         segment(x, LEFT, top_of(a, y), WIDTH - RIGHT, top_of(a, y), 0, grid);
@@ -421,7 +417,7 @@ static void draw_frame(KdImage *x, const Plot *p) {
         kdc_put_text(x, LEFT - 6 - n * KDC_GLYPH_WIDTH, (int)top_of(a, y) - KDC_GLYPH_HEIGHT / 2,
                      n * KDC_GLYPH_WIDTH + 1, text);
     }
-    step = step_of(a->x1 - a->x0);
+    step = kdc_axes_step(a->x1 - a->x0, 4);
     for (int i = 0; mark(a->x0, step, i) <= a->x1; i++) {
         snprintf(text, sizeof text, "%.4g", mark(a->x0, step, i));
         label(x, left_of(a, mark(a->x0, step, i)), HEIGHT - BOTTOM + 8, text);
