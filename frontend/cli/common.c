@@ -3,6 +3,7 @@
 
 #include "passes/explain.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -293,4 +294,16 @@ int kdc_cli_check_pictures(const KdcArgs *a) {
         return kdc_usage_error(a, "where to? --out FILE.png or FOLDER");
     }
     return a->batch > 1 ? kdc_usage_error(a, "images go through the network one at a time: no --batch") : 0;
+}
+
+const char *kdc_cli_without_blanks(KdContext *cx, const char *text, size_t n) {
+    KdStr s = {.cx = cx};
+    bool quoted = false;
+    for (size_t i = 0; i < n; i++) {
+        quoted ^= text[i] == '"';
+        if (quoted || !isspace((unsigned char)text[i])) {
+            kd_str_add(&s, &text[i], 1);
+        }
+    }
+    return kd_intern(cx, s.s ? s.s : "", s.n);
 }

@@ -40,19 +40,6 @@ static bool add_param(KdcCompare *c, KdcCompareRow *r, const char *p, size_t n) 
     return true;
 }
 
-/* ' ngf = 16' is 'ngf=16' */
-static const char *without_blanks(KdContext *cx, const char *text, size_t n) {
-    KdStr s = {.cx = cx};
-    bool quoted = false;
-    for (size_t i = 0; i < n; i++) {
-        quoted ^= text[i] == '"';
-        if (quoted || !isspace((unsigned char)text[i])) {
-            kd_str_add(&s, &text[i], 1);
-        }
-    }
-    return s.s ? s.s : "";
-}
-
 /* FILE.kd:NET[A=1,B=2] */
 static bool read_operand(KdcCompare *c, const char *text, KdcCompareRow *r) {
     KdContext *cx = c->p->cx;
@@ -79,7 +66,7 @@ static bool read_operand(KdcCompare *c, const char *text, KdcCompareRow *r) {
     }
     const char *stop = open ? text + n - 1 : NULL;
     for (const char *p = open ? open + 1 : NULL; p && p < stop;) {
-        const char *end = end_of(p, stop), *one = without_blanks(cx, p, (size_t)(end - p));
+        const char *end = end_of(p, stop), *one = kdc_cli_without_blanks(cx, p, (size_t)(end - p));
         if (!is_param(one, one + strlen(one))) {
             c->usage = kdc_usage_error(c->a, "%s: expected %s:%s[PARAM=VALUE,...], got '%s' in the brackets", text,
                                        r->file, r->net, one);

@@ -35,18 +35,6 @@ static const char *end_of(const char *p) {
     return p;
 }
 
-static const char *without_blanks(KdContext *cx, const char *text, size_t n) {
-    KdStr s = {.cx = cx};
-    bool quoted = false;
-    for (size_t i = 0; i < n; i++) {
-        quoted ^= text[i] == '"';
-        if (quoted || !isspace((unsigned char)text[i])) {
-            kd_str_add(&s, &text[i], 1);
-        }
-    }
-    return kd_intern(cx, s.s ? s.s : "", s.n);
-}
-
 /* "[a, b]" and what is behind it. false: it is no such list. */
 static bool elements(KdContext *cx, const char *text, const char ***v, int *n, const char **rest) {
     KD_VEC(const char *) found = {0};
@@ -55,7 +43,7 @@ static bool elements(KdContext *cx, const char *text, const char ***v, int *n, c
         return false;
     }
     for (p = skip(p); *p && *p != ']';) {
-        const char *end = end_of(p), *one = without_blanks(cx, p, (size_t)(end - p));
+        const char *end = end_of(p), *one = kdc_cli_without_blanks(cx, p, (size_t)(end - p));
         if (!*one) {
             return false;
         }
