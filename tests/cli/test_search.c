@@ -42,7 +42,8 @@ static const char nets_kd[] =
 #define LINE                                                                                       \
     "--data set --objective l1 --size 16x16 --choose "                                             \
     "gain=[[-0.9,-0.5,-0.1,0.3,0.5],[-0.5,0.0,0.5]] --choose layers=[1,2,3] "
-#define SMALL "--population 8 --parents 4 --mutants 4 --crossovers 4 -q "
+#define LARGER "--population 8 --parents 4 --mutants 4 --crossovers 4 --generations 12 "
+#define SMALL "--population 6 --parents 3 --mutants 3 --crossovers 3 -q "
 
 static Setup here;
 
@@ -105,7 +106,7 @@ static void test_finds_the_optimum(void **state) {
     skip_unless(&here);
     expect(&here, "search nets.kd:S " LINE SMALL "--macs 1M --strategy all -o all", 0, "stdout",
            "");
-    expect(&here, "search nets.kd:S " LINE SMALL "--macs 1M --generations 12 -o evolution", 0,
+    expect(&here, "search nets.kd:S " LINE SMALL LARGER "--macs 1M -o evolution", 0,
            "stdout", "");
     json_t *all = state_of("all"), *evolution = state_of("evolution");
     assert_int_equal(json_array_size(json_object_get(all, "configurations")), 45);
@@ -118,7 +119,7 @@ static void test_finds_the_optimum(void **state) {
     assert_true(l1 < 0.6); /* the pictures were rounded */
     json_decref(all);
     json_decref(evolution);
-    expect(&here, "search nets.kd:S " LINE SMALL "--macs 1M --generations 12 -o evolution --resume",
+    expect(&here, "search nets.kd:S " LINE SMALL LARGER "--macs 1M -o evolution --resume",
            0, "stdout", "-D 'gain=[-0.5,0.5]'");
     char *page = read_text(&here, "all/search.html", NULL);
     assert_non_null(strstr(page, "L1 against MACs (Tout)"));
@@ -137,7 +138,7 @@ static void test_keeps_budgets(void **state) {
     skip_unless(&here);
     /* 81 multiply-adds for each of 256 pixels and a layer, 85 parameters in all of one layer */
     expect(&here,
-           "search nets.kd:S " LINE SMALL "--macs 41472 --params 200 --generations 4 -o kept", 0,
+           "search nets.kd:S " LINE SMALL "--macs 41472 --params 200 --generations 2 -o kept", 0,
            "stdout", "");
     json_t *o = state_of("kept"), *all = json_object_get(o, "configurations");
     assert_true(json_array_size(all) > 5);
@@ -160,10 +161,10 @@ static void test_goes_on(void **state) {
     (void)state;
     skip_unless(&here);
     const struct timespec pause = {0, 2000000};
-    expect(&here, "search nets.kd:S " LINE SMALL "--macs 1M --generations 4 -o whole", 0, "stdout",
+    expect(&here, "search nets.kd:S " LINE SMALL "--macs 1M --generations 3 -o whole", 0, "stdout",
            "");
     pid_t pid =
-        start(&here, "search nets.kd:S " LINE SMALL "--macs 1M --generations 4 -o parts", "stdout");
+        start(&here, "search nets.kd:S " LINE SMALL "--macs 1M --generations 3 -o parts", "stdout");
     for (int i = 0; i < 5000 && access(in_folder(&here, "parts/search.json"), F_OK) != 0; i++) {
         nanosleep(&pause, NULL);
     }
@@ -173,10 +174,10 @@ static void test_goes_on(void **state) {
     if (code == 130) {
         expect_message(&here, "--resume goes on");
     }
-    expect(&here, "search nets.kd:S " LINE SMALL "--macs 1M --generations 4 -o parts --resume", 0,
+    expect(&here, "search nets.kd:S " LINE SMALL "--macs 1M --generations 3 -o parts --resume", 0,
            "stdout", "");
     assert_same("whole", "parts");
-    expect(&here, "search nets.kd:S " LINE SMALL "--macs 1M --generations 4 -o two --jobs 2", 0,
+    expect(&here, "search nets.kd:S " LINE SMALL "--macs 1M --generations 3 -o two --jobs 2", 0,
            "stdout", "");
     assert_same("whole", "two");
     expect(&here, "search nets.kd:S " LINE SMALL "--macs 1M -o whole", 1, "stderr",
