@@ -82,7 +82,7 @@ stage supernet train supernet "${STEPS_SUPERNET:-1500}" $super -D space=$space "
 
 # The budget: on one core, as the search measures.
 sub=("$super:Sub" -D space="$space" -D size="$size")
-bench() { "$kdc" bench "${sub[@]}" --size "${size}x$size" --threads 1 --runs 200 --json -q "$@" > "$out/stages/part" && mv "$out/stages/part" "$out/stages/widest.json"; }
+bench() { "$kdc" bench "${sub[@]}" --size "${size}x$size" --threads 1 --runs 1000 --json -q "$@" > "$out/stages/part" && mv "$out/stages/part" "$out/stages/widest.json"; }
 stage bench bench
 widest=$(printf %.3f "$(value min_ms "$out/stages/widest.json")")
 budget=${LATENCY:-$(awk "BEGIN { printf \"%.3g\", $widest / 2 }")}
