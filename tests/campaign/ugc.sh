@@ -25,13 +25,13 @@ macs=${MACS:-12M} teacher_macs=${TEACHER_MACS:-45M} hold_out=${HOLD_OUT:-40}
 data=(--data "$folder" --direction "${DIRECTION:-BtoA}")
 common=(-D "size=$size" -D "model=$model" --threads "$threads")
 if [ -n "${VGG:-}" ]; then vgg=(--weights "V=$VGG"); else vgg=(-D vgg=false); fi
-least=[1,1,1] most=[3,3,3] calibrate=()     # depths, as nets/ugc_space.kd has them
+least='[1,1,1]' most='[3,3,3]' calibrate=()     # depths, as nets/ugc_space.kd has them
 if [ "$model" = unet ]; then
     calibrate=(--calibrate 20) # its batch norms have the statistics of all parts mixed
     levels=0
     for ((n = size; n % 2 == 0; n /= 2)); do levels=$((levels + 1)); done
     fewest=$((levels - 2 < 4 ? 4 : levels - 2))
-    least=[$((fewest < levels ? fewest : levels))] most=[$levels]
+    least="[$((fewest < levels ? fewest : levels))]" most="[$levels]"
 fi
 
 say() { printf '%s %s\n' "$(date +%H:%M:%S)" "$*" >&2; }
