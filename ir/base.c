@@ -121,6 +121,12 @@ void *kd_alloc(KdContext *cx, size_t bytes) {
     return p;
 }
 
+size_t kd_context_bytes(const KdContext *cx) {
+    size_t sum = 0;
+    for (const Block *b = cx->blocks; b; b = b->next) sum += sizeof *b + b->size;
+    return sum;
+}
+
 void *kd_alloc_array(KdContext *cx, size_t count, size_t size) {
     if (size && count > SIZE_MAX / size)
         kd_raise(cx, KD_FAIL_MACHINE, "out of memory (asked for %zu times %zu bytes)", count, size);

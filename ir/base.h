@@ -63,6 +63,7 @@ KdFail kd_failure(const KdContext *cx, const char **message); /* of the last kd_
 
 /* Zeroed, 16-byte aligned, freed with the context. Raises KD_FAIL_MACHINE when out of memory. */
 void *kd_alloc(KdContext *cx, size_t bytes);
+size_t kd_context_bytes(const KdContext *cx); /* that it has taken from the system */
 void *kd_alloc_array(KdContext *cx, size_t count, size_t size); /* checked product */
 #define KD_NEW(cx, T) ((T *)kd_alloc((cx), sizeof(T)))
 #define KD_NEW_ARRAY(cx, T, count) ((T *)kd_alloc_array((cx), (size_t)(count), sizeof(T)))

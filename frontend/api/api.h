@@ -99,6 +99,8 @@ void kdc_memory_free(KdcProgram *p, void *m); /* before kdc_close would; NULL is
 int64_t kdc_tensor_bytes(const KdcTensor *t);
 const char *kdc_tensor_shape(KdContext *cx, const KdcTensor *t); /* "[1, 3, 8, 8]" */
 
+#define KDC_DRAWN_BYTES ((size_t)512 << 20) /* that a session's programs of drawn configurations may take: some ten of a whole GAN */
+
 /* ---- session.c -------------------------------------------------------------------------------------- */
 
 KdcProgram *kdc_session_program(const KdcSession *s);

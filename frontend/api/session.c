@@ -17,8 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_DRAWN = 24 }; /* compiled variants of drawn configurations that are kept */
-
 typedef struct Variant {
     unsigned mask;
     const int *draw; /* the pick of each gene; NULL: nothing is drawn */
@@ -289,29 +287,36 @@ static Variant *new_variant(KdcSession *s, unsigned mask) {
     return kdc_unit_jit(s->p, &v->unit) ? v : NULL;
 }
 
-/* Room for one more drawn variant. */
-static void close_oldest(KdcSession *s) {
-    int drawn = 0, oldest = -1;
-    for (int i = 0; i < s->variants.n; i++) {
-        Variant *v = s->variants.v[i];
-        drawn += v->draw != NULL;
-        if (v->draw && (oldest < 0 || v->used < s->variants.v[oldest]->used)) {
-            oldest = i;
-        }
-    }
-    if (drawn < MAX_DRAWN) {
-        return;
-    }
-    Variant *v = s->variants.v[oldest];
+static void close_variant(KdcSession *s, int i) {
+    Variant *v = s->variants.v[i];
     s->last = s->last == v->r ? NULL : s->last;
-    s->variants.v[oldest] = s->variants.v[--s->variants.n];
-    for (int i = 0; i < s->p->drawn.n; i++) {
-        if (s->p->drawn.v[i] == v->p) {
-            s->p->drawn.v[i] = s->p->drawn.v[--s->p->drawn.n];
+    s->variants.v[i] = s->variants.v[--s->variants.n];
+    for (int k = 0; k < s->p->drawn.n; k++) {
+        if (s->p->drawn.v[k] == v->p) {
+            s->p->drawn.v[k] = s->p->drawn.v[--s->p->drawn.n];
             break;
         }
     }
     kdc_close(v->p);
+}
+
+/* Closes those that have not run for longest while the others, with one more as large as the largest, take too much. */
+static void close_oldest(KdcSession *s) {
+    for (;;) {
+        size_t sum = 0, most = 0;
+        int oldest = -1;
+        for (int i = 0; i < s->variants.n; i++) {
+            const Variant *v = s->variants.v[i];
+            size_t bytes = v->draw ? kd_context_bytes(v->p->cx) : 0;
+            sum += bytes;
+            most = bytes > most ? bytes : most;
+            oldest = v->draw && (oldest < 0 || v->used < s->variants.v[oldest]->used) ? i : oldest;
+        }
+        if (oldest < 0 || sum + most <= KDC_DRAWN_BYTES) {
+            return;
+        }
+        close_variant(s, oldest);
+    }
 }
 
 /* The variant of those blocks and picks, compiled. NULL after diagnostics. */

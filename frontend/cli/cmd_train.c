@@ -224,6 +224,7 @@ static Plan memory_plan(const Train *t) {
     m.images = image_bytes(t);
     int64_t now = kdc_resident_bytes(), most = kdc_peak_bytes();
     m.program = now > m.weights ? now - m.weights : now;
+    m.program += kdc_session_gene_count(t->s) ? (int64_t)KDC_DRAWN_BYTES : 0;
     m.total = now + m.activations + m.snapshot + m.images;
     if (m.total < most) { /* compiling took more than training will */
         m.program += most - m.total;
