@@ -156,7 +156,8 @@ rows() {
         }'
 }
 
-# counts: "teacher|student parameters MACs milliseconds", as kdc compare has them; Tout: transposed convolutions by their output
+# counts: "teacher|student parameters MACs milliseconds", as kdc compare has them; Tout: transposed convolutions by their output; the
+# least time of the rounds, since other work may share the cores
 counts() {
     local file=$out/counts-${LATENCY:-1}.csv
     if [ ! -s "$file" ]; then
@@ -168,7 +169,7 @@ counts() {
     fi
     awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next }
         { printf "%s %.0f %.0f %s\n", NR == 2 ? "teacher" : "student", $at["parameters"], $at["macs_Tout"],
-          "latency_1_median_ms" in at ? sprintf("%.3g", $at["latency_1_median_ms"]) : "-" }' "$file"
+          "latency_1_min_ms" in at ? sprintf("%.3g", $at["latency_1_min_ms"]) : "-" }' "$file"
 }
 
 # tables: table.csv (a line for each method and metric), table.md and table.json
