@@ -103,6 +103,8 @@ const char *kdc_tensor_shape(KdContext *cx, const KdcTensor *t); /* "[1, 3, 8, 8
 
 /* ---- session.c -------------------------------------------------------------------------------------- */
 
+size_t kdc_session_drawn_bytes(const KdcSession *s); /* that they may take; 0: nothing is drawn */
+void kdc_session_limit_drawn(KdcSession *s, size_t bytes); /* from now on, at most; the one that runs is always there */
 KdcProgram *kdc_session_program(const KdcSession *s);
 KdcRunnable *kdc_session_runnable(const KdcSession *s); /* what ran the latest step; NULL: there was none */
 KdMacs kdc_session_macs(const KdcSession *s); /* of a step's forward passes */

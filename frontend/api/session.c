@@ -38,6 +38,7 @@ struct KdcSession {
     int n_genes, all_genes; /* of the program */
     int64_t used;
     KdcDrawnStats drawn;
+    size_t drawn_bytes; /* that their programs may take */
     void *arena; /* of all variants, one after the other */
     int64_t arena_bytes;
     KdcRunnable *last; /* of the latest step */
@@ -140,6 +141,14 @@ const KdcDrawn *kdc_session_gene(const KdcSession *s, int i) {
     return &s->genes[i];
 }
 
+size_t kdc_session_drawn_bytes(const KdcSession *s) {
+    return s->n_genes ? s->drawn_bytes : 0;
+}
+
+void kdc_session_limit_drawn(KdcSession *s, size_t bytes) {
+    s->drawn_bytes = bytes < KDC_DRAWN_BYTES ? bytes : KDC_DRAWN_BYTES;
+}
+
 KdcDrawnStats kdc_session_drawn(const KdcSession *s) {
     return s->drawn;
 }
@@ -154,6 +163,7 @@ static KdcSession *open_session(KdcProgram *p, const char *name, const KdcShapes
     KdcSession *s = KD_NEW(p->cx, KdcSession);
     s->p = p;
     s->name = kd_intern_z(p->cx, name);
+    s->drawn_bytes = KDC_DRAWN_BYTES;
     if (!kdc_net_options(p, shapes, &s->o)) {
         return NULL;
     }
@@ -312,7 +322,7 @@ static void close_oldest(KdcSession *s) {
             most = bytes > most ? bytes : most;
             oldest = v->draw && (oldest < 0 || v->used < s->variants.v[oldest]->used) ? i : oldest;
         }
-        if (oldest < 0 || sum + most <= KDC_DRAWN_BYTES) {
+        if (oldest < 0 || sum + most <= s->drawn_bytes) {
             return;
         }
         close_variant(s, oldest);

@@ -201,7 +201,7 @@ static const char *bytes_text(const Train *t, int64_t bytes) {
 }
 
 /* What the limit leaves for activations, of everything else that is there or will be. How much compiling will take is not
- * known; of a low limit it gets half. */
+ * known; of a low limit it gets half. A third goes to drawn configurations, where there are any. */
 static bool limit_activations(Train *t) {
     const int64_t compiling = 160 << 20;
     int64_t limit = t->a->memory_limit, rest = kdc_resident_bytes() + changing_bytes(t) + image_bytes(t);
@@ -209,6 +209,8 @@ static bool limit_activations(Train *t) {
         return true;
     }
     if (limit > rest) {
+        kdc_session_limit_drawn(t->s, (size_t)(limit - rest) / 3);
+        rest += (int64_t)kdc_session_drawn_bytes(t->s);
         t->p->o.memory_limit = limit - rest > 2 * compiling ? limit - rest - compiling : (limit - rest + 1) / 2;
         return true;
     }
@@ -222,9 +224,8 @@ static bool limit_activations(Train *t) {
 static Plan memory_plan(const Train *t) {
     Plan m = {.activations = t->stats.memory, .weights = tensors_bytes(t, false), .snapshot = changing_bytes(t)};
     m.images = image_bytes(t);
-    int64_t now = kdc_resident_bytes(), most = kdc_peak_bytes();
+    int64_t now = kdc_resident_bytes() + (int64_t)kdc_session_drawn_bytes(t->s), most = kdc_peak_bytes();
     m.program = now > m.weights ? now - m.weights : now;
-    m.program += kdc_session_gene_count(t->s) ? (int64_t)KDC_DRAWN_BYTES : 0;
     m.total = now + m.activations + m.snapshot + m.images;
     if (m.total < most) { /* compiling took more than training will */
         m.program += most - m.total;

@@ -271,6 +271,7 @@ static KdVal leading_part(KdElab *E, KdWeight *w, const KdType *t, KdSpan at) {
         kd_elab_error(E, at, "%s is %s, of which no leading part is %s: a narrowed network is nowhere wider than the whole one",
                       w->path, kd_shape_text(E->cx, w->type), kd_shape_text(E->cx, t));
         kd_note(E->cx, w->where, "created here");
+        if (E->p->choices.n) kd_hint(E->cx, "the alternatives of a choice are written from small to large; the whole network is as wide as the last");
         return kd_poison();
     }
     if (!kd_elab_begin(E, at)) return kd_poison();

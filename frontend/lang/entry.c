@@ -264,6 +264,18 @@ typedef struct NetErrand {
     KdFunc *f;
 } NetErrand;
 
+/* From outside a narrowed network is one of its own. Is it a part of the whole one, nevertheless? */
+static bool is_part(const NetErrand *n, int errors) {
+    KdElab *E = kd_elab_new(n->p, n->name, KD_INFER, false, n->o->draw);
+    KdVal v;
+    Inputs in = {0};
+    E->mode = n->o->mode;
+    kd_enter_main(E);
+    if (find_thing(E, n->name, &v) && v.kind == KD_VAL_INSTANCE && make_inputs(E, v.inst->net, v.inst->hyper, n->o, &in))
+        kd_apply(E, v, &(KdActuals){in.v.v, in.v.n, {0}}, NULL);
+    return kd_error_count(n->p->cx) == errors;
+}
+
 static void do_net(void *arg) {
     NetErrand *n = arg;
     KdProgram *p = n->p;
@@ -278,6 +290,7 @@ static void do_net(void *arg) {
         if (v.kind != KD_VAL_INSTANCE) return;
         v.inst->store = kd_store_new(E, NULL, "", v.inst->net);
     } else if (v.kind == KD_VAL_INSTANCE && v.inst->store) {
+        if (v.inst->narrow && !v.inst->by_inputs && !is_part(n, errors)) return;
         E->f->part_of = v.inst->narrow ? v.inst->store->path : NULL;
         v.inst->narrow = false; /* from outside: a small network with small weights of its own */
         E->strip = kd_format(E->cx, "%s.", v.inst->store->path);
