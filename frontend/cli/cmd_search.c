@@ -7,6 +7,7 @@
  */
 #include "frontend/cli/search.h"
 #include "frontend/cli/page.h"
+#include "frontend/cli/train.h"
 
 #include <errno.h>
 #include <math.h>
@@ -427,13 +428,49 @@ static bool finish(KdcSearch *s) {
  * --------------------------------------------------------------------------------------------------------
  */
 
-static bool has_weights(KdcSearch *s) {
-    if (!s->a->n_weights && !s->a->quiet) {
-        fprintf(stderr,
-                "kdc: warning: no weights for %s were given: they are random (--weights FILE)\n",
-                s->a->name);
+/* Which size costs are counted at, where it follows from an option for something else, and whether a run that is given was trained
+ * at another one, by its param `size`. */
+static void say_size(KdcSearch *s) {
+    KdContext *cx = s->p->cx;
+    const KdcArgs *a = s->a;
+    long long h = (long long)s->base.height, w = (long long)s->base.width;
+    if (a->quiet || !h || !strstr(s->inputs, kd_format(cx, ", %lld, %lld]", h, w))) {
+        return; /* the program's own, or what is said in any case */
     }
-    return true;
+    if (!a->height) {
+        fprintf(stderr, "kdc: note: costs are counted at %lldx%lld, the pictures' size (--size HxW: another)\n", h, w);
+    } else if (!a->crop_h && s->base.crop_h) {
+        fprintf(stderr, "kdc: note: pictures are resized to %lldx%lld, as costs are counted (--crop-size HxW: another)\n", h, w);
+    }
+}
+
+/* The `size` that a run folder's network was trained with, where it was given or the program here has such a param. */
+static void warn_of_size(KdcSearch *s, const char *given) {
+    const char *equals = strchr(given, '='), *folder = equals ? equals + 1 : given, *colon = strrchr(folder, ':');
+    const KdDecl *d = kdc_cli_find(s->p, "size");
+    const KdcArgs none = {.ignore = -1};
+    KdcArgs stored = none;
+    KdcRunArgs r;
+    KdTrouble ignored;
+    KdContext *cx = s->p->cx;
+    if (!kdc_cli_is_folder(folder) && colon) {
+        folder = kd_intern(cx, folder, (size_t)(colon - folder));
+    }
+    if (!kdc_cli_is_folder(folder)) {
+        return;
+    }
+    const char *size = d && d->kind == KD_DECL_PARAM ? d->value : NULL;
+    if (kdc_run_args_read(folder, &stored, &r, &ignored)) {
+        for (int i = 0; i < stored.n_defines; i++) {
+            size = strncmp(stored.defines[i], "size=", 5) == 0 ? kd_intern_z(cx, stored.defines[i] + 5) : size;
+        }
+    }
+    kdc_run_args_free(&stored, &none, &r);
+    bool number = size && *size && !size[strspn(size, "0123456789")];
+    if (number && !strstr(s->inputs, kd_format(cx, ", %s, %s]", size, size))) {
+        fprintf(stderr, "kdc: warning: %s was trained with size %s, and costs are counted at %s (--size %s)\n", folder, size,
+                s->inputs, size);
+    }
 }
 
 static bool work(KdcSearch *s) {
@@ -451,7 +488,7 @@ static bool work(KdcSearch *s) {
     }
     define_widest(s);
     s->pool = kdc_pool_new(s, s->jobs);
-    if (!kdc_state_folder(s) || !has_weights(s) || !kdc_ask_open(s)) {
+    if (!kdc_state_folder(s) || !kdc_ask_open(s)) {
         return false;
     }
     if (!isnan(s->budget.limit[KDC_COST_LATENCY]) && !kdc_ask_anchor(s)) {
@@ -461,12 +498,16 @@ static bool work(KdcSearch *s) {
                             s, kernels ? kernels : kd_format(cx, "%s/kernels.json", s->folder)))) {
         return false;
     }
+    say_size(s);
+    for (int i = 0; i < s->a->n_weights && !s->a->quiet; i++) {
+        warn_of_size(s, s->a->weights[i]);
+    }
     if (!kdc_state_begin(s)) {
         return false;
     }
     if (!s->a->quiet) {
-        fprintf(stderr, "%.6g configurations of %s, %d pictures of %s, by %s\n", s->space.size,
-                s->a->name, (int)s->pictures, s->set, kdc_metric_name(s->objective));
+        fprintf(stderr, "%.6g configurations of %s, %d pictures of %s, by %s; costs at %s\n", s->space.size,
+                s->a->name, (int)s->pictures, s->set, kdc_metric_name(s->objective), s->inputs);
     }
     return kdc_search_evolve(s) && finish(s);
 }
@@ -502,6 +543,7 @@ int kdc_cmd_search(const KdcArgs *a) {
     volatile bool ok = false;
     KdLanding l;
     s.base.threads = a->threads ? a->threads : 1;
+    kdc_search_sizes(&s.base);
     sigaction(SIGINT, &action, &old);
     sigaction(SIGTERM, &action, NULL);
     if (KD_TRY(p->cx, l)) {

@@ -107,7 +107,8 @@ static bool take_text(KdcEval *e, KdcEvalFeatures *f) {
     }
     f->net = dot ? kd_intern(cx, colon + 1, (size_t)(dot - colon - 1)) : colon + 1;
     f->tap = dot ? dot + 1 : NULL;
-    f->given = (KdcArgs){.verb = KDC_VERB_EVAL,
+    f->given = (KdcArgs){.verb = e->a->verb == KDC_VERB_SEARCH ? KDC_VERB_SEARCH : KDC_VERB_EVAL, /* which refuses random weights */
+                         .weights_by = "--feature-weights FILE",
                          .file = kd_intern(cx, f->text, (size_t)(colon - f->text)),
                          .name = f->net,
                          .imports = e->a->imports,

@@ -5,17 +5,31 @@
 
 /* ---- weights ----------------------------------------------------------------------------------------- */
 
+/* Which of a command's files network `name` ("Sub.") takes: those given as NAME=FILE; else those given for all; else those given for
+ * `whole` ("S."), the network that it was narrowed from. */
+enum { NAMED, FOR_ALL, FOR_WHOLE, NONE };
+
+static int kind_of(const KdcWeightsFile *w, const char *name, const char *whole, bool first) {
+    bool holds = first || kdc_weights_hold(w->w, name) || (whole && kdc_weights_hold(w->w, whole));
+    return strcmp(w->net, name) == 0            ? NAMED
+           : !*w->net && holds                  ? FOR_ALL
+           : whole && strcmp(w->net, whole) == 0 ? FOR_WHOLE
+                                                : NONE;
+}
+
 void kdc_own_files(KdcProgram *p, const KdcFiles *all, const char *name, bool first, KdcFiles *out) {
-    const char *dotted = kd_format(p->cx, "%s.", name);
-    bool any = false;
+    const KdDecl *d = kdc_cli_find(p, name);
+    const char *dotted = kd_format(p->cx, "%s.", name), *whole = d && d->part_of ? kd_format(p->cx, "%s.", d->part_of) : NULL;
+    int best = NONE;
     out->live = all->live;
     out->n_live = all->n_live;
     for (int i = 0; i < all->weights.n; i++) {
-        any = any || strcmp(all->weights.v[i].net, dotted) == 0;
+        int kind = kind_of(&all->weights.v[i], dotted, whole, first);
+        best = kind < best ? kind : best;
     }
-    for (int i = 0; i < all->weights.n; i++) {
+    for (int i = 0; i < all->weights.n && best != NONE; i++) {
         KdcWeightsFile w = all->weights.v[i];
-        if (any ? strcmp(w.net, dotted) == 0 : !*w.net && (first || kdc_weights_hold(w.w, dotted))) {
+        if (kind_of(&w, dotted, whole, first) == best) {
             w.net = "";
             kd_push(p->cx, &out->weights, w);
         }

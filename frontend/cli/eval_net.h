@@ -24,7 +24,7 @@ typedef struct KdcEvalNet {
 KdLayout kdc_eval_net_kind(KdcProgram *p, const char *name, int height, int width, int *classes);
 
 /* The files that are network `name`'s: those given as NAME=FILE; without one, those given for all, where any but the
- * first of a command's networks takes only files that hold it by name. Into *out, which is to be empty. */
+ * first of a command's networks takes only files that hold it by name; else those given for the network that it was narrowed from. Into *out, which is to be empty. */
 void kdc_own_files(KdcProgram *p, const KdcFiles *all, const char *name, bool first, KdcFiles *out);
 
 /* Compiles for sample x and looks at what comes out. false after a message in p. */

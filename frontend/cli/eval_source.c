@@ -317,7 +317,7 @@ static void warn_direction(const KdcEval *e) {
     KdLayout l = kd_dataset_layout(s->set);
     const char *last = NULL;
     for (int i = 0; i < s->files.weights.n && !e->a->b_to_a && l != KD_LAYOUT_PLAIN && l != KD_LAYOUT_LABELS; i++) {
-        const char *run = s->files.weights.v[i].run;
+        const char *run = s->files.weights.v[i].trained;
         const KdcArgs none = {.ignore = -1};
         KdcArgs stored = none;
         KdcRunArgs r;

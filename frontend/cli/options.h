@@ -46,6 +46,7 @@ typedef struct KdcArgs {
     double macs, parameters, latency; /* targets; latency: in ms; 0: not given */
     bool dry_run;
     int64_t min_channels;
+    const char *weights_by; /* no option: which one gives a network's weights, for messages; NULL: --weights FILE */
     const char *winograd; /* "4x4", "2x2", "off", or NULL: 4x4 */
     int verbose, opt; /* opt: level plus 1, 0: not given */
     int64_t batch, height, width, steps, epochs, threads, load_h, load_w, crop_h, crop_w, limit, workers, save_every,

@@ -238,19 +238,22 @@ static KdcTensor *shared(void *user, const KdFunc *f, KdValue input) {
     *t = kdc_tensor_of(n->p, f, input); /* names and text of it are the other program's */
     t->name = kd_intern_z(n->p->cx, t->name);
     t->init = kd_intern_z(n->p->cx, t->init);
+    t->part_of = t->part_of ? kd_intern_z(n->p->cx, t->part_of) : NULL;
     kd_push(n->p->cx, &n->weights, t);
     return t;
 }
 
-/* The files for this network: those given as NAME=FILE and those given for all. */
+/* The files for this network: those given as NAME=FILE, by its own name or that of the network it was narrowed from, and those
+ * given for all. */
 static bool own_files(KdcPictureNet *n, KdcFiles *out) {
-    const char *dotted = kd_format(n->p->cx, "%s.", n->name);
+    const char *dotted = kd_format(n->p->cx, "%s.", n->name), *part_of = n->weights.n ? n->weights.v[0]->part_of : NULL;
+    const char *whole = part_of ? kd_format(n->p->cx, "%s.", part_of) : dotted;
     *out = (KdcFiles){.in = NULL};
     for (int i = 0; i < n->files->weights.n; i++) {
         KdcWeightsFile w = n->files->weights.v[i];
-        if (*w.net && strcmp(w.net, dotted) != 0) {
-            kd_error(n->p->cx, 0, "%s: given for %.*s, but the network is %s", w.file, (int)strlen(w.net) - 1, w.net,
-                     n->name);
+        if (*w.net && strcmp(w.net, dotted) != 0 && strcmp(w.net, whole) != 0) {
+            kd_error(n->p->cx, 0, "%s: given for %.*s, but the network is %s%s%s%s", w.file, (int)strlen(w.net) - 1, w.net,
+                     n->name, part_of ? " (a part of " : "", part_of ? part_of : "", part_of ? ")" : "");
             return false;
         }
         w.net = "";
@@ -274,8 +277,14 @@ static bool fill_weights(KdcPictureNet *n) {
     if (!own_files(n, &files)) {
         return false;
     }
+    const char *option = a.weights_by ? a.weights_by : "--weights FILE";
+    const char *whose = a.weights_by ? kd_format(n->p->cx, "%s:%s", a.file, n->name) : n->name; /* of another program */
+    if (files.weights.n == 0 && a.verb == KDC_VERB_SEARCH) {
+        kd_error(n->p->cx, 0, "no weights for %s were given: what random ones give is nothing to search by (%s)", whose, option);
+        return false;
+    }
     if (files.weights.n == 0 && !a.quiet) {
-        fprintf(stderr, "kdc: warning: no weights for %s were given: they are random (--weights FILE)\n", n->name);
+        fprintf(stderr, "kdc: warning: no weights for %s were given: they are random (%s)\n", whose, option);
     }
     n->filled = n->weights.n;
     return kdc_fill_weights(n->p, &a, &files, true, n->weights.v, n->weights.n);

@@ -223,7 +223,9 @@ typedef bool KdcAnswerFn(void *user, int i, json_t *answer); /* false ends it, a
 bool kdc_pool_run(KdcPool *pool, int n, int most, KdcAskFn *ask, KdcAnswerFn *answer, void *user);
 void kdc_pool_free(KdcPool *pool);
 
-/* search_worker.c. Answers requests on standard input until it ends. The exit code. */
+/* search_worker.c. Where only one of --size and --crop-size (or --load-size) is given, it is the other, too. */
+void kdc_search_sizes(KdcArgs *a);
+/* Answers requests on standard input until it ends. The exit code. */
 int kdc_search_worker(const KdcArgs *a);
 
 /* search_kernels.c */

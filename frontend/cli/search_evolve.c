@@ -388,8 +388,8 @@ static bool nothing_fits(KdcSearch *s) {
         kd_error(s->p->cx, 0, "no configuration can be built: %s: %s", refused->key,
                  refused->refused);
     } else {
-        kd_error(s->p->cx, 0, "no configuration of %d that were drawn keeps the budget: %s",
-                 s->all.n, text.n ? text.s : "");
+        kd_error(s->p->cx, 0, "no configuration of %d that were drawn keeps the budget at %s: %s",
+                 s->all.n, s->inputs, text.n ? text.s : "");
     }
     return false;
 }

@@ -24,8 +24,8 @@
 #include <unistd.h>
 
 typedef struct Server {
-    const KdcArgs *given;
-    KdcArgs a; /* as kdc eval would have them */
+    KdcArgs a;     /* as kdc eval would have them; --batch is the calibration's */
+    KdcArgs costs; /* the same with batch 1: costs are one picture's */
     KdcWatch watch;
     KdcProgram *p;    /* the widest */
     KdcShapes shapes; /* of the network's inputs, in p's memory */
@@ -78,7 +78,7 @@ static bool same_name(const char *x, const char *y) {
  * did not load. */
 static KdcProgram *open_with(Server *v, const json_t *define) {
     KdContext *cx = v->p->cx;
-    KdcArgs a = v->a;
+    KdcArgs a = v->costs;
     size_t n = json_array_size(define);
     a.defines = KD_NEW_ARRAY(cx, const char *, (size_t)v->a.n_defines + n + 1);
     a.n_defines = 0;
@@ -451,10 +451,10 @@ typedef struct OpenWork {
 /* What the network is applied to, for costs and times. */
 static bool find_shapes(KdcProgram *p, void *user) {
     Server *v = user;
-    if (!kdc_cli_shapes(p, &v->a, &v->shapes)) {
+    if (!kdc_cli_shapes(p, &v->costs, &v->shapes)) {
         return false;
     }
-    kdc_cli_default_shape(p, &v->a, v->a.name, &v->shapes);
+    kdc_cli_default_shape(p, &v->costs, v->a.name, &v->shapes);
     return true;
 }
 
@@ -555,15 +555,29 @@ static bool serve(Server *v) {
     return in != NULL;
 }
 
+void kdc_search_sizes(KdcArgs *a) {
+    bool pictures = a->crop_h || a->load_h;
+    if (pictures && !a->height && !a->width) {
+        a->height = a->crop_h ? a->crop_h : a->load_h;
+        a->width = a->crop_h ? a->crop_w : a->load_w;
+    } else if (!pictures && !a->preprocess && a->height && a->width) {
+        a->crop_h = a->height;
+        a->crop_w = a->width;
+    }
+}
+
 int kdc_search_worker(const KdcArgs *a) {
-    Server v = {.given = a, .a = *a};
+    Server v = {.a = *a};
     int code;
     v.a.metrics = a->search.objective;
     v.a.phase = a->phase ? a->phase : "train";
     v.a.threads = a->threads ? a->threads : 1;
     v.a.quiet = true;
     v.a.verbose = 0;
-    v.p = kdc_cli_open(&v.a, &v.watch, &code);
+    kdc_search_sizes(&v.a);
+    v.costs = v.a;
+    v.costs.batch = 1;
+    v.p = kdc_cli_open(&v.costs, &v.watch, &code);
     if (!v.p) {
         return code;
     }
@@ -572,5 +586,5 @@ int kdc_search_worker(const KdcArgs *a) {
     if (v.begun) {
         kdc_eval_end(&v.e);
     }
-    return kdc_cli_close(&v.a, &v.watch, v.p, ok);
+    return kdc_cli_close(&v.costs, &v.watch, v.p, ok);
 }

@@ -74,7 +74,7 @@ static bool keep_files(KdcProgram *p, KdcFiles *f, int first, const char *file, 
     for (int i = first; i < f->weights.n; i++) {
         KdcWeightsFile w = f->weights.v[i];
         list_networks(w.w, names);
-        w.run = alone ? NULL : w.run;
+        w.run = alone ? NULL : w.run; /* w.trained stays, for hints */
         if (alone ? keep_network(w.w, net) > 0 : kdc_weights_hold(w.w, net)) {
             f->weights.v[kept++] = w;
         } else {
@@ -99,7 +99,7 @@ static bool read_run(KdcProgram *p, KdcFiles *f, KdcWeightsFile w) {
     KdTrouble t = {0};
     char *path, note[512];
     int64_t step;
-    w.run = folder;
+    w.run = w.trained = folder;
     w.w = kd_checkpoint_read(folder, &step, &path, note, sizeof note, &t);
     if (!w.w) {
         return *t.text ? kdc_cli_trouble(p, &t)
@@ -307,7 +307,7 @@ static bool fill_from_run(KdcProgram *p, const KdcArgs *a, const KdcWeightsFile 
     KdcTensor **kept = KD_NEW_ARRAY(p->cx, KdcTensor *, n + 1);
     int *place = KD_NEW_ARRAY(p->cx, int, n + 1);
     bool *filled = KD_NEW_ARRAY(p->cx, bool, n + 1);
-    int count = 0, errors = kd_error_count(p->cx);
+    int count = 0;
     if (whole_net && !*net && !kdc_weights_hold(w->w, kd_format(p->cx, "%s.", own_name(a, t, n)))) {
         return true;
     }
@@ -320,9 +320,6 @@ static bool fill_from_run(KdcProgram *p, const KdcArgs *a, const KdcWeightsFile 
     bool ok = fill_from(p, a, w->w, w->file, net, false, false, kept, count, filled);
     for (int i = 0; i < count; i++) {
         done[place[i]] = filled[i];
-    }
-    if (!ok && kd_error_count(p->cx) > errors) {
-        hint_defines(p, w->run);
     }
     return ok;
 }
@@ -377,9 +374,13 @@ static bool take_given(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, bool 
         if (*net && !known_network(p, a, w, whole_net, t, n)) {
             return false;
         }
+        int errors = kd_error_count(p->cx);
         bool ok = w->run ? fill_from_run(p, a, w, net, whole_net, t, n, done)
                          : fill_from(p, a, w->w, w->file, net, whole_net || *net, true, t, n, done);
         if (!ok) {
+            if (w->trained && kd_error_count(p->cx) > errors) {
+                hint_defines(p, w->trained);
+            }
             return false;
         }
     }
@@ -452,8 +453,8 @@ bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, bool w
     int missing = 0;
     for (int i = 0; i < count; i++) {
         if (!done[i]) {
-            /* nobody wants to ship random weights, or to choose channels by them */
-            if (a->verb == KDC_VERB_EXPORT || a->verb == KDC_VERB_PRUNE) {
+            /* nobody wants to ship random weights, or to choose channels or configurations by them */
+            if (a->verb == KDC_VERB_EXPORT || a->verb == KDC_VERB_PRUNE || a->verb == KDC_VERB_SEARCH) {
                 first = missing++ ? first : kept[i];
                 continue;
             }
@@ -466,7 +467,7 @@ bool kdc_fill_weights(KdcProgram *p, const KdcArgs *a, const KdcFiles *f, bool w
     if (missing) {
         kd_error(p->cx, 0, "%s: no weights are given for %d of its %d tensors; the first is '%s' %s", a->name, missing, count,
                  first->name, kdc_tensor_shape(p->cx, first));
-        kd_hint(p->cx, "--weights FILE");
+        kd_hint(p->cx, "%s", a->weights_by ? a->weights_by : "--weights FILE");
     }
     return !missing;
 }

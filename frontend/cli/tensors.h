@@ -8,6 +8,7 @@
 typedef struct KdcWeightsFile {
     const char *net, *file; /* net: "T.", or "" */
     const char *run;        /* the run folder that it is of: networks by name, not all of which need be asked for; or NULL */
+    const char *trained;    /* the same, also where one network was chosen from it: for hints */
     KdWeights *w;
 } KdcWeightsFile;
 

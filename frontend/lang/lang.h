@@ -32,6 +32,7 @@ typedef struct KdDecl {
     const char *name;
     const char *value; /* of a param or a choice: its value as text; of an instance: "Unet[ngf = 16]"; else "" */
     bool frozen;       /* of an instance */
+    const char *part_of; /* of one made by narrow(): the network whose leading part it is; else NULL */
     bool main;         /* declared in the file itself, not in an import */
     KdLoc loc;
 } KdDecl;

@@ -353,6 +353,7 @@ static void declare(KdElab *E, const KdSourceModule *m) {
                 d.kind = KD_DECL_INSTANCE;
                 d.value = v.inst->label;
                 d.frozen = v.inst->frozen;
+                d.part_of = v.inst->narrow && v.inst->store ? v.inst->store->path : NULL;
             }
             if (s->kind == KD_STMT_DEF)
                 d.kind = s->def->kind == KD_DEF_FN    ? KD_DECL_FN

@@ -40,7 +40,7 @@ static const char nets_kd[] =
     "let Sub = narrow(Wide, width = width)\n";
 
 #define LINE                                                                                       \
-    "--data set --objective l1 --size 16x16 --choose "                                             \
+    "--data set --objective l1 --weights line.safetensors --size 16x16 --choose "                                             \
     "gain=[[-0.9,-0.5,-0.1,0.3,0.5],[-0.5,0.0,0.5]] --choose layers=[1,2,3] "
 #define LARGER "--population 8 --parents 4 --mutants 4 --crossovers 4 --generations 12 "
 #define SMALL "--population 6 --parents 3 --mutants 3 --crossovers 3 -q "
@@ -136,9 +136,9 @@ static void test_keeps_budgets(void **state) {
     json_t *v;
     (void)state;
     skip_unless(&here);
-    /* 81 multiply-adds for each of 256 pixels and a layer, 85 parameters in all of one layer */
+    /* 81 multiply-adds for each of 256 pixels and a layer, 85 parameters in all of one layer; of one picture, whatever --batch is */
     expect(&here,
-           "search nets.kd:S " LINE SMALL "--macs 41472 --params 200 --generations 2 -o kept", 0,
+           "search nets.kd:S " LINE SMALL "--macs 41472 --params 200 --batch 4 --generations 2 -o kept", 0,
            "stdout", "");
     json_t *o = state_of("kept"), *all = json_object_get(o, "configurations");
     assert_true(json_array_size(all) > 5);
@@ -150,7 +150,7 @@ static void test_keeps_budgets(void **state) {
     }
     json_decref(o);
     expect(&here, "search nets.kd:S " LINE SMALL "--macs 20000 -o none", 1, "stderr",
-           "keeps the budget");
+           "keeps the budget at x: [1, 3, 16, 16]");
     expect_message(&here, "the least found is 20.74 k with gain=[");
     expect(&here, "search nets.kd:S " LINE SMALL "--memory 10:layers -o none2", 1, "stderr",
            "layers' memory: 0.0 KiB allowed");
@@ -218,7 +218,7 @@ static void test_narrowed(void **state) {
     json_decref(o);
     says("front, PSNR against parameters");
     expect(&here,
-           "search nets.kd:Sub --weights wide.safetensors --data set --objective psnr --params 18 "
+           "search nets.kd:Sub --weights Wide=wide.safetensors --data set --objective psnr --params 18 "
            "--size 16x16 --format csv -o sub2",
            0, "stdout", "configuration,generation,front,best,psnr,");
     KdWeights *w = kd_weights_read(in_folder(&here, "sub2/best.safetensors"), &t);
@@ -266,7 +266,7 @@ static void test_says_what_is_wrong(void **state) {
          "no param or choice of that name"},
         {"search nets.kd:S --data set --objective l1 --macs 1M --choose layers=3 -o x3", 1,
          "expected a list of alternatives"},
-        {"search nets.kd:S --data set --objective fid --macs 1M --choose layers=[1,2] -o x4", 1,
+        {"search nets.kd:S --weights line.safetensors --data set --objective fid --macs 1M --choose layers=[1,2] -o x4", 1,
          "--inception FILE is not given"},
         {"search nets.kd:S --data gone --objective l1 --macs 1M --choose layers=[1,2] -o x5", 1,
          "gone"},
@@ -276,6 +276,15 @@ static void test_says_what_is_wrong(void **state) {
         {"search nets.kd:S --data set --objective l1 --macs 1M --predict", 2,
          "--predict is for a budget of latency"},
         {"search nets.kd:S --data set --objective l1 --macs 1M --mutate-prob 2", 2, "at most 1"},
+        /* random weights are nothing to search by */
+        {"search nets.kd:S --data set --objective l1 --macs 1M --choose layers=[1,2] -o x7", 1,
+         "no weights for S were given"},
+        {"search nets.kd:S --weights line.safetensors --against Wide --data set --objective l1 --macs 1M "
+         "--choose layers=[1,2] -o x8",
+         1, "no weights for Wide were given"},
+        {"search nets.kd:S --weights line.safetensors --features nets.kd:Wide --data set --objective frechet --macs 1M "
+         "--choose layers=[1,2] -o x9",
+         1, "no weights for nets.kd:Wide were given"},
     };
     (void)state;
     skip_unless(&here);
@@ -288,6 +297,20 @@ static void test_says_what_is_wrong(void **state) {
  * ---------------------------------------------------------------------------------------------------
  */
 
+/* Of S with as many layers as are ever asked for. */
+static void write_line(void) {
+    static const char *const names[] = {"w", "c[0].weight", "c[0].bias", "c[1].weight", "c[1].bias", "c[2].weight", "c[2].bias"};
+    static const float zero[81], one[1] = {1};
+    static const int64_t d1[1] = {1}, dw[4] = {3, 3, 3, 3}, db[1] = {3};
+    KdTensorOut out[7];
+    KdTrouble t;
+    for (int i = 0; i < 7; i++) {
+        bool weight = i % 2 == 1;
+        out[i] = (KdTensorOut){names[i], KD_STORED_F32, weight ? 4 : 1, !i ? d1 : weight ? dw : db, i ? zero : one};
+    }
+    assert_true(kd_weights_write(in_folder(&here, "line.safetensors"), out, 7, NULL, 0, &t));
+}
+
 /* Four pairs of 16x16: the right half is 255 - left / 2. */
 static int setup(void **state) {
     KdTrouble t;
@@ -297,6 +320,7 @@ static int setup(void **state) {
     }
     own_cache(&here);
     write_text(&here, "nets.kd", nets_kd, strlen(nets_kd));
+    write_line();
     make_folder(&here, "set");
     make_folder(&here, "set/train");
     for (int i = 0; i < 4; i++) {
