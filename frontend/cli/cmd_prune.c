@@ -3,12 +3,14 @@
  * The channels of the network are grouped (passes/channels.h), scored, and chosen; its hyper-parameters are set so that
  * each layer is as wide as what stays of it, and the weights' rows and columns that stay are written beside.
  */
+#define _GNU_SOURCE
 #include "frontend/cli/prune.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- the network and its weights ------------------------------------------------------------------------- */
 
@@ -41,6 +43,42 @@ static bool analyse(KdcPrune *m) {
     return true;
 }
 
+/* Is x, under the network's name or the file's own, t with another number of input channels? */
+static bool same_but_inputs(const KdcTensor *t, const KdTensor *x) {
+    size_t n = strlen(x->name), own = strlen(t->name);
+    bool same = n >= own && strcmp(x->name + n - own, t->name) == 0 && t->rank == 4 && x->rank == 4 && t->dim[1] != x->dim[1];
+    for (int d = 0; same && d < 4; d++) {
+        same = d == 1 || t->dim[d] == x->dim[d];
+    }
+    return same;
+}
+
+/* Where the file's first layer takes another number of channels than the pictures that were taken for granted have. */
+static void hint_shape(const KdcPrune *m, const KdcFiles *files) {
+    const KdcTensor *first = NULL, *data = NULL;
+    for (int i = 0; i < m->f->inputs.n; i++) {
+        if (!m->tensor[i]) {
+            KdcTensor *t = KD_NEW(m->p->cx, KdcTensor);
+            *t = kdc_tensor_of(m->p, m->f, m->f->inputs.v[i]);
+            data = data ? data : t;
+        }
+        first = first || !m->tensor[i] || m->tensor[i]->rank != 4 ? first : m->tensor[i];
+    }
+    if (!first || !data || data->rank != 4 || data->dim[1] != first->dim[1]) {
+        return;
+    }
+    for (int k = 0; k < files->weights.n; k++) {
+        const KdWeights *w = files->weights.v[k].w;
+        for (int i = 0; i < w->n; i++) {
+            if (same_but_inputs(first, &w->tensor[i])) {
+                kd_hint(m->p->cx, "--shape %s=1x%dx%dx%d gives it as many channels as these weights have", data->name,
+                        (int)w->tensor[i].dim[1], (int)data->dim[2], (int)data->dim[3]);
+                return;
+            }
+        }
+    }
+}
+
 static bool load(KdcPrune *m) {
     KdcFiles files;
     KD_VEC(KdcTensor *) all = {0};
@@ -49,7 +87,11 @@ static bool load(KdcPrune *m) {
             kd_push(m->p->cx, &all, m->tensor[i]);
         }
     }
-    bool ok = kdc_files_read(m->p, m->a, &files) && kdc_fill_weights(m->p, m->a, &files, true, all.v, all.n);
+    bool ok = kdc_files_read(m->p, m->a, &files);
+    if (ok && !kdc_fill_weights(m->p, m->a, &files, true, all.v, all.n)) {
+        hint_shape(m, &files);
+        ok = false;
+    }
     kdc_files_free(&files);
     return ok;
 }
@@ -100,6 +142,8 @@ static bool set_given(KdcPrune *m) {
     }
     return kdc_prune_can_choose(m, &m->after);
 }
+
+static const char written[] = ", pruned by kdc:"; /* ends the first line of a STUDENT.kd */
 
 /* ---- what is written --------------------------------------------------------------------------------------- */
 
@@ -159,17 +203,11 @@ static const char *target_line(const KdcPrune *m) {
     kd_str_printf(&s, m->by == KDC_BY_NORM ? "the weakest %.4g of each layer's channels; " : "scores up to %.6g gone; ",
                   m->threshold);
     kd_str_printf(&s, "target %s, ", m->target);
-    kd_str_printf(&s, m->a->latency ? "measured %.3f ms" : "got %.10g", m->got);
-    kd_str_printf(&s, ", %.2f %% below", 100 * (m->aim - m->got) / m->aim);
+    kd_str_printf(&s, "%s %s, %.2f %% below", m->a->latency ? "measured" : "got", kdc_prune_amount(m, m->got), 100 * (m->aim - m->got) / m->aim);
     return s.s;
 }
 
-static const char *grouped(KdContext *cx, int64_t v) {
-    return v < 1000 ? kd_format(cx, "%" PRId64, v) : kd_format(cx, "%s,%03" PRId64, grouped(cx, v / 1000), v % 1000);
-}
-
-/* "[1, 3, 256, 256]": what the counts are for */
-static const char *input_shapes(const KdcPrune *m) {
+const char *kdc_prune_inputs(const KdcPrune *m) {
     KdStr s = {.cx = m->p->cx};
     for (int i = 0; i < m->f->inputs.n; i++) {
         if (!m->tensor[i]) {
@@ -185,12 +223,12 @@ static void add_counts(KdStr *s, const KdcPrune *m, const char *begin) {
     KdContext *cx = m->p->cx;
     const KdMacs *x = &m->before.macs, *y = &m->after.macs;
     double was[] = {x->no_t, x->t_in, x->t_out}, is[] = {y->no_t, y->t_in, y->t_out};
-    kd_str_printf(s, "%s%-12s %18s\n", begin, "input", input_shapes(m));
-    kd_str_printf(s, "%s%-12s %18s -> %s\n", begin, "parameters", grouped(cx, m->before.parameters),
-                  grouped(cx, m->after.parameters));
+    kd_str_printf(s, "%s%-12s %18s\n", begin, "input", kdc_prune_inputs(m));
+    kd_str_printf(s, "%s%-12s %18s -> %s\n", begin, "parameters", kdc_prune_grouped(cx, m->before.parameters),
+                  kdc_prune_grouped(cx, m->after.parameters));
     for (int i = 0; i < 3; i++) {
-        kd_str_printf(s, "%s%-12s %18s -> %s\n", begin, names[i], grouped(cx, (int64_t)was[i]),
-                      grouped(cx, (int64_t)is[i]));
+        kd_str_printf(s, "%s%-12s %18s -> %s\n", begin, names[i], kdc_prune_grouped(cx, (int64_t)was[i]),
+                      kdc_prune_grouped(cx, (int64_t)is[i]));
     }
     if (m->before.seconds > 0) {
         kd_str_printf(s, "%s%-12s %15.3f ms -> %.3f ms, %d threads\n", begin, "latency", 1e3 * m->before.seconds,
@@ -200,7 +238,7 @@ static void add_counts(KdStr *s, const KdcPrune *m, const char *begin) {
 
 static bool write_network(KdcPrune *m) {
     KdStr s = {.cx = m->p->cx};
-    kd_str_printf(&s, "# %s of %s, pruned by kdc:\n# %s.\n#\n", m->a->name, m->a->file, target_line(m));
+    kd_str_printf(&s, "# %s of %s%s\n# %s.\n#\n", m->a->name, m->a->file, written, target_line(m));
     add_counts(&s, m, "#   ");
     kd_str_printf(&s, "#\n# Its weights: %s\n%s", strrchr(m->values, '/') ? strrchr(m->values, '/') + 1 : m->values,
                   kdc_prune_text(m, m->value));
@@ -257,17 +295,41 @@ static void print_table(const KdcPrune *m) {
     printf("\n%s: %s\n", m->a->name, target_line(m));
     add_counts(&s, m, "  ");
     printf("%s", s.s);
+    if (m->note) {
+        printf("  %s\n", m->note);
+    }
     if (m->target && m->got < 0.99 * m->aim) {
         fprintf(stderr, "kdc: warning: %.1f %% below the target: channels with equal scores go together, and widths "
                         "change in steps\n", 100 * (m->aim - m->got) / m->aim);
     }
 }
 
+/* What kdc prune wrote may be written anew, a file of one's own not. */
+static bool may_write(const KdcPrune *m) {
+    KdTrouble t;
+    size_t n = 0;
+    const char *hit = access(m->file, F_OK) == 0 ? m->file : access(m->values, F_OK) == 0 ? m->values : NULL;
+    if (!hit || m->a->dry_run) {
+        return true;
+    }
+    char *text = hit == m->file ? kd_file_read(m->file, &n, &t) : NULL;
+    size_t line = text ? strcspn(text, "\n") : 0;
+    bool ours = line < n && text[0] == '#' && memmem(text, line, written, strlen(written));
+    free(text);
+    if (!ours) {
+        kd_error(m->p->cx, 0, "%s is there already, and not from kdc prune", hit);
+        kd_hint(m->p->cx, "write to another place than -o %s, or move it away", m->file);
+    }
+    return ours;
+}
+
 /* ---- the verb ------------------------------------------------------------------------------------------------- */
 
 static bool work(KdcPrune *m) {
-    if (!analyse(m) || !kdc_prune_place(m) || !kdc_cli_spares(m->p, m->a, m->file, m->a->weights, m->a->n_weights) ||
-        !kdc_cli_spares(m->p, m->a, m->values, m->a->weights, m->a->n_weights) || !load(m) || !kdc_prune_score(m)) {
+    if (!analyse(m) || !kdc_prune_place(m) || !kdc_prune_check_late(m) ||
+        !kdc_cli_spares(m->p, m->a, m->file, m->a->weights, m->a->n_weights) ||
+        !kdc_cli_spares(m->p, m->a, m->values, m->a->weights, m->a->n_weights) || !may_write(m) || !load(m) ||
+        !kdc_prune_score(m)) {
         return false;
     }
     bool given = m->a->n_tos > 0;
@@ -321,13 +383,33 @@ static int check_usage(const KdcArgs *a, KdcPruneBy *by) {
                : 0;
 }
 
-int kdc_cmd_prune(const KdcArgs *a) {
-    KdcPruneBy by = KDC_BY_NORM;
-    KdcWatch w;
-    int code = check_usage(a, &by);
-    if (code) {
-        return code;
+/* With --recipe, -D of which the network's file has no param is for the recipe: b gets the others, late those. Both of a
+ * length of n_defines. What does not load is left to the verb to say. */
+static int split_defines(const KdcArgs *a, KdcArgs *b, const char **own, const char **late) {
+    KdcOptions o = kdc_cli_options(a);
+    int n = 0;
+    o.defines = NULL;
+    o.n_defines = 0;
+    KdcProgram *p = strcmp(a->file, "-") != 0 ? kdc_open(a->file, NULL, 0, &o) : NULL;
+    if (p && kdc_status(p) == KDC_OK) {
+        b->defines = own;
+        b->n_defines = 0;
+        for (int i = 0; i < a->n_defines; i++) {
+            const KdDecl *d = kdc_cli_find(p, kd_intern(p->cx, a->defines[i], strcspn(a->defines[i], "=")));
+            if (d && (d->kind == KD_DECL_PARAM || d->kind == KD_DECL_CHOICE)) {
+                own[b->n_defines++] = a->defines[i];
+            } else {
+                late[n++] = a->defines[i];
+            }
+        }
     }
+    kdc_close(p);
+    return n;
+}
+
+static int prune(const KdcArgs *a, KdcPruneBy by, const char **late, int n_late) {
+    KdcWatch w;
+    int code;
     KdcProgram *p = kdc_cli_open(a, &w, &code);
     if (!p) {
         return code;
@@ -335,7 +417,7 @@ int kdc_cmd_prune(const KdcArgs *a) {
     w.unit = a->name;
     const KdDecl *d = kdc_cli_find(p, a->name);
     const char *file = a->output ? a->output : "pruned.kd";
-    KdcPrune m = {.a = a, .p = p, .by = by, .file = file, .name = d && d->kind == KD_DECL_INSTANCE ? d->name : "S"};
+    KdcPrune m = {.a = a, .p = p, .by = by, .file = file, .late = late, .n_late = n_late, .name = d && d->kind == KD_DECL_INSTANCE ? d->name : "S"};
     m.values = kd_format(p->cx, "%.*s.safetensors", (int)strlen(file) - 3, file);
     volatile bool ok = false;
     KdLanding l;
@@ -347,4 +429,22 @@ int kdc_cmd_prune(const KdcArgs *a) {
     }
     kdc_settle(p, 0);
     return kdc_cli_close(a, &w, p, ok);
+}
+
+int kdc_cmd_prune(const KdcArgs *a) {
+    KdcPruneBy by = KDC_BY_NORM;
+    KdcArgs b = *a;
+    int code = check_usage(a, &by), n_late = 0;
+    if (code || !a->recipe || !a->n_defines) {
+        return code ? code : prune(a, by, NULL, 0);
+    }
+    const char **own = calloc((size_t)a->n_defines * 2, sizeof *own);
+    if (!own) {
+        fprintf(stderr, "kdc: error: out of memory\n");
+        return 3;
+    }
+    n_late = split_defines(a, &b, own, own + a->n_defines);
+    code = prune(&b, by, own + a->n_defines, n_late);
+    free(own);
+    return code;
 }

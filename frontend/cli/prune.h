@@ -40,6 +40,9 @@ typedef struct KdcPrune {
     const char *file, *values; /* STUDENT.kd, and the file of its weights */
     const char *import;        /* "nets/cat.kd"; NULL: the network is of the prelude */
     const char *params;        /* lines `param ...` for -D */
+    const char **late;         /* -D of which the network's file knows no param: the recipe's */
+    int n_late;
+    const char *note;          /* what of the recipe's params to look at; NULL: nothing */
     bool recipe;               /* import is a recipe, `name` of it: hyper-parameters are its params `student_...` */
     KdConfig config;
     const KdFunc *f;
@@ -57,10 +60,17 @@ typedef struct KdcPrune {
     int usage;                 /* an exit code, or 0 */
 } KdcPrune;
 
+/* ---- cmd_prune.c ------------------------------------------------------------------------------------ */
+
+/* "[1, 3, 256, 256]": what MACs and latency are for; "none" without a data input. */
+const char *kdc_prune_inputs(const KdcPrune *m);
+
 /* ---- prune_trial.c ---------------------------------------------------------------------------------- */
 
 /* Where the network is declared, as STUDENT.kd has to import it; params. false after a message in p. */
 bool kdc_prune_place(KdcPrune *m);
+/* Has --recipe the params of `late`? false after a message in p. */
+bool kdc_prune_check_late(KdcPrune *m);
 /* From now on the text is --recipe's with the params that m->value sets, and the network its own. false after a message
  * in p. */
 bool kdc_prune_use_recipe(KdcPrune *m);
@@ -84,6 +94,9 @@ const char *kdc_prune_replace(KdContext *cx, const char *text, int at, int64_t v
 
 bool kdc_prune_known_by(const char *name, KdcPruneBy *by);
 const char *kdc_prune_by_name(KdcPruneBy by);
+/* "49.21 M MACs (Tout)", "850,000 parameters", "1.250 ms": v of what the target counts. */
+const char *kdc_prune_amount(const KdcPrune *m, double v);
+const char *kdc_prune_grouped(KdContext *cx, int64_t v); /* "850,000" */
 bool kdc_prune_score(KdcPrune *m);  /* fills score. false after a message in p */
 /* To --macs, --params or --latency: fills value and after. false after a message in p. */
 bool kdc_prune_choose(KdcPrune *m);

@@ -275,10 +275,24 @@ static void collect(Choice *c) {
     qsort(c->score, (size_t)c->n, sizeof *c->score, ascending);
 }
 
-static const char *amount(const KdcPrune *m, double v) {
-    return m->a->latency      ? kd_format(m->p->cx, "%.3f ms", v)
-           : m->a->parameters ? kd_format(m->p->cx, "%.0f parameters", v)
-                              : kd_format(m->p->cx, "%.6g MACs (%s)", v, m->a->convention ? m->a->convention : "Tout");
+const char *kdc_prune_grouped(KdContext *cx, int64_t v) {
+    return v < 1000 ? kd_format(cx, "%" PRId64, v)
+                    : kd_format(cx, "%s,%03" PRId64, kdc_prune_grouped(cx, v / 1000), v % 1000);
+}
+
+const char *kdc_prune_amount(const KdcPrune *m, double v) {
+    KdContext *cx = m->p->cx;
+    double unit = v >= 1e9 ? 1e9 : v >= 1e6 ? 1e6 : v >= 1e3 ? 1e3 : 1;
+    const char *letter = unit >= 1e9 ? " G" : unit >= 1e6 ? " M" : unit >= 1e3 ? " k" : "";
+    return m->a->latency      ? kd_format(cx, "%.3f ms", v)
+           : m->a->parameters ? kd_format(cx, "%s parameters", kdc_prune_grouped(cx, (int64_t)v))
+                              : kd_format(cx, "%.4g%s MACs (%s)", v / unit, letter,
+                                          m->a->convention ? m->a->convention : "Tout");
+}
+
+/* " for input [1, 3, 256, 256]", which parameters do not depend on. */
+static const char *for_input(const KdcPrune *m) {
+    return m->a->parameters ? "" : kd_format(m->p->cx, " for input %s", kdc_prune_inputs(m));
 }
 
 /* The least number of channels that have to go. */
@@ -291,13 +305,13 @@ static bool bisect(Choice *c) {
         return false;
     }
     if (had <= m->aim) {
-        kd_error(m->p->cx, 0, "%s has %s already: at most %s was asked for", m->a->name, amount(m, had),
-                 amount(m, m->aim));
+        kd_error(m->p->cx, 0, "%s has %s already%s: at most %s was asked for", m->a->name, kdc_prune_amount(m, had),
+                 for_input(m), kdc_prune_amount(m, m->aim));
         return false;
     }
     if (at_hi > m->aim) {
-        kd_error(m->p->cx, 0, "%s cannot be pruned below %s: at most %s was asked for", m->a->name, amount(m, at_hi),
-                 amount(m, m->aim));
+        kd_error(m->p->cx, 0, "%s cannot be pruned below %s%s: at most %s was asked for", m->a->name,
+                 kdc_prune_amount(m, at_hi), for_input(m), kdc_prune_amount(m, m->aim));
         kd_hint(m->p->cx, "each layer keeps %d channels: --min-channels says how many",
                 m->a->min_channels ? (int)m->a->min_channels : LEAST);
         return false;
@@ -358,7 +372,7 @@ static bool round_up(Choice *c) {
 bool kdc_prune_choose(KdcPrune *m) {
     Choice c = {.m = m};
     m->aim = m->a->latency ? m->a->latency : m->a->parameters ? m->a->parameters : m->a->macs;
-    m->target = amount(m, m->aim);
+    m->target = kdc_prune_amount(m, m->aim);
     collect(&c);
     if (!c.n) {
         kd_error(m->p->cx, 0, "no hyper-parameter of %s says the width of a layer that could be narrower",

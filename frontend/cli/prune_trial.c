@@ -11,6 +11,21 @@
 #include <string.h>
 #include <unistd.h>
 
+/* What p has to say, as one line in m's memory; "" for nothing. */
+static const char *said_by(KdcPrune *m, KdcProgram *p) {
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    if (!f) {
+        return "";
+    }
+    kdc_print_messages(p, f, false);
+    fclose(f);
+    const char *line = kd_intern(m->p->cx, text, strcspn(text, "\n"));
+    free(text);
+    return line;
+}
+
 /* ---- where it is imported from ----------------------------------------------------------------------- */
 
 /* The folder of path, without its slash; "." of a bare name. */
@@ -35,26 +50,42 @@ static const char *relative(KdContext *cx, const char *from, const char *to) {
     return s.s;
 }
 
-/* Params that -D sets and the network's own file has. */
-static bool copy_params(KdcPrune *m) {
-    KdContext *cx = m->p->cx;
-    KdStr s = {.cx = cx};
-    m->params = "";
+static void add_param(KdStr *s, const KdDecl *d, const char *define) {
+    /* a long list is cut short in messages, but not on the command line */
+    bool cut = strstr(d->value, "...") != NULL;
+    kd_str_printf(s, "param %s = %s\n", d->name, cut ? strchr(define, '=') + 1 : d->value);
+}
+
+/* The text so far, with these of -D; to close. */
+static KdcProgram *open_with(KdcPrune *m, const char **defines, int n) {
     const char *text = kdc_prune_text(m, NULL);
     KdcOptions o = m->p->o;
-    o.defines = NULL;
-    o.n_defines = 0;
-    KdcProgram *p = m->p->o.n_defines ? kdc_open(m->file, text, strlen(text), &o) : NULL;
-    for (int i = 0; p && p->lang && i < m->p->o.n_defines; i++) {
+    o.defines = defines;
+    o.n_defines = n;
+    return kdc_open(m->file, text, strlen(text), &o);
+}
+
+static const KdDecl *param_of(const KdcProgram *p, const char *define) {
+    const KdDecl *d = kdc_cli_find(p, kd_intern(p->cx, define, strcspn(define, "=")));
+    return d && d->kind == KD_DECL_PARAM ? d : NULL;
+}
+
+/* Params that -D sets and the network's own file (or the recipe) has. */
+static bool copy_params(KdcPrune *m) {
+    KdStr s = {.cx = m->p->cx};
+    int late = m->recipe ? m->n_late : 0;
+    m->params = "";
+    KdcProgram *p = m->p->o.n_defines || late ? open_with(m, m->late, late) : NULL;
+    bool ok = p && p->lang;
+    for (int i = 0; ok && i < m->p->o.n_defines; i++) {
         const char *define = m->p->o.defines[i];
-        size_t n = strcspn(define, "=");
-        const char *name = kd_intern(cx, define, n);
-        const KdDecl *here = kdc_cli_find(m->p, name), *there = kdc_cli_find(p, kd_intern_z(p->cx, name));
-        if (here && there && there->kind == KD_DECL_PARAM) {
-            /* a long list is cut short in messages, but not on the command line */
-            bool cut = strstr(here->value, "...") != NULL;
-            kd_str_printf(&s, "param %s = %s\n", name, cut ? define + n + 1 : here->value);
+        const KdDecl *here = param_of(m->p, define);
+        if (here && param_of(p, define)) {
+            add_param(&s, here, define);
         }
+    }
+    for (int i = 0; ok && i < late; i++) {
+        add_param(&s, param_of(p, m->late[i]), m->late[i]);
     }
     kdc_close(p);
     m->params = s.n ? s.s : "";
@@ -87,18 +118,68 @@ bool kdc_prune_place(KdcPrune *m) {
     return (m->import || !file) && copy_params(m);
 }
 
-bool kdc_prune_use_recipe(KdcPrune *m) {
+/* The text is the recipe from now on, without params yet. false after a message in p. */
+static bool place_recipe(KdcPrune *m, const char **file) {
     KdContext *cx = m->p->cx;
-    const char *colon = strrchr(m->a->recipe, ':'), *why;
+    const char *colon = strrchr(m->a->recipe, ':');
     bool named = colon && colon > m->a->recipe && colon[1] && !strchr(colon, '/');
-    const char *file = named ? kd_intern(cx, m->a->recipe, (size_t)(colon - m->a->recipe)) : m->a->recipe;
-    KdcTrial t;
+    *file = named ? kd_intern(cx, m->a->recipe, (size_t)(colon - m->a->recipe)) : m->a->recipe;
     m->recipe = true;
+    m->params = "";
     m->name = named ? colon + 1 : "S";
-    m->import = access(file, R_OK) == 0 ? import_of(m, file) : file; /* else it may be built-in */
-    if (!m->import || !copy_params(m)) {
+    m->import = access(*file, R_OK) == 0 ? import_of(m, *file) : *file; /* else it may be built-in */
+    return m->import != NULL;
+}
+
+bool kdc_prune_check_late(KdcPrune *m) {
+    KdcPrune recipe = *m;
+    const char *file;
+    if (!m->n_late) {
+        return true;
+    }
+    if (!place_recipe(&recipe, &file)) {
         return false;
     }
+    KdcProgram *p = open_with(&recipe, NULL, 0);
+    bool ok = true;
+    for (int i = 0; p && kdc_status(p) == KDC_OK && i < m->n_late; i++) {
+        if (!param_of(p, m->late[i])) {
+            kd_error(m->p->cx, 0, "-D %s: neither %s nor %s has a param '%.*s'", m->late[i], m->a->file, file,
+                     (int)strcspn(m->late[i], "="), m->late[i]);
+            ok = false;
+        }
+    }
+    if (p && kdc_status(p) != KDC_OK) {
+        kd_error(m->p->cx, 0, "--recipe: %s", said_by(m, p));
+        ok = false;
+    }
+    kdc_close(p);
+    return ok;
+}
+
+/* A recipe that has its teacher's width of its own, and the network another. */
+static void note_teacher(KdcPrune *m, const char *file) {
+    KdContext *cx = m->p->cx;
+    KdcProgram *p = open_with(m, NULL, 0);
+    const KdDecl *d = p && p->lang ? param_of(p, "teacher_ngf") : NULL;
+    for (int i = 0; d && i < m->config.n; i++) {
+        const KdHyper *v = &m->config.v[i];
+        if (strcmp(v->name, "ngf") == 0 && strcmp(v->value, d->value) != 0) {
+            m->note = kd_format(cx, "teacher_ngf is %s, as %s has it; with %s (ngf = %s) as its teacher: -D teacher_ngf=%s",
+                                d->value, file, m->a->name, v->value, v->value);
+        }
+    }
+    kdc_close(p);
+}
+
+bool kdc_prune_use_recipe(KdcPrune *m) {
+    KdContext *cx = m->p->cx;
+    const char *file, *why;
+    KdcTrial t;
+    if (!place_recipe(m, &file) || !copy_params(m)) {
+        return false;
+    }
+    note_teacher(m, file);
     bool same = kdc_prune_try(m, m->value, 0, &t, &why) && t.inputs == m->after.inputs;
     for (int i = 0; same && i < m->c->groups.n; i++) {
         same = t.count[i] == m->after.count[i];
@@ -244,21 +325,6 @@ static bool try_program(KdcPrune *m, KdcProgram *p, int runs, KdcTrial *t, KdStr
     t->parameters = kd_lang_parameters(u.func);
     t->macs = kd_lang_macs(u.func);
     return kd_channels_fit(m->c, u.func, t->count, why) && (!runs || measure(m, p, runs, &t->seconds));
-}
-
-/* What p has to say, as one line in m's memory; "" for nothing. */
-static const char *said_by(KdcPrune *m, KdcProgram *p) {
-    char *text = NULL;
-    size_t n = 0;
-    FILE *f = open_memstream(&text, &n);
-    if (!f) {
-        return "";
-    }
-    kdc_print_messages(p, f, false);
-    fclose(f);
-    const char *line = kd_intern(m->p->cx, text, strcspn(text, "\n"));
-    free(text);
-    return line;
 }
 
 static bool try_text(KdcPrune *m, const char *text, int runs, KdcTrial *t, const char **why) {

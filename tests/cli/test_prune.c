@@ -27,6 +27,7 @@ static const char nets_kd[] = "import \"nets/cat.kd\"\n"
                               "    return conv2d[3, 1](relu(up(relu(down(x)))))\n"
                               "}\n"
                               "net Fixed[](x: [n, 3, h, w]) { return conv2d[3, 1](conv2d[8, 1](x)) }\n"
+                              "net Six[ch = 4](x: [n, c, h, w]) { return conv2d[3, 1](conv2d[ch, 1](x)) }\n"
                               "let P = Up[ch = 8]\n";
 
 static Setup env;
@@ -376,6 +377,14 @@ static void test_recipe(void **state) {
     is_whole(&small);
     assert_true(kd_lang_macs(small.f).t_out <= 0.5e6);
     free_net(&small);
+    /* params that only the recipe has */
+    works("prune nets.kd:R -D n_blocks=1 --weights r.safetensors --size 16x16 --by scale --macs 0.5M --min-channels 2 "
+          "--recipe recipes/pix2pix_cat.kd -D teacher_ngf=8 -o student.kd");
+    text = text_of("student.kd");
+    assert_non_null(strstr(text, "param n_blocks = 1\nparam teacher_ngf = 8\nparam student_channels"));
+    free(text);
+    fails("prune nets.kd:R -D n_blocks=1 --weights r.safetensors --macs 0.5M --recipe recipes/pix2pix_cat.kd "
+          "-D teacher_nfg=8 -o x.kd", 1, "neither nets.kd nor recipes/pix2pix_cat.kd has a param 'teacher_nfg'");
     /* another kind of norm than the recipe's student has, no such network, no such recipe */
     fails("prune nets.kd:C --weights c.safetensors --to channels=[8,16,32,16,8] --recipe recipes/pix2pix_cat.kd "
           "-o x.kd", 1, "is not this student");
@@ -383,6 +392,18 @@ static void test_recipe(void **state) {
           "-o x.kd", 1, "'Q'");
     fails("prune nets.kd:R --weights r.safetensors --to channels=[4,8,16,8,4] --recipe no.kd -o x.kd", 1,
           "cannot find \"no.kd\"");
+}
+
+/* Weights of Six for six channels: what it takes is known from the picture alone. */
+static void make_six(void) {
+    static const float data[4 * 6] = {1};
+    static const int64_t first[] = {4, 6, 1, 1}, second[] = {3, 4, 1, 1}, bias[] = {4}, last[] = {3};
+    const KdTensorOut out[] = {{"conv2d_0.weight", KD_STORED_F32, 4, first, data},
+                               {"conv2d_0.bias", KD_STORED_F32, 1, bias, data},
+                               {"conv2d_1.weight", KD_STORED_F32, 4, second, data},
+                               {"conv2d_1.bias", KD_STORED_F32, 1, last, data}};
+    KdTrouble t;
+    assert_true(kd_weights_write(here("six.safetensors"), out, KD_COUNT(out), NULL, 0, &t));
 }
 
 static void test_errors(void **state) {
@@ -400,6 +421,8 @@ static void test_errors(void **state) {
     fails("prune nets.kd:P --weights p.safetensors --macs 1e6", 2, "where to?");
     fails("prune nets.kd:Q --weights p.safetensors --macs 1e6 -o x.kd", 1, "no fn, net or network 'Q'");
     fails("prune nets.kd:P --weights p.safetensors --params 1G -o x.kd", 1, "already");
+    fails("prune nets.kd:P --weights p.safetensors --macs 50e6 --size 16x16 -o x.kd", 1,
+          "k MACs (Tout) already for input [1, 3, 16, 16]: at most 50 M MACs (Tout)");
     fails("prune nets.kd:P --weights p.safetensors --params 1 -o x.kd", 1, "cannot be pruned below");
     fails("prune nets.kd:P --weights p.safetensors --latency 1e-6 --size 16x16 --runs 1 -o x.kd", 1,
           "cannot be pruned below");
@@ -408,6 +431,12 @@ static void test_errors(void **state) {
     fails("prune nets.kd:P --weights p.safetensors --params 400 -o p.kd", 1, "would be overwritten");
     fails("prune nets.kd:P --weights p.safetensors --params 400 -o nowhere/x.kd", 1, "no folder nowhere");
     assert_false(there(&env, "x.kd"));
+    write_text(&env, "mine.kd", "# mine\n", 7);
+    fails("prune nets.kd:P --weights p.safetensors --params 400 -o mine.kd", 1, "mine.kd is there already, and not from");
+    write_text(&env, "old.safetensors", "mine", 4);
+    fails("prune nets.kd:P --weights p.safetensors --params 400 -o old.kd", 1, "old.safetensors is there already");
+    make_six();
+    fails("prune nets.kd:Six --weights six.safetensors --params 20 -o x.kd", 1, "--shape x=1x6x256x256 gives it as many");
     works("prune --help");
     prints("--min-channels");
 }
