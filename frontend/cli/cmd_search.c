@@ -557,6 +557,7 @@ int kdc_cmd_search(const KdcArgs *a) {
         kdc_failed(p);
     }
     kdc_pool_free(s.pool);
+    kdc_state_leave(&s);
     sigaction(SIGINT, &old, NULL);
     kdc_settle(p, 0);
     int closed = kdc_cli_close(a, &w, p, ok || code);

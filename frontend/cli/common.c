@@ -5,10 +5,13 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* ---- watching passes ------------------------------------------------------------------------------- */
 
@@ -235,6 +238,17 @@ bool kdc_cli_make_folder(KdcProgram *p, const char *path) {
     kd_trouble(&t, why != EEXIST && why != ENOENT && why != ENOTDIR, "cannot make the folder %s: %s", path,
                why == EEXIST ? "it is a file" : strerror(why));
     return kdc_cli_trouble(p, &t);
+}
+
+bool kdc_cli_lock_folder(KdcProgram *p, const char *path, const char *verb, const char *kind, int *lock) {
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        close(fd);
+        kd_error(p->cx, 0, "%s: another %s is at work in this %s", path, verb, kind);
+        return false;
+    }
+    *lock = fd;
+    return true;
 }
 
 bool kdc_cli_same_file(const char *x, const char *y) {

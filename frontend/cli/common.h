@@ -41,6 +41,9 @@ bool kdc_cli_is_folder(const char *path);
 bool kdc_cli_ends_in(const char *path, const char *ending); /* ".png": in any case, after something */
 const char *kdc_cli_result_path(KdContext *cx, const char *folder, const char *in); /* FOLDER/STEM.png */
 bool kdc_cli_make_folder(KdcProgram *p, const char *path); /* or it is there. false after a message in p */
+/* The folder is this process's until *lock is closed (-1: its file system has no locks, which is no reason not to work). false after a
+ * message in p: another one of `verb` ("kdc train") has it. */
+bool kdc_cli_lock_folder(KdcProgram *p, const char *path, const char *verb, const char *kind, int *lock);
 bool kdc_cli_same_file(const char *x, const char *y); /* both are there, and are one: by name or by a link */
 /* No verb writes over what it reads. true: path (NULL or "-": none) is neither a source of the program nor one of the inputs;
  * false after a message in p. To be asked before anything is compiled. */

@@ -86,6 +86,11 @@ const KdcColumn *kdc_compare_columns(KdcCompare *c, int *n) {
             int digits = m == KDC_SSIM || m == KDC_MIOU ? 4 : 3;
             v[(*n)++] = (KdcColumn){kdc_metric_name((KdcMetric)m), kdc_metric_key((KdcMetric)m), unit, 1, digits,
                                     false, false, 0, m};
+            KdcColumn *k = &v[*n - 1];
+            double least = m == KDC_FRECHET ? extreme(c, k, false) : NAN;
+            if (least > 1e-9 && least < 1) { /* how large it is depends on the features: 4 digits of the least */
+                k->digits = 3 - (int)floor(log10(least));
+            }
         }
     }
     return v;

@@ -104,8 +104,9 @@ static void print_distances(KdStr *s, const KdcEval *e) {
         if (!e->compute[m]) {
             continue;
         }
-        kd_str_printf(s, "%-8s %10.4f  %" PRId64 " pictures against %" PRId64 " of %s\n", metrics[m].name,
-                      kdc_eval_value(e, m), e->generated, e->references, e->reference);
+        double v = kdc_eval_value(e, m); /* how large a Frechet distance is depends on the features */
+        kd_str_printf(s, own && fabs(v) < 1 ? "%-8s %10.4g" : "%-8s %10.4f", metrics[m].name, v);
+        kd_str_printf(s, "  %" PRId64 " pictures against %" PRId64 " of %s\n", e->generated, e->references, e->reference);
         if (own) {
             kd_str_printf(s, "%-8s %10s  %d features of %s: no FID; compare only with figures of the same network\n", "", "",
                           e->feature_count, e->a->features);

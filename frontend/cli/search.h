@@ -184,6 +184,8 @@ typedef struct KdcSearch {
     } check;    /* of predictions against measured configurations */
     int passed; /* better ones that were too slow when they were measured at the end */
     bool over;  /* all that were measured then */
+    int lock;   /* of the folder; 0, -1: none */
+    const char *made[2]; /* folders that were not there before: the folder's own, and that */
 } KdcSearch;
 
 /* The candidate of a configuration; one and the same each time. */
@@ -243,8 +245,9 @@ bool kdc_kernels_knows(const KdcKernels *t, uint64_t hash);
 int kdc_kernels_count(const KdcKernels *t);
 
 /* search_state.c */
-bool kdc_state_folder(
-    KdcSearch *s); /* makes it; is there a search in it already? false after a message */
+/* Makes it and takes it for this process; is there a search in it already, or at work? false after a message. */
+bool kdc_state_folder(KdcSearch *s);
+void kdc_state_leave(KdcSearch *s); /* at the end: folders that were made and are empty go */
 bool kdc_state_begin(KdcSearch *s); /* after kdc_ask_open: reads the cache and, where --resume says
                                        so, the state. false after a message */
 bool kdc_state_save(KdcSearch *s);  /* both */

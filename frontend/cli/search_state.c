@@ -303,11 +303,16 @@ static bool write_json(KdcSearch *s, const char *path, json_t *o) {
 
 bool kdc_state_folder(KdcSearch *s) {
     const char *path = in_folder(s, "search.json"), *slash = strrchr(s->folder, '/');
-    if (slash && slash > s->folder &&
-        !kdc_cli_make_folder(s->p, kd_intern(s->p->cx, s->folder, (size_t)(slash - s->folder)))) {
-        return false;
+    if (slash && slash > s->folder) {
+        const char *parent = kd_intern(s->p->cx, s->folder, (size_t)(slash - s->folder));
+        s->made[0] = kdc_cli_is_folder(parent) ? NULL : parent;
+        if (!kdc_cli_make_folder(s->p, parent)) {
+            return false;
+        }
     }
-    if (!kdc_cli_make_folder(s->p, s->folder)) {
+    s->made[1] = kdc_cli_is_folder(s->folder) ? NULL : s->folder;
+    if (!kdc_cli_make_folder(s->p, s->folder) ||
+        !kdc_cli_lock_folder(s->p, s->folder, "kdc search", "folder", &s->lock)) {
         return false;
     }
     if (!s->a->resume && access(path, F_OK) == 0) {
@@ -319,6 +324,17 @@ bool kdc_state_folder(KdcSearch *s) {
         return false;
     }
     return true;
+}
+
+void kdc_state_leave(KdcSearch *s) {
+    for (int i = 1; i >= 0; i--) { /* rmdir leaves what is not empty */
+        if (s->made[i]) {
+            rmdir(s->made[i]);
+        }
+    }
+    if (s->lock > 0) {
+        close(s->lock);
+    }
 }
 
 static bool before(const KdcCandidate *x, const KdcCandidate *y) {

@@ -87,7 +87,10 @@ static const char *cell_of(const KdcSearch *s, const KdcCandidate *x, Column c) 
     char text[64];
     if (c == COLUMN_METRIC) {
         return kd_format(s->p->cx,
-                         s->objective == KDC_SSIM || s->objective == KDC_MIOU ? "%.4f" : "%.3f", v);
+                         s->objective == KDC_SSIM || s->objective == KDC_MIOU ? "%.4f"
+                         : s->objective == KDC_FRECHET && fabs(v) < 10        ? "%.4g" /* how large: by the features */
+                                                                              : "%.3f",
+                         v);
     }
     if (c == COLUMN_PARAMS) {
         kdc_page_grouped(x->parameters, text, sizeof text);

@@ -3,13 +3,11 @@
 #include "frontend/cli/train.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -299,14 +297,7 @@ bool kdc_run_folder_take(KdcRunFolder *f, KdcProgram *p, const char *path) {
     if (!make_folders(p, kd_format(p->cx, "%s/samples", path))) {
         return false;
     }
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-        close(fd);
-        kd_error(p->cx, 0, "%s: another kdc train is at work in this run folder", path);
-        return false;
-    }
-    f->lock = fd; /* a file system without locks is no reason not to train */
-    return true;
+    return kdc_cli_lock_folder(p, path, "kdc train", "run folder", &f->lock);
 }
 
 bool kdc_run_folder_open(KdcRunFolder *f, int64_t keep) {

@@ -11,6 +11,7 @@
 #include "tests/cli/command.h"
 
 #include <signal.h>
+#include <sys/file.h>
 #include <time.h>
 
 /* out = a x + b, through `depth` convolutions that change nothing: 27 * 256 multiply-adds each, of
@@ -190,6 +191,20 @@ static void test_goes_on(void **state) {
            0, "stdout", "from the cache");
 }
 
+/* A folder that another search is at work in is refused; one that a failed search made and left empty goes again. */
+static void test_folder(void **state) {
+    (void)state;
+    skip_unless(&here);
+    make_folder(&here, "busy");
+    int fd = open(in_folder(&here, "busy"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_true(fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0);
+    expect(&here, "search nets.kd:S " LINE SMALL "--macs 1M -o busy", 1, "stderr", "another kdc search is at work in this folder");
+    close(fd);
+    expect(&here, "search nets.kd:S " LINE SMALL "--macs 1 -o deep/none", 1, "stderr", "keeps the budget");
+    assert_false(there(&here, "deep"));
+    assert_true(there(&here, "busy")); /* which was there before */
+}
+
 /* A slice is searched with its whole's weights; of the choices only the one that it depends on. */
 static void test_narrowed(void **state) {
     float a[12], b[12], zero[4] = {0};
@@ -350,6 +365,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_finds_the_optimum), cmocka_unit_test(test_keeps_budgets),
         cmocka_unit_test(test_goes_on),           cmocka_unit_test(test_narrowed),
+        cmocka_unit_test(test_folder),
         cmocka_unit_test(test_latency),           cmocka_unit_test(test_says_what_is_wrong),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
