@@ -5,9 +5,10 @@
  * `OUR = THEIR` names a tensor for a weight, `* = PREFIX` keeps of the file only what lies under PREFIX. All others are
  * matched by kdc_match. Every weight and buffer must get a tensor. The map used goes to stdout, what is left over and
  * why to stderr, the tensors (converted to the network's types) to the output: safetensors, or a PyTorch file where
- * its name ends in .pth or .pt, with names as PyTorch has them. CHECKPOINT may be a run folder of kdc train.
+ * its name ends in .pth or .pt, with names as PyTorch has them. CHECKPOINT may be a run folder of kdc train, and RUN:NAME
+ * or FILE:NAME one network of it.
  */
-#include "frontend/cli/common.h"
+#include "frontend/cli/tensors.h"
 
 #include "runtime/host/checkpoint.h"
 #include "runtime/host/pth.h"
@@ -328,12 +329,36 @@ static bool write_out(const Import *m) {
            kdc_cli_trouble(m->p, &t);
 }
 
+/* The length of FILE in FILE:NAME, one network of a file or run folder; 0: it is a file or folder of that name. */
+static size_t before_name(const char *other) {
+    const char *colon = strrchr(other, ':');
+    struct stat st;
+    return colon && colon[1] && !strchr(colon, '/') && stat(other, &st) != 0 ? (size_t)(colon - other) : 0;
+}
+
+/* FILE:NAME as --weights reads it. */
+static bool read_network(Import *m) {
+    const char *other[] = {m->a->other};
+    KdcArgs a = {.weights = other, .n_weights = 1};
+    KdcFiles files;
+    bool ok = kdc_files_read(m->p, &a, &files) && files.weights.n > 0;
+    if (ok) {
+        m->w = files.weights.v[0].w;
+        files.weights.v[0].w = NULL;
+    }
+    kdc_files_free(&files);
+    return ok;
+}
+
 /* The file; of a folder of kdc train its newest good checkpoint. */
 static bool read_checkpoint(Import *m) {
     KdTrouble t = {0};
     struct stat st;
     char *path = NULL, note[512] = "";
     int64_t step;
+    if (before_name(m->a->other)) {
+        return read_network(m);
+    }
     if (stat(m->a->other, &st) != 0 || !S_ISDIR(st.st_mode)) {
         m->w = kd_checkpoint_file_read(m->a->other, &t);
         return m->w || kdc_cli_trouble(m->p, &t);
@@ -351,7 +376,8 @@ static bool read_checkpoint(Import *m) {
 
 static bool work(Import *m) {
     KdContext *cx = m->p->cx;
-    const char *const inputs[] = {m->a->other, m->a->map};
+    size_t n = before_name(m->a->other);
+    const char *const inputs[] = {n ? kd_intern(cx, m->a->other, n) : m->a->other, m->a->map};
     if (!kdc_cli_spares(m->p, m->a, m->a->output, inputs, KD_COUNT(inputs)) || !find_weights(m)) {
         return false;
     }

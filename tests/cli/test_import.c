@@ -286,6 +286,11 @@ static void test_runs(void **state) {
     expect("out", "a.weight = Two.a.weight   [3, 3, 1, 1]  (by name)\n");
     expect("err", "not used: Other.weight (no weight takes it)\n"
                   "not used: 2 tensors of the training run's state (opt, pool, every)\n");
+    must("import run:Two nets.kd:Two -o w.safetensors"); /* one network of it */
+    expect("out", "a.weight = a.weight   [3, 3, 1, 1]  (by name)\n");
+    must("import run/checkpoint-000003.safetensors:Two nets.kd:Two -o w.safetensors");
+    assert_int_equal(run("import run:Tow nets.kd:Two -o no"), 1);
+    expect("err", "run has no network Tow; it has Two, Other");
     size_t n;
     char *b = kd_file_read("run/checkpoint-000003.safetensors", &n, &t);
     b[n - 1] ^= 1;
