@@ -16,6 +16,7 @@ static const char style[] =
     ".s0,.s1,.s2,.s3,.s4,.s5{color:var(--c)}.line{stroke:currentColor;stroke-width:2;fill:none;stroke-linejoin:round}"
     ".bar{stroke:currentColor;stroke-width:1.5;opacity:.55}.mark{fill:currentColor}"
     ".key{font-size:13px;margin-right:14px}"
+    ".plots .card{max-width:560px}"
     "td.n small{color:var(--soft);display:block}.wide table{font-size:13.5px}.wide td,.wide th{padding-right:9px}"
     ".wide td:first-child{white-space:nowrap}</style>";
 
@@ -70,7 +71,7 @@ static bool shown(const Plot *p, int row) {
 }
 
 /* From zero, or for a metric around its values. false: nothing to show. A spike of one run does not flatten the rest:
- * bars may leave the plot above 1.3 times the largest median. */
+ * bars may leave the plot above 1.3 times the largest median; an arrow ends those. */
 static bool find_axes(Plot *p) {
     KdcAxes *a = &p->axes;
     double most = 0;
@@ -138,12 +139,24 @@ static void draw_series(KdcPage *page, const Plot *p, int series) {
         }
         double x = kdc_axes_x(a, x_of(p->c, i)), y = kdc_axes_y(a, middle(p, i));
         kdc_page_print(page, "<line class=\"bar\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>", x, x,
-                       kdc_axes_y(a, low(p, i)), kdc_axes_y(a, high(p, i)));
+                       kdc_axes_y(a, low(p, i)), kdc_axes_y(a, fmin(high(p, i), a->y1)));
+        if (high(p, i) > a->y1) {
+            kdc_page_print(page, "<path class=\"mark\" d=\"M%.1f %.1fl-3.5 6h7z\"><title>up to %.*f %s</title></path>", x,
+                           kdc_axes_y(a, a->y1), p->k->digits, high(p, i), p->k->unit);
+        }
         kdc_page_print(page, "<circle class=\"mark\" cx=\"%.1f\" cy=\"%.1f\" r=\"3\"><title>", x, y);
         kdc_page_escaped(page, p->c->row[i].label);
         kdc_page_print(page, ": %s %s</title></circle>", kdc_compare_number(p->c, p->k, i), p->k->unit);
     }
     kdc_page_raw(page, "</g>");
+}
+
+static bool any_cut(const Plot *p) {
+    bool cut = false;
+    for (int i = 0; i < p->c->n; i++) {
+        cut = cut || (shown(p, i) && high(p, i) > p->axes.y1);
+    }
+    return cut;
 }
 
 static void draw(KdcPage *page, Plot *p) {
@@ -157,7 +170,8 @@ static void draw(KdcPage *page, Plot *p) {
     kdc_page_escaped(page, what);
     kdc_page_raw(page, "</h3><p>against ");
     kdc_page_escaped(page, p->c->width ? p->c->width : "MACs (Tin, G)");
-    kdc_page_raw(page, k->spread ? "; bars from the least to the most</p>" : "</p>");
+    kdc_page_raw(page, k->spread ? "; bars: least to most" : "");
+    kdc_page_raw(page, any_cut(p) ? ", an arrow: more than is shown</p>" : "</p>");
     kdc_page_print(page, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"", KDC_PLOT_W, KDC_PLOT_H);
     kdc_page_escaped(page, what);
     kdc_page_raw(page, "\">");
@@ -201,7 +215,7 @@ static void draw_all(KdcPage *page, KdcCompare *c, const KdcColumn *k, int n) {
         }
         kdc_page_raw(page, "</p>");
     }
-    kdc_page_raw(page, "<div class=\"curves\">");
+    kdc_page_raw(page, "<div class=\"curves plots\">");
     for (int j = 0; j < n; j++) {
         p.k = &k[j];
         if (k[j].spread || k[j].metric >= 0) {

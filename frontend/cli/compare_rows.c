@@ -60,6 +60,11 @@ static bool read_operand(KdcCompare *c, const char *text, KdcCompareRow *r) {
         c->usage = kdc_usage_error(c->a, "which network of %s? name it: %s:NAME", r->file, r->file);
         return false;
     }
+    if (strpbrk(r->net, "[]")) { /* no network is called so */
+        c->usage = kdc_usage_error(c->a, strchr(r->net, '[') ? "%s: expected ']' at the end" : "%s: a ']' without its '['",
+                                   text);
+        return false;
+    }
     if (strcmp(r->file, "-") == 0) {
         c->usage = kdc_usage_error(c->a, "programs that are compared are files, not standard input");
         return false;

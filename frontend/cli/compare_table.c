@@ -49,6 +49,19 @@ static double extreme(const KdcCompare *c, const KdcColumn *k, bool most) {
     return v;
 }
 
+/* The least MACs of any row by any convention that are not 0; infinity where all are. */
+static double least_macs(const KdcCompare *c) {
+    double least = INFINITY;
+    for (int i = 0; i < c->n; i++) {
+        const KdMacs *m = &c->row[i].macs;
+        double v[] = {m->no_t, m->t_in, m->t_out};
+        for (int k = 0; k < KD_COUNT(v); k++) {
+            least = v[k] > 0 ? fmin(least, v[k]) : least;
+        }
+    }
+    return least;
+}
+
 const KdcColumn *kdc_compare_columns(KdcCompare *c, int *n) {
     enum { MIB = 1 << 20 };
     KdContext *cx = c->p->cx;
@@ -65,9 +78,11 @@ const KdcColumn *kdc_compare_columns(KdcCompare *c, int *n) {
     *n = KD_COUNT(counts);
     memcpy(v, counts, sizeof counts);
     for (int i = 0; i < *n; i++) {
-        if (*v[i].unit == 'G' && extreme(c, &v[4], true) < 1e8) {
-            v[i].unit = "M";
-            v[i].scale = 1e6;
+        if (*v[i].unit == 'G') { /* of the smallest that is not 0, three figures */
+            double least = least_macs(c), most = extreme(c, &v[i], true);
+            v[i].unit = least >= 1e8 ? "G" : least >= 1e5 ? "M" : "k";
+            v[i].scale = least >= 1e8 ? 1e9 : least >= 1e5 ? 1e6 : 1e3;
+            v[i].digits = most < 1e4 * v[i].scale ? 3 : least >= 10 * v[i].scale ? 1 : least >= v[i].scale ? 2 : 3;
         } else if (v[i].scale == MIB && extreme(c, &v[i], true) < MIB) {
             v[i].unit = "KiB";
             v[i].scale = 1024;

@@ -177,7 +177,7 @@ static void test_text(void **state) {
     (void)state;
     skip_unless(&here);
     char *text = output(LINE);
-    assert_non_null(strstr(text, "network   parameters        size KiB  noT M"));
+    assert_non_null(strstr(text, "network   parameters        size KiB   noT k"));
     assert_non_null(strstr(text, "\nUp[ch=8]         611 1.00x      2.39"));
     assert_non_null(strstr(text, "\nUp[ch=2]         155 3.94x      0.61"));
     free(text);
@@ -329,6 +329,8 @@ static void test_mistakes(void **state) {
           "G takes [1, 3, 16, 16], but Gray takes [1, 1, 16, 16]; networks that are compared take the same input");
     wrong("compare n.kd:G --format xml", 2, "--format takes text, markdown, csv or json, got 'xml'");
     wrong("compare n.kd:G --json --format csv", 2, "--json and --format csv: one of them");
+    wrong("compare n.kd:Up[ch=8", 2, "n.kd:Up[ch=8: expected ']' at the end");
+    wrong("compare n.kd:Up]", 2, "n.kd:Up]: a ']' without its '['");
     wrong("compare n.kd:G[3]", 2, "expected n.kd:G[PARAM=VALUE,...], got '3' in the brackets");
     wrong("compare n.kd:G[wdth=3] --no-latency", 1, "n.kd has no param 'wdth'");
     wrong("compare n.kd:Up[chan=3] --no-latency", 1, "Up[] has no parameter 'chan'");
