@@ -50,25 +50,6 @@ static void print_bytes(int64_t n) {
     }
 }
 
-/* For a shell: in quotes unless it needs none. */
-static const char *quoted(KdContext *cx, const char *path) {
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/+=:,@%";
-    KdStr s = {.cx = cx};
-    if (path[strspn(path, plain)] == '\0') {
-        return path;
-    }
-    kd_str_add(&s, "'", 1);
-    for (; *path; path++) {
-        if (*path == '\'') {
-            kd_str_add(&s, "'\\''", 4);
-        } else {
-            kd_str_add(&s, path, 1);
-        }
-    }
-    kd_str_add(&s, "'", 1);
-    return s.s;
-}
-
 static void print_report(KdcProgram *p, const KdcArgs *a, const KdcExportReport *r) {
     for (int i = 0; i < r->n_files; i++) {
         printf("%-28s ", r->file[i].path);
@@ -89,7 +70,7 @@ static void print_report(KdcProgram *p, const KdcArgs *a, const KdcExportReport 
         printf(" %s", r->symbols.undefined.v[i]);
     }
     printf("\nself-test  %s\n", r->exact ? "every bit" : "64 values to 1e-4: this machine cannot run that code");
-    printf("sample     cd %s && %s\n", quoted(p->cx, a->output), r->cc);
+    printf("sample     cd %s && %s\n", kdc_cli_quoted(p->cx, a->output), r->cc);
 }
 
 /* ---- the verb -------------------------------------------------------------------------------------------------- */

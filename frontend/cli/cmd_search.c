@@ -312,9 +312,15 @@ static bool find_space(KdcSearch *s) {
     }
     kdc_space_finish(&s->space);
     if (s->space.size < 2) {
-        kd_error(s->p->cx, 0, "there is nothing to choose: %s depends on no `choice` of %s%s",
-                 s->a->name, s->a->file,
-                 s->space.n_params ? " with more than one alternative" : "");
+        KdStr fixed = {.cx = s->p->cx};
+        for (int i = 0; i < n; i++) {
+            if (c[i].fixed) {
+                kd_str_printf(&fixed, "%s%s", fixed.n ? ", " : "", c[i].name);
+            }
+        }
+        kd_error(s->p->cx, 0, "there is nothing to choose: %s%s depends on no %s`choice` of %s%s",
+                 fixed.n ? kd_format(s->p->cx, "-D fixes %s, and ", fixed.s) : "", s->a->name, fixed.n ? "other " : "",
+                 s->a->file, s->space.n_params ? " with more than one alternative" : "");
         kd_hint(s->p->cx, "--choose NAME=SPACE searches a param: --choose 'width=[8, 16, 32]'");
         return false;
     }
@@ -518,6 +524,12 @@ static int interrupted(KdcSearch *s) {
     bool saved = s->fingerprint && kdc_state_save(s);
     fprintf(stderr, "%skdc: interrupted%s\n", isatty(2) ? "\n" : "",
             saved ? ", saved: --resume goes on" : "");
+    const KdcArgs *a = s->a;
+    for (int i = 0; saved && i < a->argc; i++) {
+        bool split = a->argv[i] == a->file && a->name == a->file + strlen(a->file) + 1; /* FILE:NET, when options were read */
+        fprintf(stderr, "%s %s%s%s", i ? "" : " ", kdc_cli_quoted(s->p->cx, a->argv[i]), split ? ":" : "", split ? a->name : "");
+    }
+    fprintf(stderr, "%s", !saved ? "" : a->resume ? "\n" : " --resume\n");
     return 130;
 }
 

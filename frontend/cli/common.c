@@ -240,6 +240,24 @@ bool kdc_cli_make_folder(KdcProgram *p, const char *path) {
     return kdc_cli_trouble(p, &t);
 }
 
+const char *kdc_cli_quoted(KdContext *cx, const char *text) {
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/+=:,@%";
+    KdStr s = {.cx = cx};
+    if (text[strspn(text, plain)] == '\0') {
+        return text;
+    }
+    kd_str_add(&s, "'", 1);
+    for (; *text; text++) {
+        if (*text == '\'') {
+            kd_str_add(&s, "'\\''", 4);
+        } else {
+            kd_str_add(&s, text, 1);
+        }
+    }
+    kd_str_add(&s, "'", 1);
+    return s.s;
+}
+
 bool kdc_cli_lock_folder(KdcProgram *p, const char *path, const char *verb, const char *kind, int *lock) {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {

@@ -52,6 +52,8 @@ bool kdc_cli_spares(KdcProgram *p, const KdcArgs *a, const char *path, const cha
 /* Writes to path, or to stdout when it is NULL or "-". false after a message in p. */
 bool kdc_cli_write(KdcProgram *p, const char *path, const void *data, size_t n);
 
+const char *kdc_cli_quoted(KdContext *cx, const char *text); /* for a shell: in quotes unless it needs none */
+
 /* Those n characters without blanks outside of quotes: " ngf = 16" is "ngf=16". Interned. */
 const char *kdc_cli_without_blanks(KdContext *cx, const char *text, size_t n);
 

@@ -105,7 +105,8 @@ static void print_help(FILE *out, KdcVerbId v) {
     }
     fprintf(out, "%s\noptions:\n", verb->more);
     kdc_options_help(out, v);
-    fprintf(out, "\nexit codes: 0 done, 1 the input is at fault, 2 usage, 3 the machine is at fault\n");
+    fprintf(out, "\nexit codes: 0 done, 1 the input is at fault, 2 usage, 3 the machine is at fault%s\n",
+            v == KDC_VERB_TRAIN || v == KDC_VERB_SEARCH || v == KDC_VERB_COMPILE ? ", 130 interrupted with the state saved" : "");
 }
 
 static int print_version(void) {

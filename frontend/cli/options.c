@@ -124,7 +124,7 @@ static const Option options[] = {
     {'o', "output", "STUDENT.kd", PRUNE, "the network to write, and STUDENT.safetensors, its weights", TEXT(output)},
     {0, "macs", "N", PRUNE | SEARCH, "at most so many multiply-accumulates: 2.6e9, 2.6G", OWN(take_amount)},
     {0, "params", "N", PRUNE | SEARCH, "at most so many parameters: 350000, 0.35M", OWN(take_amount)},
-    {0, "latency", "MS", PRUNE | SEARCH, "at most so many milliseconds a run, measured here (with --threads; search: 1 if not given)", OWN(take_amount)},
+    {0, "latency", "MS", PRUNE | SEARCH, "at most so many milliseconds a run, measured here on --threads N (search: 1)", OWN(take_amount)},
     {0, "to", "NAME=VALUE", PRUNE, "instead of a target: this hyper-parameter of the network, channels=[16,24]; may be repeated", OWN(take_to)},
     {0, "by", "NAME", PRUNE, "scale (of norms), l1 (mean |w| of filters), norm (L1 norm of filters, layer by layer)", TEXT(by)},
     {0, "convention", "NAME", PRUNE | SEARCH, "how --macs counts transposed convolutions: noT, Tin or Tout (Tout)", TEXT(convention)},
@@ -160,7 +160,7 @@ static const Option options[] = {
     {'o', "output", "FOLDER", SEARCH, "results and state (runs/search-NET)", TEXT(output)},
     {0, "resume", NULL, SEARCH, "go on with the search in the folder", FLAG(resume)},
     {0, "no-extract", NULL, SEARCH, "do not write the best one's weights", FLAG(search.no_extract)},
-    {0, "runs", "N", SEARCH, "rounds in which latency is measured, of which the least counts (20)", WHOLE(runs, 1, 1000000)},
+    {0, "runs", "N", SEARCH, "rounds in which latency is measured (20): of each kernel the low tenth of them counts", WHOLE(runs, 1, 1000000)},
     {0, "search-worker", NULL, SEARCH, NULL, FLAG(search.worker)},
 
     {0, "grad", NULL, CALL, "also grad.X for every input and weight X, of the sum of output * seed", FLAG(grad)},

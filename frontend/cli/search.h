@@ -142,6 +142,14 @@ typedef struct KdcGeneration { /* a point of the curve */
 
 typedef enum KdcStrategy { KDC_EVOLUTION, KDC_RANDOM, KDC_ALL } KdcStrategy;
 
+typedef enum KdcPart { /* of what a metric depends on */
+    KDC_PART_PROGRAM,
+    KDC_PART_WEIGHTS,
+    KDC_PART_PICTURES,
+    KDC_PART_METRIC,
+    KDC_PARTS
+} KdcPart;
+
 typedef struct KdcSearch {
     const KdcArgs *a;
     KdcArgs base; /* the command's, as workers see it: phase, threads */
@@ -170,6 +178,7 @@ typedef struct KdcSearch {
     int64_t generation; /* the one that is over; -1: none */
     const char *folder, *cache, *fingerprint,
         *ended; /* fingerprint: of what a metric depends on; ended: why it was over */
+    uint64_t part[KDC_PARTS]; /* the fingerprint's */
     KdcCandidate *best;
     const char *set, *preprocess, *inputs; /* of the pictures; of the network */
     int64_t pictures;

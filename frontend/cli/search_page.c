@@ -335,8 +335,8 @@ bool kdc_search_page(KdcSearch *s, const char *path) {
     KdcPage page = {0};
     KdTrouble t;
     kdc_page_begin(&page, kd_format(s->p->cx, "kdc search: %s", s->a->name),
-                   kd_format(s->p->cx, "%d configurations of %.6g",
-                             s->curve.v[s->curve.n - 1].valued, s->space.size));
+                   kd_format(s->p->cx, "%d configurations of %.6g, on %d pictures of %s; costs at %s",
+                             s->curve.v[s->curve.n - 1].valued, s->space.size, (int)s->pictures, s->set, s->inputs));
     kdc_page_raw(&page, style);
     tiles(&page, s);
     kdc_page_raw(&page, "<div class=\"curves\">");

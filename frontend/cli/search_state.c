@@ -75,29 +75,63 @@ static bool hash_program(KdcSearch *s, uint64_t *h) {
 
 static bool take_fingerprint(KdcSearch *s) {
     const KdcArgs *a = &s->base;
-    uint64_t h = KDC_EVAL_HASH_START;
-    const int64_t numbers[] = {a->load_h,   a->load_w,    a->crop_h, a->crop_w,
-                               a->truncate, a->calibrate, a->batch,  (int64_t)s->list};
+    const int64_t sizes[] = {a->load_h, a->load_w, a->crop_h, a->crop_w, (int64_t)s->list};
+    const int64_t counts[] = {a->truncate, a->calibrate, a->batch};
     const double range[] = {a->range_lo, a->range_hi};
+    const char *metric[] = {kdc_metric_key(s->objective), a->against, a->inception, a->ref, a->features, a->feature_weights};
+    uint64_t h = KDC_EVAL_HASH_START, *part = s->part;
     bool ok;
-    hash_program(s, &h);
-    for (int i = 0; i < a->n_defines; i++) {
-        hash_text(&h, a->defines[i]);
+    for (int i = 0; i < KDC_PARTS; i++) {
+        part[i] = KDC_EVAL_HASH_START;
     }
-    hash_text(&h, a->name);
-    hash_text(&h, kdc_metric_key(s->objective));
-    hash_text(&h, a->preprocess);
-    hash_text(&h, a->against);
-    hash_text(&h, a->inception);
-    hash_text(&h, a->ref);
-    hash_text(&h, a->schedule);
-    hash_text(&h, a->winograd);
-    kdc_eval_hash(&h, numbers, sizeof numbers);
-    kdc_eval_hash(&h, range, sizeof range);
-    uint64_t weights = weights_hash(s, &ok);
-    kdc_eval_hash(&h, &weights, sizeof weights);
+    hash_program(s, &part[KDC_PART_PROGRAM]);
+    for (int i = 0; i < a->n_defines; i++) {
+        hash_text(&part[KDC_PART_PROGRAM], a->defines[i]);
+    }
+    hash_text(&part[KDC_PART_PROGRAM], a->name);
+    hash_text(&part[KDC_PART_PROGRAM], a->schedule);
+    hash_text(&part[KDC_PART_PROGRAM], a->winograd);
+    part[KDC_PART_WEIGHTS] = weights_hash(s, &ok);
+    hash_text(&part[KDC_PART_PICTURES], a->preprocess);
+    kdc_eval_hash(&part[KDC_PART_PICTURES], sizes, sizeof sizes);
+    for (int i = 0; i < KD_COUNT(metric); i++) {
+        hash_text(&part[KDC_PART_METRIC], metric[i]);
+    }
+    kdc_eval_hash(&part[KDC_PART_METRIC], counts, sizeof counts);
+    kdc_eval_hash(&part[KDC_PART_METRIC], range, sizeof range);
+    kdc_eval_hash(&h, part, sizeof s->part);
     s->fingerprint = kd_format(s->p->cx, "%016" PRIx64, h);
     return ok;
+}
+
+static const char *const part_names[KDC_PARTS] = {[KDC_PART_PROGRAM] = "program",
+                                                  [KDC_PART_WEIGHTS] = "weights",
+                                                  [KDC_PART_PICTURES] = "pictures",
+                                                  [KDC_PART_METRIC] = "metric"};
+
+static json_t *parts_json(const KdcSearch *s) {
+    json_t *o = json_object();
+    for (int i = 0; i < KDC_PARTS; i++) {
+        json_object_set_new(o, part_names[i], json_string(kd_format(s->p->cx, "%016" PRIx64, s->part[i])));
+    }
+    return o;
+}
+
+/* "another program, other weights": what the fingerprint of a file differs in. */
+static const char *other_parts(const KdcSearch *s, const json_t *o) {
+    static const char *const texts[KDC_PARTS] = {[KDC_PART_PROGRAM] = "another program (or other -D)",
+                                                 [KDC_PART_WEIGHTS] = "other weights",
+                                                 [KDC_PART_PICTURES] = "other pictures",
+                                                 [KDC_PART_METRIC] = "another metric (or other settings of it)"};
+    KdStr text = {.cx = s->p->cx};
+    json_t *now = parts_json(s), *then = json_object_get(o, "parts");
+    for (int i = 0; i < KDC_PARTS; i++) {
+        if (!json_equal(json_object_get(now, part_names[i]), json_object_get(then, part_names[i]))) {
+            kd_str_printf(&text, "%s%s", text.n ? ", " : "", texts[i]);
+        }
+    }
+    json_decref(now);
+    return text.n ? text.s : "something else";
 }
 
 /* ---- settings: what a search that goes on must have in common with its beginning
@@ -386,6 +420,7 @@ json_t *kdc_state_json(const KdcSearch *s) {
     json_object_set_new(o, "program", text_json(s->a->file));
     json_object_set_new(o, "net", text_json(s->a->name));
     json_object_set_new(o, "fingerprint", text_json(s->fingerprint));
+    json_object_set_new(o, "parts", parts_json(s));
     json_object_set_new(o, "machine", text_json(s->p->host.cpu));
     json_object_set_new(o, "data",
                         json_pack("{s:o, s:o, s:I}", "set", text_json(s->set), "preprocess",
@@ -419,7 +454,7 @@ static json_t *cache_json(const KdcSearch *s) {
             json_object_set_new(values, x->key, metrics_json(x));
         }
     }
-    return json_pack("{s:s, s:o}", "fingerprint", s->fingerprint, "values", values);
+    return json_pack("{s:s, s:o, s:o}", "fingerprint", s->fingerprint, "parts", parts_json(s), "values", values);
 }
 
 bool kdc_state_save(KdcSearch *s) {
@@ -472,10 +507,7 @@ static bool read_cache(KdcSearch *s) {
     const char *print = json_string_value(json_object_get(o, "fingerprint"));
     if (o && (!print || strcmp(print, s->fingerprint) != 0)) {
         if (!s->a->quiet) {
-            fprintf(stderr,
-                    "kdc: note: %s is of another program, other weights, pictures or another "
-                    "metric, and begun anew\n",
-                    s->cache);
+            fprintf(stderr, "kdc: note: %s is of %s, and begun anew\n", s->cache, other_parts(s, o));
         }
         json_decref(o);
         return true;
@@ -503,16 +535,36 @@ static const char *different(const json_t *now, const json_t *then) {
     return NULL;
 }
 
+/* "MACs (Tout) of at most 2.6 G" */
+static const char *budget_text(const KdcSearch *s, const json_t *budget) {
+    KdcSearch then = *s;
+    KdStr text = {.cx = s->p->cx};
+    const char *macs = json_string_value(json_object_get(budget, "macs_count")),
+               *memory = json_string_value(json_object_get(budget, "memory_count"));
+    then.budget.macs = macs ? macs : "?";
+    then.budget.layers = memory && strcmp(memory, "layers") == 0;
+    then.predict = json_is_true(json_object_get(budget, "predicted"));
+    for (int k = 0; k < KDC_COSTS; k++) {
+        double limit = number(budget, kdc_cost_key((KdcCost)k));
+        if (!isnan(limit)) {
+            kd_str_printf(&text, "%s%s of at most %s", text.n ? ", " : "", kdc_cost_name(&then, (KdcCost)k),
+                          kdc_cost_text(s->p->cx, (KdcCost)k, limit));
+        }
+    }
+    return text.n ? text.s : "none";
+}
+
 static bool check_state(KdcSearch *s, const json_t *o, const char *path) {
     json_t *now = settings_json(s);
     const char *print = json_string_value(json_object_get(o, "fingerprint"));
     const char *other = different(now, json_object_get(o, "settings"));
     bool ok = false;
     if (!print || strcmp(print, s->fingerprint) != 0) {
-        kd_error(
-            s->p->cx, 0,
-            "%s: the search there is of another program, other weights, pictures or another metric",
-            path);
+        kd_error(s->p->cx, 0, "%s: the search there is of %s", path, other_parts(s, o));
+    } else if (other && strcmp(other, "budget") == 0) {
+        const json_t *then = json_object_get(json_object_get(o, "settings"), other);
+        kd_error(s->p->cx, 0, "%s: the search there was begun with another budget: %s, not %s", path, budget_text(s, then),
+                 budget_text(s, json_object_get(now, other)));
     } else if (other) {
         char *was = json_dumps(json_object_get(json_object_get(o, "settings"), other),
                                JSON_ENCODE_ANY | JSON_COMPACT),

@@ -11,10 +11,12 @@
 
 const char *kdc_search_line(const KdcSearch *s, const KdcCandidate *x) {
     KdStr text = {.cx = s->p->cx};
+    for (int i = 0; i < s->a->n_defines; i++) { /* what was fixed belongs to it */
+        kd_str_printf(&text, "%s-D %s", i ? " " : "", kdc_cli_quoted(s->p->cx, s->a->defines[i]));
+    }
     for (int k = 0; k < s->space.n_params; k++) {
         const char *one = kdc_space_define(&s->space, s->p->cx, k, x->pick);
-        bool quote = strpbrk(one, "\"'$`\\ ();&|<>*?[") != NULL;
-        kd_str_printf(&text, "%s-D %s%s%s", k ? " " : "", quote ? "'" : "", one, quote ? "'" : "");
+        kd_str_printf(&text, "%s-D %s", text.n ? " " : "", kdc_cli_quoted(s->p->cx, one));
     }
     return text.s ? text.s : "";
 }

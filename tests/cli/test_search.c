@@ -174,6 +174,8 @@ static void test_goes_on(void **state) {
     assert_true(code == 130 || code == 0); /* it may have been done by then */
     if (code == 130) {
         expect_message(&here, "--resume goes on");
+        expect_message(&here, "kdc search nets.kd:S --data set");
+        expect_message(&here, "--macs 1M --generations 3 -o parts --resume\n");
     }
     expect(&here, "search nets.kd:S " LINE SMALL "--macs 1M --generations 3 -o parts --resume", 0,
            "stdout", "");
@@ -185,6 +187,10 @@ static void test_goes_on(void **state) {
            "holds a search already");
     expect(&here, "search nets.kd:S " LINE SMALL "--macs 1M --seed 4 -o whole --resume", 1,
            "stderr", "begun with seed 0, not 4");
+    expect(&here, "search nets.kd:S " LINE SMALL "--macs 2M -o whole --resume", 1, "stderr",
+           "MACs (Tout) of at most 1 M, not MACs (Tout) of at most 2 M");
+    expect(&here, "search nets.kd:S " LINE SMALL "--macs 1M --range 0..1 -o whole --resume", 1, "stderr",
+           "of another metric (or other settings of it)");
     expect(&here,
            "search nets.kd:S " LINE "--macs 1M --strategy random --evaluations 6 "
            "--cache whole/cache.json -o other",
@@ -277,6 +283,7 @@ static void test_says_what_is_wrong(void **state) {
         {"search nets.kd:S --objective l1 --macs 1M", 2, "which pictures?"},
         {"search nets.kd:S --data set --objective l1 --macs 1M -o x1", 1,
          "there is nothing to choose"},
+        {"search nets.kd:Sub -D width=2 --data set --objective l1 --macs 1M -o x1", 1, "-D fixes width"},
         {"search nets.kd:S --data set --objective l1 --macs 1M --choose nope=[1,2] -o x2", 1,
          "no param or choice of that name"},
         {"search nets.kd:S --data set --objective l1 --macs 1M --choose layers=3 -o x3", 1,
