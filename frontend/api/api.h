@@ -99,10 +99,10 @@ void kdc_memory_free(KdcProgram *p, void *m); /* before kdc_close would; NULL is
 int64_t kdc_tensor_bytes(const KdcTensor *t);
 const char *kdc_tensor_shape(KdContext *cx, const KdcTensor *t); /* "[1, 3, 8, 8]" */
 
-#define KDC_DRAWN_BYTES ((size_t)512 << 20) /* that a session's programs of drawn configurations may take: some ten of a whole GAN */
-
 /* ---- session.c -------------------------------------------------------------------------------------- */
 
+/* What a session's programs of drawn configurations may take: some ten of a whole GAN. */
+#define KDC_DRAWN_BYTES ((size_t)512 << 20)
 size_t kdc_session_drawn_bytes(const KdcSession *s); /* that they may take; 0: nothing is drawn */
 void kdc_session_limit_drawn(KdcSession *s, size_t bytes); /* from now on, at most; the one that runs is always there */
 KdcProgram *kdc_session_program(const KdcSession *s);
@@ -130,7 +130,8 @@ typedef struct KdcMatch {
 
 /* By name (also "a[0].b" = "a.0.b", under a prefix common to the file, and as "NET.a" for net NET, which may be NULL), then, if
  * allowed, module by module as nn.Sequential numbers them (convention) or in the file's order, then by order and shape.
- * A narrowed network (KdcTensor.part_of) finds the larger tensors of its whole one. Nothing is written. false after a diagnostic that names the tensors in question. */
+ * A narrowed network (KdcTensor.part_of) finds the larger tensors of its whole one. Nothing is written. false after a
+ * diagnostic that names the tensors in question. */
 bool kdc_match(KdcProgram *p, const char *net, KdcTensor *const *t, int n, const KdWeights *w, const char *file,
                bool by_order, KdcMatch *m);
 /* Copies x, or where t.part_of allows its leading part, into t, converted. false after a diagnostic. */

@@ -150,8 +150,8 @@ typedef struct KdcDrawnStats {
     int64_t kernels; /* compiled for them: those that no configuration before had, nor the cache */
 } KdcDrawnStats;
 KdcDrawnStats kdc_session_drawn(const KdcSession *s);
-/* Compiles what the steps first..last need (of drawn configurations the largest), which else happens when one is first run. What that takes, together: memory is
- * the arena that all of them share; nothing of it is allocated yet. */
+/* Compiles what the steps first..last need (of drawn configurations the largest), which else happens when one is first run.
+ * What that takes, together: memory is the arena that all of them share; nothing of it is allocated yet. */
 KdcStatus kdc_session_prepare(KdcSession *s, int64_t first, int64_t last, KdcStats *stats);
 /* Where the first value of a step that is no finite number came up: a NaN, else an infinity. */
 typedef struct KdcFault {

@@ -36,6 +36,7 @@ struct KdcSession {
     KD_VEC(Variant *) variants;
     const KdcDrawn *genes; /* of the choices that it depends on */
     int n_genes, all_genes; /* of the program */
+    int *draw; /* the picks of the latest step, of all genes */
     int64_t used;
     KdcDrawnStats drawn;
     size_t drawn_bytes; /* that their programs may take */
@@ -115,22 +116,24 @@ static void find_genes(KdcSession *s) {
         }
     }
     s->genes = g;
+    s->draw = KD_NEW_ARRAY(s->p->cx, int, s->all_genes + 1);
+    for (int i = 0; i < s->all_genes; i++) {
+        s->draw[i] = INT32_MAX; /* of what is not drawn, the last */
+    }
 }
 
-/* The picks of a step, uniform and independent; NULL where nothing is drawn. */
-static const int *draw_of(const KdcSession *s, int64_t step, uint64_t seed) {
-    if (!s->n_genes) {
-        return NULL;
-    }
-    int *draw = KD_NEW_ARRAY(s->p->cx, int, s->all_genes);
-    for (int i = 0; i < s->all_genes; i++) {
-        draw[i] = INT32_MAX; /* the last */
-    }
+/* A step's pick of a gene: uniform, and independent of the others. */
+static int pick_of(const KdcDrawn *g, int64_t step, uint64_t seed) {
+    uint32_t key = kd_random_key((uint32_t)(seed ^ (seed >> 32)), (uint32_t)step, UINT32_C(0x63686f69) + (uint32_t)g->index);
+    return (int)((uint64_t)kd_random_bits(key, 0) * (uint64_t)g->n >> 32);
+}
+
+/* The picks of a step, in s->draw; NULL where nothing is drawn. */
+static const int *draw_of(KdcSession *s, int64_t step, uint64_t seed) {
     for (int i = 0; i < s->n_genes; i++) {
-        uint32_t key = kd_random_key((uint32_t)(seed ^ (seed >> 32)), (uint32_t)step, UINT32_C(0x63686f69) + (uint32_t)s->genes[i].index);
-        draw[s->genes[i].index] = (int)((uint64_t)kd_random_bits(key, 0) * (uint64_t)s->genes[i].n >> 32);
+        s->draw[s->genes[i].index] = pick_of(&s->genes[i], step, seed);
     }
-    return draw;
+    return s->n_genes ? s->draw : NULL;
 }
 
 int kdc_session_gene_count(const KdcSession *s) {
@@ -154,7 +157,7 @@ KdcDrawnStats kdc_session_drawn(const KdcSession *s) {
 }
 
 const char *kdc_session_pick(const KdcSession *s, int i, int64_t step, uint64_t seed) {
-    return s->genes[i].alternative[draw_of(s, step, seed)[s->genes[i].index]];
+    return s->genes[i].alternative[pick_of(&s->genes[i], step, seed)];
 }
 
 /* ---- variants --------------------------------------------------------------------------------------- */
@@ -214,8 +217,7 @@ static const char *draw_text(const KdcSession *s, const int *draw) {
     for (int i = 0; i < s->n_genes; i++) {
         const KdcDrawn *g = &s->genes[i];
         bool last = i + 1 == s->n_genes || s->genes[i + 1].element <= 0;
-        const char *begin = g->element > 0 ? ", " : i ? ", " : "";
-        kd_str_printf(&t, "%s", begin);
+        kd_str_printf(&t, "%s", i ? ", " : "");
         if (g->element <= 0) {
             kd_str_printf(&t, "%s = %s", g->choice, g->element == 0 ? "[" : "");
         }
@@ -241,42 +243,45 @@ static void hand_on(KdcSession *s, KdcProgram *own, const int *draw) {
     kd_error(s->p->cx, 0, "the step with %s cannot be compiled:\n%s", draw_text(s, draw), copy);
 }
 
-static bool compile_drawn(KdcSession *s, Variant *v) {
-    KdcProgram *own = v->p;
+/* Made in its own program, with which all that belongs to it goes. NULL: own says why. */
+static Variant *compile_drawn(KdcSession *s, KdcProgram *own, unsigned mask, const int *draw) {
     KdKernels *kernels = kdc_kernels(s->p);
     KdSessionInfo info;
     KdNetOptions o = s->o;
     KdLanding l;
-    volatile bool ok = false;
+    Variant *volatile made = NULL;
     if (kdc_status(own) == KDC_OK && KD_TRY(own->cx, l)) {
+        Variant *v = KD_NEW(own->cx, Variant);
+        int *picks = KD_NEW_ARRAY(own->cx, int, s->all_genes);
+        memcpy(picks, draw, sizeof *picks * (size_t)s->all_genes);
+        *v = (Variant){.mask = mask, .draw = picks, .p = own};
         kdc_given_in(own->cx, &o);
-        o.draw = v->draw;
+        o.draw = picks;
         own->kernels = kernels;
         own->borrowed = true;
         own->observe = s->p->observe;
         own->observe_user = s->p->observe_user;
-        if (kdc_unit_session(own, s->name, v->mask, &o, &info, &v->unit)) {
+        if (kdc_unit_session(own, s->name, mask, &o, &info, &v->unit)) {
             kdc_unit_passes(own, &v->unit, &own->host);
-            ok = kdc_unit_jit(own, &v->unit);
+            made = kdc_unit_jit(own, &v->unit) ? v : NULL;
         }
         kd_landing_pop(own->cx);
     } else {
         kdc_failed(own);
     }
-    return ok;
+    return made;
 }
 
 /* A new variant of drawn choices. NULL after diagnostics. */
 static Variant *new_drawn(KdcSession *s, unsigned mask, const int *draw) {
     double start = kdc_now();
     KdcProgram *p = s->p, *own = kdc_open(p->file, p->text, p->text_size, &p->o);
-    Variant *v = KD_NEW(p->cx, Variant);
     if (!own) {
         kd_raise(p->cx, KD_FAIL_MACHINE, "out of memory: a configuration's program could not be opened");
     }
-    *v = (Variant){.mask = mask, .draw = draw, .p = own};
     kd_push(p->cx, &p->drawn, own); /* closed with p */
-    if (!compile_drawn(s, v)) {
+    Variant *v = compile_drawn(s, own, mask, draw);
+    if (!v) {
         hand_on(s, own, draw);
         return NULL;
     }
