@@ -149,11 +149,6 @@ static bool run_once(Bench *b, int64_t step) {
     return ok;
 }
 
-static int ascending(const void *x, const void *y) {
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
 static double kernel_flops(const Bench *b) {
     const KlModule *m = kdc_runnable_unit(b->r)->result.loops;
     double flops = 0;
@@ -182,8 +177,7 @@ static bool measure(Bench *b) {
         b->flops += kernel_flops(b) / n;
     }
     b->peak_after = kd_host_fma_peak(threads);
-    qsort(b->seconds, (size_t)n, sizeof *b->seconds, ascending);
-    b->median = n % 2 ? b->seconds[n / 2] : (b->seconds[n / 2 - 1] + b->seconds[n / 2]) / 2;
+    b->median = kdc_median(b->seconds, n);
     return true;
 }
 

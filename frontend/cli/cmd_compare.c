@@ -127,14 +127,9 @@ static bool same_input(KdcCompare *c, const KdcCompareRow *r) {
 
 /* ---- time -------------------------------------------------------------------------------------------- */
 
-static int ascending(const void *x, const void *y) {
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
 static KdcSpread spread_of(double *seconds, int n) {
-    qsort(seconds, (size_t)n, sizeof *seconds, ascending);
-    return (KdcSpread){n % 2 ? seconds[n / 2] : (seconds[n / 2 - 1] + seconds[n / 2]) / 2, seconds[0], seconds[n - 1]};
+    double median = kdc_median(seconds, n);
+    return (KdcSpread){median, seconds[0], seconds[n - 1]};
 }
 
 static bool timed_run(KdcCompareRow *r, double *seconds) {

@@ -54,18 +54,11 @@ static int one_of(const KdcArgs *a, const char *option, const char *text, const 
 /* SIZE, SIZE:layers or SIZE:peak */
 static int take_memory(KdcSearch *s) {
     const char *text = s->a->search.memory;
-    char *end;
-    double v = text ? strtod(text, &end) : NAN;
+    double v;
     if (!text) {
         return 0;
     }
-    static const char units[] = "KMGT";
-    const char *unit = *end ? strchr(units, *end >= 'a' ? *end - 32 : *end) : NULL;
-    for (int k = 0; unit && k <= unit - units; k++) {
-        v *= 1024;
-    }
-    end += unit ? 1 : 0;
-    end += unit && (*end == 'B' || *end == 'b') ? 1 : 0;
+    const char *end = kdc_read_bytes(text, &v);
     s->budget.layers = strcmp(end, ":layers") == 0;
     if (!(v >= 1 && v < 9e18) || (*end && !s->budget.layers && strcmp(end, ":peak") != 0)) {
         return kdc_usage_error(
@@ -347,11 +340,6 @@ static void define_widest(KdcSearch *s) {
 /* ---- the end: what was found, measured
  * ----------------------------------------------------------------------------- */
 
-static int ascending(const void *x, const void *y) {
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
 /* Predictions against measurements of configurations whose kernels were measured in others. */
 static bool check_predictions(KdcSearch *s) {
     KdContext *cx = s->p->cx;
@@ -381,9 +369,8 @@ static bool check_predictions(KdcSearch *s) {
     for (int i = 0; i < count; i++) {
         error[i] = fabs(sample[i]->latency.predicted / sample[i]->latency.measured - 1);
     }
-    qsort(error, (size_t)count, sizeof *error, ascending);
     s->check.n = count;
-    s->check.median = count % 2 ? error[count / 2] : (error[count / 2 - 1] + error[count / 2]) / 2;
+    s->check.median = kdc_median(error, count);
     s->check.most = error[count - 1];
     return true;
 }

@@ -6,6 +6,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -338,4 +339,17 @@ const char *kdc_cli_without_blanks(KdContext *cx, const char *text, size_t n) {
         }
     }
     return kd_intern(cx, s.s ? s.s : "", s.n);
+}
+
+int kdc_ascending(const void *x, const void *y) {
+    double a = *(const double *)x, b = *(const double *)y;
+    return (a > b) - (a < b);
+}
+
+double kdc_median(double *v, int n) {
+    if (n == 0) {
+        return NAN;
+    }
+    qsort(v, (size_t)n, sizeof *v, kdc_ascending);
+    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }

@@ -57,4 +57,7 @@ const char *kdc_cli_quoted(KdContext *cx, const char *text); /* for a shell: in 
 /* Those n characters without blanks outside of quotes: " ngf = 16" is "ngf=16". Interned. */
 const char *kdc_cli_without_blanks(KdContext *cx, const char *text, size_t n);
 
+int kdc_ascending(const void *a, const void *b); /* doubles, for qsort */
+double kdc_median(double *v, int n); /* sorts v; NaN: there are none */
+
 #endif

@@ -363,16 +363,22 @@ static int take_eval_size(KdcArgs *a, const Option *o, const char *text) {
     return a->eval_stored ? 0 : take_hw(a, o, text, &a->eval_h, &a->eval_w);
 }
 
-/* 123, 900M, 1.5G (powers of 1024) */
-static int take_bytes(KdcArgs *a, const Option *o, const char *text) {
+const char *kdc_read_bytes(const char *text, double *bytes) {
+    static const char units[] = "KMGT";
     char *end;
-    double v = strtod(text, &end);
-    const char *unit = *end ? strchr("KMGT", toupper((unsigned char)*end)) : NULL;
-    for (int k = 0; unit && k <= unit - strchr("KMGT", 'K'); k++) {
-        v *= 1024;
+    *bytes = strtod(text, &end);
+    const char *unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
+    for (int k = 0; unit && k <= unit - units; k++) {
+        *bytes *= 1024;
     }
     end += unit ? 1 : 0;
-    end += unit && (*end == 'B' || *end == 'b') ? 1 : 0;
+    return end + (unit && (*end == 'B' || *end == 'b'));
+}
+
+/* 123, 900M, 1.5G */
+static int take_bytes(KdcArgs *a, const Option *o, const char *text) {
+    double v;
+    const char *end = kdc_read_bytes(text, &v);
     if (!isdigit((unsigned char)*text) || *end || !(v >= 1 && v < 9e18)) {
         return kdc_usage_error(a, "--%s needs bytes, such as 900M or 1.5G, got '%s'", o->name, text);
     }

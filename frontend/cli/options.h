@@ -70,6 +70,9 @@ __attribute__((format(printf, 2, 3)))
 #endif
 int kdc_usage_error(const KdcArgs *a, const char *fmt, ...);
 
+/* 123, 900M, 1.5GB (powers of 1024) at the beginning of text; what is behind it. Anything at all where there is no number. */
+const char *kdc_read_bytes(const char *text, double *bytes);
+
 /* main.c: verbs by number. */
 const char *kdc_verb_name(KdcVerbId v);
 int kdc_cmd_compile(const KdcArgs *a);

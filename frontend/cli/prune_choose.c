@@ -245,11 +245,6 @@ static bool cost(Choice *c, int gone, KdcTrial *t, double *result) {
     return true;
 }
 
-static int ascending(const void *x, const void *y) {
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
 /* Genes all of whose layers have scores, and these scores. */
 static void collect(Choice *c) {
     KdcPrune *m = c->m;
@@ -272,7 +267,7 @@ static void collect(Choice *c) {
             }
         }
     }
-    qsort(c->score, (size_t)c->n, sizeof *c->score, ascending);
+    qsort(c->score, (size_t)c->n, sizeof *c->score, kdc_ascending);
 }
 
 const char *kdc_prune_grouped(KdContext *cx, int64_t v) {

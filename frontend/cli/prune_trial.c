@@ -282,11 +282,6 @@ void kdc_prune_shorten(KdcPrune *m, const char **value) {
 
 /* ---- trials --------------------------------------------------------------------------------------------- */
 
-static int ascending(const void *x, const void *y) {
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
 /* The median time of `runs` runs after two untimed ones. false: p says why. */
 static bool measure(KdcPrune *m, KdcProgram *p, int runs, double *median) {
     enum { WARM = 2 };
@@ -309,8 +304,7 @@ static bool measure(KdcPrune *m, KdcProgram *p, int runs, double *median) {
         }
         seconds[i < 0 ? 0 : i] = kdc_now() - start;
     }
-    qsort(seconds, (size_t)runs, sizeof *seconds, ascending);
-    *median = runs % 2 ? seconds[runs / 2] : (seconds[runs / 2 - 1] + seconds[runs / 2]) / 2;
+    *median = kdc_median(seconds, runs);
     return true;
 }
 

@@ -97,11 +97,6 @@ KdcKernels *kdc_kernels_open(KdcSearch *s, const char *path) {
     return read_table(t) ? t : NULL;
 }
 
-static int ascending(const void *x, const void *y) {
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
 static double overhead(const KdcKernels *t) {
     double v[64];
     int n = t->overheads.n < KD_COUNT(v) ? t->overheads.n : KD_COUNT(v);
@@ -109,8 +104,7 @@ static double overhead(const KdcKernels *t) {
         return 0;
     }
     memcpy(v, t->overheads.v, sizeof *v * (size_t)n);
-    qsort(v, (size_t)n, sizeof *v, ascending);
-    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+    return kdc_median(v, n);
 }
 
 bool kdc_kernels_knows(const KdcKernels *t, uint64_t hash) {

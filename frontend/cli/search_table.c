@@ -200,19 +200,6 @@ static void print_csv(const KdcSearch *s, KdcCandidate *const *front, int n_fron
  * ----------------------------------------------------------------------------------------------------
  */
 
-static int ascending(const void *x, const void *y) {
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
-static double median(double *v, int n) {
-    if (n == 0) {
-        return NAN;
-    }
-    qsort(v, (size_t)n, sizeof *v, ascending);
-    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
-}
-
 KdcFreshSummary kdc_search_fresh(const KdcSearch *s) {
     enum { PARTS = 6 };
     KdcFreshSummary r = {0};
@@ -235,7 +222,7 @@ KdcFreshSummary kdc_search_fresh(const KdcSearch *s) {
         }
     }
     for (int k = 0; k < PARTS; k++) {
-        *out[k] = median(v[k], n[k]);
+        *out[k] = kdc_median(v[k], n[k]);
     }
     return r;
 }

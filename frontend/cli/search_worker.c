@@ -263,14 +263,9 @@ static bool run_round(Timed *x) {
     return ok;
 }
 
-static int ascending(const void *x, const void *y) {
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
 /* What a tenth of v are at most: nearly the least, without resting on a single one. Sorts v. */
 static double low_of(double *v, int n) {
-    qsort(v, (size_t)n, sizeof *v, ascending);
+    qsort(v, (size_t)n, sizeof *v, kdc_ascending);
     return v[n / 10];
 }
 
@@ -300,7 +295,7 @@ static json_t *timed_json(Timed *x, double anchor) {
     int n = x->seconds.n, calls = x->one.n;
     double *v = x->seconds.v, *takes = KD_NEW_ARRAY(cx, double, calls + 1);
     double run = undisturbed(x, takes), low = low_of(v, n);
-    double median = n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+    double median = kdc_median(v, n);
     for (int c = 0; c < calls; c++) {
         takes[c] /= anchor;
     }
